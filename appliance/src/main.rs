@@ -1,0 +1,2 @@
+//! The `farside` binary.
+fn main() {}
