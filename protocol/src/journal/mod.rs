@@ -1,1 +1,17 @@
-//! To be filled.
+//! The on-disk format of a journal: superblock, chunks (meta-data block and data), records.
+//!
+//! The byte-by-byte description is `docs/on-disk-format.md`; the tables there and the constants here are kept
+//! in step by golden-byte tests.
+
+pub mod limits;
+mod error;
+mod record;
+mod what;
+mod place;
+mod superblock;
+
+pub use error::FormatError;
+pub use place::Place;
+pub use record::{Record, RecordKind};
+pub use superblock::{ChainPoint, ConsumerSlot, ConsumerState, CopyState, JOURNAL_VERSION, Role, Superblock};
+pub use what::{CHUNK_VERSION, ChunkHeader, What, encode_what, stored_bytes, what_bytes};

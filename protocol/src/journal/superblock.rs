@@ -1,0 +1,401 @@
+//! The superblock of a journal: identity, geometry, and the points from which recovery starts.
+//!
+//! Two copies are written in turn with a rising generation; the newest valid one counts, so that a torn write
+//! loses at most the newest change. Layout (version 1), offsets in bytes:
+//!
+//! | offset | size | field |
+//! | --- | --- | --- |
+//! | 0 | 8 | magic `FARSIDEJ` |
+//! | 8 | 2 | version |
+//! | 10 | 2 | role: 1 volume, 2 replica |
+//! | 12 | 4 | flags: 1 clean shutdown, 2 failed |
+//! | 16 | 8 | generation |
+//! | 24 | 16 | journal UUID |
+//! | 40 | 16 | volume UUID |
+//! | 56 | 8 | volume size in bytes |
+//! | 64 | 4 | segment size in bytes |
+//! | 68 | 4 | segments |
+//! | 72 | 8 | creation time, microseconds since 1970 |
+//! | 80 | 8 | epoch |
+//! | 88 | 8 | starts: how often the journal was opened for writing |
+//! | 96 | 48 | head (exact after a clean shutdown, a lower bound otherwise) |
+//! | 144 | 48 | tail |
+//! | 192 | 48 | mirrored |
+//! | 240 | 4 | copy state of a replica: 0 empty, 1 copying, 2 complete |
+//! | 244 | 4 | window: segments that may be non-durable at once |
+//! | 248 | 8 | copy: bytes of the image copied durably |
+//! | 256 | 8 | record from which the replica is consistent |
+//! | 264 | 33 | name: length and up to 32 bytes |
+//! | 297 | 7 | zero |
+//! | 304 | 16 | unit UUID of the sender (replica) |
+//! | 320 | 4 | consumers |
+//! | 324 | 4 | zero |
+//! | 328 | 96 x 8 | consumers: name (33), zero (7), state (4), zero (4), point (48) |
+//! | 4092 | 4 | crc32c of bytes 0..4092 |
+//!
+//! A point is address, sequence, record, epoch, sealing time (8 bytes each), *what* checksum (4), zero (4).
+
+use super::error::FormatError;
+use super::limits::{
+    BLOCK_BYTES, MAX_CONSUMERS, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, NAME_BYTES, RING_OFFSET,
+};
+use crate::fields::{Reader, Writer};
+use uuid::Uuid;
+
+const MAGIC: &[u8; 8] = b"FARSIDEJ";
+/// Version ladder of journals: 1 is the first.
+pub const JOURNAL_VERSION: u16 = 1;
+const FLAG_CLEAN: u32 = 1;
+const FLAG_FAILED: u32 = 2;
+const CHECKSUM_OFFSET: usize = BLOCK_BYTES - 4;
+const CONSUMER_PAD: usize = 7;
+
+/// The place just after a chunk: where the next one goes and what it must continue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChainPoint {
+    /// Address of the first byte after the chunk.
+    pub address: u64,
+    /// Sequence of the chunk; 0 before the first.
+    pub sequence: u64,
+    /// Its last record; 0 before the first.
+    pub record: u64,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its sealing time in microseconds since 1970.
+    pub sealed_at_us: u64,
+    /// Checksum of its *what* part.
+    pub checksum: u32,
+}
+
+/// Whose journal it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The journal of a volume, written by its host.
+    Volume,
+    /// The journal of a replica, written by a link.
+    Replica,
+}
+
+/// How far the first copy of a replica has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyState {
+    /// Nothing was ever received.
+    Empty,
+    /// Being copied; not consistent.
+    Copying,
+    /// Copied; consistent from the record the superblock names.
+    Complete,
+}
+
+/// What a consumer may expect of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsumerState {
+    /// Nothing is kept for it: it needs a full copy.
+    NeedsCopy,
+    /// Everything after its point is kept; a full copy is under way.
+    Copying,
+    /// Everything after its point is kept.
+    Attached,
+}
+
+/// One remote that the journal keeps records for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerSlot {
+    /// Name of the remote.
+    pub name: String,
+    /// What it may expect.
+    pub state: ConsumerState,
+    /// Up to where it confirmed.
+    pub acked: ChainPoint,
+}
+
+/// A decoded superblock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superblock {
+    /// Volume or replica.
+    pub role: Role,
+    /// Whether the last writer shut down cleanly.
+    pub clean: bool,
+    /// Whether a write or sync failed and no operator has cleared it.
+    pub failed: bool,
+    /// Rises with each write of a superblock.
+    pub generation: u64,
+    /// This journal.
+    pub journal: Uuid,
+    /// The volume whose history it keeps.
+    pub volume: Uuid,
+    /// Size of the volume.
+    pub volume_bytes: u64,
+    /// Size of a segment.
+    pub segment_bytes: u32,
+    /// Number of segments.
+    pub segment_count: u32,
+    /// Segments that may be non-durable at once; bounds the search for the head.
+    pub window_segments: u32,
+    /// When it was made, in microseconds since 1970.
+    pub created_at_us: u64,
+    /// The period of one writer.
+    pub epoch: u64,
+    /// How often it was opened for writing.
+    pub starts: u64,
+    /// The newest chunk, exact after a clean shutdown.
+    pub head: ChainPoint,
+    /// Nothing before it is needed.
+    pub tail: ChainPoint,
+    /// The image holds everything before it.
+    pub mirrored: ChainPoint,
+    /// Copy state of a replica; `Complete` for a volume.
+    pub copy: CopyState,
+    /// Bytes of the image that are copied.
+    pub copy_offset: u64,
+    /// The replica is consistent once this record is applied.
+    pub consistent_from: u64,
+    /// Name of the volume.
+    pub name: String,
+    /// Unit that feeds a replica; nil for a volume.
+    pub source: Uuid,
+    /// Remotes that records are kept for.
+    pub consumers: Vec<ConsumerSlot>,
+}
+
+impl Superblock {
+    /// Bytes of the ring.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u64 {
+        u64::from(self.segment_bytes).saturating_mul(u64::from(self.segment_count))
+    }
+
+    /// Bytes of the whole journal.
+    #[must_use]
+    pub fn journal_bytes(&self) -> u64 {
+        self.ring_bytes().saturating_add(RING_OFFSET)
+    }
+
+    /// The block as it stands on disk.
+    ///
+    /// # Panics
+    /// With a name or list of consumers over the limits, which are checked where they enter.
+    #[must_use]
+    pub fn encode(&self) -> Box<[u8; BLOCK_BYTES]> {
+        assert!(
+            self.consumers.len() <= MAX_CONSUMERS,
+            "at most {MAX_CONSUMERS} remotes"
+        );
+        let mut block = Box::new([0_u8; BLOCK_BYTES]);
+        let mut to = Writer::new(block.as_mut_slice());
+        let flags = if self.clean { FLAG_CLEAN } else { 0 } | if self.failed { FLAG_FAILED } else { 0 };
+        to.bytes(MAGIC)
+            .u16(JOURNAL_VERSION)
+            .u16(role_code(self.role))
+            .u32(flags)
+            .u64(self.generation);
+        to.uuid(self.journal).uuid(self.volume).u64(self.volume_bytes);
+        to.u32(self.segment_bytes)
+            .u32(self.segment_count)
+            .u64(self.created_at_us);
+        to.u64(self.epoch).u64(self.starts);
+        for point in [&self.head, &self.tail, &self.mirrored] {
+            put_point(&mut to, point);
+        }
+        to.u32(copy_code(self.copy))
+            .u32(self.window_segments)
+            .u64(self.copy_offset)
+            .u64(self.consistent_from);
+        put_name(&mut to, &self.name);
+        to.zeroes(CONSUMER_PAD).uuid(self.source);
+        to.u32(u32::try_from(self.consumers.len()).unwrap_or(0)).u32(0);
+        for slot in &self.consumers {
+            put_name(&mut to, &slot.name);
+            to.zeroes(CONSUMER_PAD).u32(consumer_code(slot.state)).u32(0);
+            put_point(&mut to, &slot.acked);
+        }
+        let checksum = crc32c::crc32c(block.get(..CHECKSUM_OFFSET).unwrap_or(&[]));
+        if let Some(field) = block.get_mut(CHECKSUM_OFFSET..) {
+            Writer::new(field).u32(checksum);
+        }
+        block
+    }
+
+    /// Decodes one copy.
+    ///
+    /// # Errors
+    /// [`FormatError`] naming the first thing that is wrong.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let block = bytes.get(..BLOCK_BYTES).ok_or(FormatError::Truncated)?;
+        let mut from = Reader::new(block);
+        if from.bytes(8)? != MAGIC {
+            return Err(FormatError::Magic);
+        }
+        let version = from.u16()?;
+        let stored = Reader::new(block.get(CHECKSUM_OFFSET..).unwrap_or(&[])).u32()?;
+        let intact = stored == crc32c::crc32c(block.get(..CHECKSUM_OFFSET).unwrap_or(&[]));
+        if !intact {
+            return Err(FormatError::Checksum);
+        }
+        if version != JOURNAL_VERSION {
+            return Err(FormatError::Version(version, JOURNAL_VERSION));
+        }
+        let superblock = Self::decode_fields(&mut from)?;
+        superblock.check_geometry()?;
+        Ok(superblock)
+    }
+
+    fn decode_fields(from: &mut Reader<'_>) -> Result<Self, FormatError> {
+        let (role, flags, generation) = (decode_role(from.u16()?)?, from.u32()?, from.u64()?);
+        let (journal, volume, volume_bytes) = (from.uuid()?, from.uuid()?, from.u64()?);
+        let (segment_bytes, segment_count, created_at_us) = (from.u32()?, from.u32()?, from.u64()?);
+        let (epoch, starts) = (from.u64()?, from.u64()?);
+        let (head, tail, mirrored) = (take_point(from)?, take_point(from)?, take_point(from)?);
+        let (copy, window_segments) = (decode_copy(from.u32()?)?, from.u32()?);
+        let (copy_offset, consistent_from) = (from.u64()?, from.u64()?);
+        let name = take_name(from)?;
+        from.bytes(CONSUMER_PAD)?;
+        let (source, count, _zero) = (from.uuid()?, from.u32()?, from.u32()?);
+        if usize::try_from(count).map_or(true, |count| count > MAX_CONSUMERS) {
+            return Err(FormatError::Field("consumers"));
+        }
+        let consumers = (0..count)
+            .map(|_| take_consumer(from))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            role,
+            clean: flags & FLAG_CLEAN != 0,
+            failed: flags & FLAG_FAILED != 0,
+            generation,
+            journal,
+            volume,
+            volume_bytes,
+            segment_bytes,
+            segment_count,
+            window_segments,
+            created_at_us,
+            epoch,
+            starts,
+            head,
+            tail,
+            mirrored,
+            copy,
+            copy_offset,
+            consistent_from,
+            name,
+            source,
+            consumers,
+        })
+    }
+
+    fn check_geometry(&self) -> Result<(), FormatError> {
+        let segment = self.segment_bytes;
+        if !segment.is_power_of_two() || !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment) {
+            return Err(FormatError::Field("segment size"));
+        }
+        if self.segment_count < MIN_SEGMENTS {
+            return Err(FormatError::Field("segments"));
+        }
+        if self.window_segments == 0 || self.window_segments > self.segment_count {
+            return Err(FormatError::Field("window"));
+        }
+        if self.epoch == 0 || self.volume_bytes == 0 {
+            return Err(FormatError::Field("epoch or volume size"));
+        }
+        let ordered =
+            self.tail.address <= self.mirrored.address && self.tail.sequence <= self.mirrored.sequence;
+        let used = self.head.address.saturating_sub(self.tail.address);
+        if !ordered || self.mirrored.address > self.head.address || used > self.ring_bytes() {
+            return Err(FormatError::Field("positions"));
+        }
+        Ok(())
+    }
+}
+
+fn put_point(to: &mut Writer<'_>, point: &ChainPoint) {
+    to.u64(point.address)
+        .u64(point.sequence)
+        .u64(point.record)
+        .u64(point.epoch);
+    to.u64(point.sealed_at_us).u32(point.checksum).u32(0);
+}
+
+fn take_point(from: &mut Reader<'_>) -> Result<ChainPoint, FormatError> {
+    let point = ChainPoint {
+        address: from.u64()?,
+        sequence: from.u64()?,
+        record: from.u64()?,
+        epoch: from.u64()?,
+        sealed_at_us: from.u64()?,
+        checksum: from.u32()?,
+    };
+    let _zero = from.u32()?;
+    Ok(point)
+}
+
+fn put_name(to: &mut Writer<'_>, name: &str) {
+    assert!(name.len() <= NAME_BYTES, "names have at most {NAME_BYTES} bytes");
+    to.u8(u8::try_from(name.len()).unwrap_or(0))
+        .bytes(name.as_bytes());
+    to.zeroes(NAME_BYTES.saturating_sub(name.len()));
+}
+
+fn take_name(from: &mut Reader<'_>) -> Result<String, FormatError> {
+    let length = usize::from(from.u8()?);
+    let field = from.bytes(NAME_BYTES)?;
+    let name = field.get(..length).ok_or(FormatError::Field("name"))?;
+    let name = std::str::from_utf8(name).map_err(|_| FormatError::Field("name"))?;
+    Ok(name.to_owned())
+}
+
+fn take_consumer(from: &mut Reader<'_>) -> Result<ConsumerSlot, FormatError> {
+    let name = take_name(from)?;
+    from.bytes(CONSUMER_PAD)?;
+    let (state, _zero) = (from.u32()?, from.u32()?);
+    let state = match state {
+        0 => ConsumerState::NeedsCopy,
+        1 => ConsumerState::Copying,
+        2 => ConsumerState::Attached,
+        _ => return Err(FormatError::Field("consumer state")),
+    };
+    Ok(ConsumerSlot {
+        name,
+        state,
+        acked: take_point(from)?,
+    })
+}
+
+fn consumer_code(state: ConsumerState) -> u32 {
+    match state {
+        ConsumerState::NeedsCopy => 0,
+        ConsumerState::Copying => 1,
+        ConsumerState::Attached => 2,
+    }
+}
+
+fn role_code(role: Role) -> u16 {
+    match role {
+        Role::Volume => 1,
+        Role::Replica => 2,
+    }
+}
+
+fn decode_role(code: u16) -> Result<Role, FormatError> {
+    match code {
+        1 => Ok(Role::Volume),
+        2 => Ok(Role::Replica),
+        _ => Err(FormatError::Field("role")),
+    }
+}
+
+fn copy_code(state: CopyState) -> u32 {
+    match state {
+        CopyState::Empty => 0,
+        CopyState::Copying => 1,
+        CopyState::Complete => 2,
+    }
+}
+
+fn decode_copy(code: u32) -> Result<CopyState, FormatError> {
+    match code {
+        0 => Ok(CopyState::Empty),
+        1 => Ok(CopyState::Copying),
+        2 => Ok(CopyState::Complete),
+        _ => Err(FormatError::Field("copy state")),
+    }
+}

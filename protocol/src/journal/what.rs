@@ -1,0 +1,244 @@
+//! The *what* part of a chunk's meta-data block: it travels unchanged from the first journal to the last replica.
+//!
+//! Layout (version 1), offsets in bytes:
+//!
+//! | offset | size | field |
+//! | --- | --- | --- |
+//! | 0 | 8 | magic `FARCHUNK` |
+//! | 8 | 2 | version |
+//! | 10 | 2 | bytes of the *what* part (80 + 24 x records) |
+//! | 12 | 2 | records |
+//! | 14 | 2 | zero |
+//! | 16 | 16 | volume UUID |
+//! | 32 | 8 | epoch |
+//! | 40 | 8 | chunk sequence |
+//! | 48 | 8 | number of the first record |
+//! | 56 | 8 | time of sealing, microseconds since 1970 |
+//! | 64 | 4 | bytes of data, without padding |
+//! | 68 | 4 | *what* checksum of the chunk before |
+//! | 72 | 4 | crc32c of bytes 0..72 and 76.. of the *what* part |
+//! | 76 | 4 | zero |
+//! | 80 | 24 x n | table of records |
+
+use super::error::FormatError;
+use super::limits::{BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_RECORDS, RECORD_BYTES, WHAT_HEADER_BYTES};
+use super::record::Record;
+use crate::fields::{Reader, Writer};
+use uuid::Uuid;
+
+const MAGIC: &[u8; 8] = b"FARCHUNK";
+/// Version ladder of chunks: 1 is the first.
+pub const CHUNK_VERSION: u16 = 1;
+const CHECKSUM_OFFSET: usize = 72;
+
+/// The fixed fields of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkHeader {
+    /// The volume whose history this is.
+    pub volume: Uuid,
+    /// The period of one writer in which the chunk was sealed.
+    pub epoch: u64,
+    /// Number of the chunk, gapless from 1.
+    pub sequence: u64,
+    /// Number of the first record, gapless from 1.
+    pub first_record: u64,
+    /// Time of sealing in microseconds since 1970; never falls from chunk to chunk.
+    pub sealed_at_us: u64,
+    /// *What* checksum of the chunk before: makes the sequence a chain.
+    pub previous_checksum: u32,
+}
+
+/// A decoded *what* part: valid by construction, records still in the bytes it was decoded from.
+#[derive(Debug, Clone, Copy)]
+pub struct What<'a> {
+    /// The fixed fields.
+    pub header: ChunkHeader,
+    /// Checksum of this part; the next chunk names it as its predecessor's.
+    pub checksum: u32,
+    /// Bytes of payload that follow the meta-data block.
+    pub data_bytes: u32,
+    bytes: &'a [u8],
+    table: &'a [u8],
+}
+
+/// Seals `records` into the start of `block`; returns the length and checksum of the *what* part.
+///
+/// # Panics
+/// With no record or more than [`MAX_RECORDS`], or with a block too small for them: our own mistakes.
+pub fn encode_what(block: &mut [u8], header: &ChunkHeader, records: &[Record]) -> (usize, u32) {
+    assert!(
+        !records.is_empty() && records.len() <= MAX_RECORDS,
+        "a chunk holds 1 to {MAX_RECORDS} records"
+    );
+    let length = what_bytes(records.len());
+    let data_bytes: u32 = records
+        .iter()
+        .map(Record::payload_bytes)
+        .fold(0, u32::saturating_add);
+    let part = block.get_mut(..length).expect("the block holds the whole table");
+    let mut to = Writer::new(part);
+    to.bytes(MAGIC)
+        .u16(CHUNK_VERSION)
+        .u16(narrow(length))
+        .u16(narrow(records.len()))
+        .u16(0);
+    to.uuid(header.volume)
+        .u64(header.epoch)
+        .u64(header.sequence)
+        .u64(header.first_record);
+    to.u64(header.sealed_at_us)
+        .u32(data_bytes)
+        .u32(header.previous_checksum)
+        .u32(0)
+        .u32(0);
+    for record in records {
+        record.encode(&mut to);
+    }
+    let checksum = part_checksum(part);
+    if let Some(field) = part.get_mut(CHECKSUM_OFFSET..) {
+        Writer::new(field).u32(checksum);
+    }
+    (length, checksum)
+}
+
+/// Length of a *what* part with this many records.
+#[must_use]
+pub fn what_bytes(records: usize) -> usize {
+    records
+        .saturating_mul(RECORD_BYTES)
+        .saturating_add(WHAT_HEADER_BYTES)
+}
+
+fn narrow(value: usize) -> u16 {
+    u16::try_from(value).expect("the table of records fits a 4 KiB block")
+}
+
+/// crc32c of the part without the field that holds it.
+fn part_checksum(part: &[u8]) -> u32 {
+    let (before, rest) = part.split_at_checked(CHECKSUM_OFFSET).unwrap_or((part, &[]));
+    let after = rest.get(4..).unwrap_or(&[]);
+    crc32c::crc32c_append(crc32c::crc32c(before), after)
+}
+
+impl<'a> What<'a> {
+    /// Decodes the *what* part at the start of `bytes`; what follows it is not looked at.
+    ///
+    /// # Errors
+    /// [`FormatError`] naming the first thing that is wrong.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        let mut from = Reader::new(bytes);
+        if from.bytes(8)? != MAGIC {
+            return Err(FormatError::Magic);
+        }
+        let version = from.u16()?;
+        if version != CHUNK_VERSION {
+            return Err(FormatError::Version(version, CHUNK_VERSION));
+        }
+        let (length, count, _zero) = (usize::from(from.u16()?), usize::from(from.u16()?), from.u16()?);
+        if count == 0 || count > MAX_RECORDS || length != what_bytes(count) {
+            return Err(FormatError::Field("record count"));
+        }
+        let part = bytes.get(..length).ok_or(FormatError::Truncated)?;
+        let header = ChunkHeader {
+            volume: from.uuid()?,
+            epoch: from.u64()?,
+            sequence: from.u64()?,
+            first_record: from.u64()?,
+            sealed_at_us: from.u64()?,
+            previous_checksum: 0,
+        };
+        let (data_bytes, previous_checksum, checksum) = (from.u32()?, from.u32()?, from.u32()?);
+        if checksum != part_checksum(part) {
+            return Err(FormatError::Checksum);
+        }
+        let table = part.get(WHAT_HEADER_BYTES..).ok_or(FormatError::Truncated)?;
+        let header = ChunkHeader {
+            previous_checksum,
+            ..header
+        };
+        let what = Self {
+            header,
+            checksum,
+            data_bytes,
+            bytes: part,
+            table,
+        };
+        what.check_fields()?;
+        Ok(what)
+    }
+
+    fn check_fields(&self) -> Result<(), FormatError> {
+        let mut data_bytes = 0_u32;
+        for entry in self.table.as_chunks::<RECORD_BYTES>().0 {
+            let record = Record::decode(entry)?;
+            data_bytes = data_bytes.saturating_add(record.payload_bytes());
+        }
+        if data_bytes != self.data_bytes || data_bytes > MAX_CHUNK_DATA_BYTES {
+            return Err(FormatError::Field("data length"));
+        }
+        let header = &self.header;
+        if header.sequence == 0 || header.first_record == 0 || header.epoch == 0 {
+            return Err(FormatError::Field("sequence"));
+        }
+        let count = u64::try_from(self.record_count()).unwrap_or(u64::MAX);
+        if header.sequence == u64::MAX || header.first_record.checked_add(count).is_none() {
+            return Err(FormatError::Field("sequence"));
+        }
+        Ok(())
+    }
+
+    /// The encoded part, as it travels.
+    #[must_use]
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// How many records the chunk has.
+    #[must_use]
+    pub fn record_count(&self) -> usize {
+        self.table.len().checked_div(RECORD_BYTES).unwrap_or(0)
+    }
+
+    /// Number of the last record.
+    #[must_use]
+    pub fn last_record(&self) -> u64 {
+        let count = u64::try_from(self.record_count()).unwrap_or(u64::MAX);
+        self.header.first_record.saturating_add(count).saturating_sub(1)
+    }
+
+    /// The records in order.
+    pub fn records(&self) -> impl Iterator<Item = Record> + use<'a> {
+        self.table
+            .as_chunks::<RECORD_BYTES>()
+            .0
+            .iter()
+            .filter_map(|entry| Record::decode(entry).ok())
+    }
+
+    /// Bytes the chunk takes in a journal: meta-data block and padded data.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        stored_bytes(self.data_bytes)
+    }
+
+    /// Whether every payload in `data` has the checksum its record names.
+    #[must_use]
+    pub fn data_is_intact(&self, data: &[u8]) -> bool {
+        let mut from = Reader::new(data);
+        self.records().all(|record| {
+            let bytes = usize::try_from(record.payload_bytes()).unwrap_or(usize::MAX);
+            bytes == 0
+                || from
+                    .bytes(bytes)
+                    .is_ok_and(|payload| crc32c::crc32c(payload) == record.checksum)
+        })
+    }
+}
+
+/// Bytes a chunk with this much payload takes in a journal.
+#[must_use]
+pub fn stored_bytes(data_bytes: u32) -> u64 {
+    u64::from(data_bytes)
+        .next_multiple_of(BLOCK_BYTES_U64)
+        .saturating_add(BLOCK_BYTES_U64)
+}
