@@ -1,4 +1,32 @@
 //! Blocking file I/O behind one narrow door: devices, the clock, the journal ring, images, the overlay.
 //!
 //! Never here: async, sockets, threads of its own. Whoever calls decides on which thread a step runs, which
-//! is also how the simulator drives the same code.
+//! is also how the simulator drives the same code. Modules stand in the order in which a write passes them.
+
+pub mod limits;
+mod error;
+mod clock;
+mod device;
+mod small_file;
+mod overlay;
+mod journal;
+mod block_map;
+mod store;
+mod files;
+#[cfg(test)]
+mod test_disk;
+
+pub use block_map::BlockMap;
+pub use clock::{Clock, SystemClock};
+pub use device::{Device, Extent, FileDevice, Kind as DeviceKind};
+pub use error::{Operation, StorageError};
+pub use files::{FileSet, OpenMode, StoreFiles, create_files, open_files, open_map};
+pub use journal::{
+    ChunkSpan, Layout, ReadError, Recovered, Scan, ScannedChunk, load_superblock, recover, scan_all,
+};
+pub use overlay::{Overlay, Piece, Source};
+pub use small_file::{read_small_file, remove_file_durably, replace_file, sync_directory};
+pub use store::{
+    AppendError, Appended, Change, Consumer, ConsumerView, CopyProgress, Counters, Points, ReadOutcome,
+    Relief, Snapshot, Store, StoreDevices, StoreParameters,
+};

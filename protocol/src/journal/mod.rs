@@ -9,9 +9,13 @@ mod record;
 mod what;
 mod place;
 mod superblock;
+mod block_map;
 
+pub use block_map::{BLOCK_MAP_HEADER_BYTES, BlockMapHeader};
 pub use error::FormatError;
 pub use place::Place;
 pub use record::{Record, RecordKind};
-pub use superblock::{ChainPoint, ConsumerSlot, ConsumerState, CopyState, JOURNAL_VERSION, Role, Superblock};
+pub use superblock::{
+    ChainPoint, ConsumerSlot, ConsumerState, CopyState, JOURNAL_VERSION, Role, Superblock, Totals,
+};
 pub use what::{CHUNK_VERSION, ChunkHeader, What, encode_what, stored_bytes, what_bytes};

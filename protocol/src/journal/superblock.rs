@@ -8,7 +8,7 @@
 //! | 0 | 8 | magic `FARSIDEJ` |
 //! | 8 | 2 | version |
 //! | 10 | 2 | role: 1 volume, 2 replica |
-//! | 12 | 4 | flags: 1 clean shutdown, 2 failed |
+//! | 12 | 4 | flags: 1 clean shutdown |
 //! | 16 | 8 | generation |
 //! | 24 | 16 | journal UUID |
 //! | 40 | 16 | volume UUID |
@@ -28,9 +28,10 @@
 //! | 264 | 33 | name: length and up to 32 bytes |
 //! | 297 | 7 | zero |
 //! | 304 | 16 | unit UUID of the sender (replica) |
-//! | 320 | 4 | consumers |
-//! | 324 | 4 | zero |
-//! | 328 | 96 x 8 | consumers: name (33), zero (7), state (4), zero (4), point (48) |
+//! | 320 | 8 x 3 | totals at the last checkpoint: blocks written, sent, received |
+//! | 344 | 4 | consumers |
+//! | 348 | 4 | zero |
+//! | 352 | 96 x 8 | consumers: name (33), zero (7), state (4), zero (4), point (48) |
 //! | 4092 | 4 | crc32c of bytes 0..4092 |
 //!
 //! A point is address, sequence, record, epoch, sealing time (8 bytes each), *what* checksum (4), zero (4).
@@ -46,7 +47,6 @@ const MAGIC: &[u8; 8] = b"FARSIDEJ";
 /// Version ladder of journals: 1 is the first.
 pub const JOURNAL_VERSION: u16 = 1;
 const FLAG_CLEAN: u32 = 1;
-const FLAG_FAILED: u32 = 2;
 const CHECKSUM_OFFSET: usize = BLOCK_BYTES - 4;
 const CONSUMER_PAD: usize = 7;
 
@@ -109,6 +109,17 @@ pub struct ConsumerSlot {
     pub acked: ChainPoint,
 }
 
+/// Blocks of 4 KiB counted over a journal's whole life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Written by hosts (volume) or received by the link (replica).
+    pub written: u64,
+    /// Sent to remotes.
+    pub sent: u64,
+    /// Confirmed by remotes.
+    pub received: u64,
+}
+
 /// A decoded superblock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
@@ -116,8 +127,6 @@ pub struct Superblock {
     pub role: Role,
     /// Whether the last writer shut down cleanly.
     pub clean: bool,
-    /// Whether a write or sync failed and no operator has cleared it.
-    pub failed: bool,
     /// Rises with each write of a superblock.
     pub generation: u64,
     /// This journal.
@@ -154,6 +163,8 @@ pub struct Superblock {
     pub name: String,
     /// Unit that feeds a replica; nil for a volume.
     pub source: Uuid,
+    /// Blocks counted over the journal's whole life, as of the last checkpoint.
+    pub totals: Totals,
     /// Remotes that records are kept for.
     pub consumers: Vec<ConsumerSlot>,
 }
@@ -183,7 +194,7 @@ impl Superblock {
         );
         let mut block = Box::new([0_u8; BLOCK_BYTES]);
         let mut to = Writer::new(block.as_mut_slice());
-        let flags = if self.clean { FLAG_CLEAN } else { 0 } | if self.failed { FLAG_FAILED } else { 0 };
+        let flags = if self.clean { FLAG_CLEAN } else { 0 };
         to.bytes(MAGIC)
             .u16(JOURNAL_VERSION)
             .u16(role_code(self.role))
@@ -203,6 +214,9 @@ impl Superblock {
             .u64(self.consistent_from);
         put_name(&mut to, &self.name);
         to.zeroes(CONSUMER_PAD).uuid(self.source);
+        to.u64(self.totals.written)
+            .u64(self.totals.sent)
+            .u64(self.totals.received);
         to.u32(u32::try_from(self.consumers.len()).unwrap_or(0)).u32(0);
         for slot in &self.consumers {
             put_name(&mut to, &slot.name);
@@ -240,6 +254,14 @@ impl Superblock {
         Ok(superblock)
     }
 
+    /// The version a block claims to have, believed even where nothing else of it can be read.
+    #[must_use]
+    pub fn claimed_version(bytes: &[u8]) -> Option<u16> {
+        let mut from = Reader::new(bytes);
+        let ours = from.bytes(8).is_ok_and(|magic| magic == MAGIC);
+        if ours { from.u16().ok() } else { None }
+    }
+
     fn decode_fields(from: &mut Reader<'_>) -> Result<Self, FormatError> {
         let (role, flags, generation) = (decode_role(from.u16()?)?, from.u32()?, from.u64()?);
         let (journal, volume, volume_bytes) = (from.uuid()?, from.uuid()?, from.u64()?);
@@ -250,7 +272,13 @@ impl Superblock {
         let (copy_offset, consistent_from) = (from.u64()?, from.u64()?);
         let name = take_name(from)?;
         from.bytes(CONSUMER_PAD)?;
-        let (source, count, _zero) = (from.uuid()?, from.u32()?, from.u32()?);
+        let source = from.uuid()?;
+        let totals = Totals {
+            written: from.u64()?,
+            sent: from.u64()?,
+            received: from.u64()?,
+        };
+        let (count, _zero) = (from.u32()?, from.u32()?);
         if usize::try_from(count).map_or(true, |count| count > MAX_CONSUMERS) {
             return Err(FormatError::Field("consumers"));
         }
@@ -260,7 +288,6 @@ impl Superblock {
         Ok(Self {
             role,
             clean: flags & FLAG_CLEAN != 0,
-            failed: flags & FLAG_FAILED != 0,
             generation,
             journal,
             volume,
@@ -279,6 +306,7 @@ impl Superblock {
             consistent_from,
             name,
             source,
+            totals,
             consumers,
         })
     }

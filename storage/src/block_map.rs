@@ -1,0 +1,137 @@
+//! The dirty-block map of a consumer that was cut loose: which blocks changed since it last followed.
+//!
+//! Bits are only ever added until the consumer has a full copy again, so the map on disk may lag behind but
+//! never lies: it is synced before the journal gives up the records it stands for.
+
+use crate::device::Device;
+use crate::error::StorageError;
+use crate::limits::{BLOCK_MAP_BITS, BLOCK_MAP_MIN_BYTES};
+use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
+use farside_protocol::journal::{BLOCK_MAP_HEADER_BYTES, BlockMapHeader};
+use std::io::IoSlice;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// One bit per block of a volume.
+#[derive(Debug)]
+pub struct BlockMap {
+    device: Arc<dyn Device>,
+    header: BlockMapHeader,
+    bits: Vec<u8>,
+    marked: u64,
+    changed: bool,
+}
+
+impl BlockMap {
+    /// Geometry for a volume: at most 2 MiB of bits, and no finer than 64 KiB a bit.
+    #[must_use]
+    pub fn header_for(volume: Uuid, volume_bytes: u64) -> BlockMapHeader {
+        let block_bytes = volume_bytes
+            .div_ceil(BLOCK_MAP_BITS)
+            .next_power_of_two()
+            .max(BLOCK_MAP_MIN_BYTES);
+        BlockMapHeader {
+            volume,
+            block_bytes,
+            bits: volume_bytes.div_ceil(block_bytes).max(1),
+        }
+    }
+
+    /// Bytes of the file for a volume.
+    #[must_use]
+    pub fn file_bytes(header: &BlockMapHeader) -> u64 {
+        BLOCK_BYTES_U64 + header.bits.div_ceil(8).next_multiple_of(BLOCK_BYTES_U64)
+    }
+
+    /// Reads the map from its file; an empty or unreadable one starts with every block marked, which is always
+    /// right and costs no more than a full copy.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn open(device: Arc<dyn Device>, volume: Uuid, volume_bytes: u64) -> Result<Self, StorageError> {
+        let header = Self::header_for(volume, volume_bytes);
+        let mut block = [0_u8; BLOCK_BYTES];
+        device.read_at(&mut block, 0)?;
+        let known =
+            BlockMapHeader::decode(&block[..BLOCK_MAP_HEADER_BYTES]).is_ok_and(|found| found == header);
+        let mut bits = vec![0xff_u8; usize::try_from(header.bits.div_ceil(8)).unwrap_or(usize::MAX)];
+        if known {
+            device.read_at(&mut bits, BLOCK_BYTES_U64)?;
+        }
+        let mut map = Self {
+            device,
+            header,
+            bits,
+            marked: 0,
+            changed: !known,
+        };
+        map.clear_beyond_end();
+        map.marked = map.bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+        Ok(map)
+    }
+
+    fn clear_beyond_end(&mut self) {
+        let beyond = self.header.bits % 8;
+        if beyond != 0
+            && let Some(last) = self.bits.last_mut()
+        {
+            *last &= (1_u8 << beyond) - 1;
+        }
+    }
+
+    /// Marks every block that `offset..end` touches.
+    pub fn mark(&mut self, offset: u64, end: u64) {
+        let block = self.header.block_bytes;
+        for bit in offset / block..end.div_ceil(block).min(self.header.bits) {
+            let index = usize::try_from(bit / 8).unwrap_or(usize::MAX);
+            let mask = 1_u8 << (bit % 8);
+            if let Some(byte) = self.bits.get_mut(index)
+                && *byte & mask == 0
+            {
+                *byte |= mask;
+                self.marked += 1;
+                self.changed = true;
+            }
+        }
+    }
+
+    /// Forgets all marks: the consumer has everything.
+    pub fn clear(&mut self) {
+        self.bits.fill(0);
+        self.marked = 0;
+        self.changed = true;
+    }
+
+    /// Whether the block that holds `offset` is marked.
+    #[must_use]
+    pub fn is_marked(&self, offset: u64) -> bool {
+        let bit = offset / self.header.block_bytes;
+        let byte = usize::try_from(bit / 8)
+            .ok()
+            .and_then(|index| self.bits.get(index));
+        byte.is_some_and(|byte| byte & (1 << (bit % 8)) != 0)
+    }
+
+    /// Bytes of the volume that are marked, rounded up to blocks.
+    #[must_use]
+    pub fn marked_bytes(&self) -> u64 {
+        self.marked * self.header.block_bytes
+    }
+
+    /// Writes the map if it changed, and makes it durable.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]; the map stays changed.
+    pub fn persist(&mut self) -> Result<(), StorageError> {
+        if !self.changed {
+            return Ok(());
+        }
+        self.device
+            .write_at(&mut [IoSlice::new(&self.bits)], BLOCK_BYTES_U64)?;
+        self.device
+            .write_at(&mut [IoSlice::new(&self.header.encode())], 0)?;
+        self.device.sync()?;
+        self.changed = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,366 @@
+//! Stores on real paths: creation that never touches somebody's data, exclusive locks, and the image's mark.
+//!
+//! An image is a plain disk without room for a header, so which journal it belongs to is kept in an extended
+//! attribute where the file system has them: the volume's UUID and the number of the start that last used it.
+//! An older copy put back in place of the image or of the journal is refused by that number.
+
+use crate::block_map::BlockMap;
+use crate::device::{Device, FileDevice, Kind};
+use crate::error::{Operation, StorageError};
+use crate::journal::load_superblock;
+use crate::limits::{MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES};
+use crate::small_file::sync_directory;
+use crate::store::{Store, StoreDevices, StoreParameters};
+use farside_protocol::journal::Superblock;
+use rustix::fs::{FallocateFlags, XattrFlags};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use uuid::Uuid;
+
+const MARK: &str = "user.farside.image";
+/// Bytes at either end of a block device that must be zero for it to count as empty.
+const PROBE_BYTES: u64 = 1 << 20;
+
+/// Paths of one store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreFiles {
+    /// The journal: a file, or a block device.
+    pub journal: PathBuf,
+    /// The image: a file, or a block device.
+    pub image: PathBuf,
+    /// Directory of the dirty-block maps.
+    pub maps: PathBuf,
+}
+
+/// Whether creation may overwrite what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Refuse anything that is not empty.
+    Careful,
+    /// The operator has said to overwrite.
+    Force,
+}
+
+/// The open, locked files of one store.
+#[derive(Debug)]
+pub struct FileSet {
+    /// The devices, ready for [`Store::open`].
+    pub devices: StoreDevices,
+    /// The superblock as found.
+    pub superblock: Superblock,
+    /// Block devices or files, for status.
+    pub image_kind: Kind,
+}
+
+/// Creates journal and image for a new store.
+///
+/// # Errors
+/// [`StorageError`] that names the file and the remedy; what this call created is removed again.
+pub fn create_files(
+    files: &StoreFiles,
+    parameters: &StoreParameters,
+    mode: OpenMode,
+    now_us: u64,
+) -> Result<(), StorageError> {
+    check_sizes(files, parameters)?;
+    for path in [&files.journal, &files.image] {
+        make_parent(path)?;
+    }
+    refuse_used(&files.journal, mode)?;
+    refuse_used(&files.image, mode)?;
+    let image = create_image(&files.image, parameters.volume_bytes, mode)?;
+    write_mark(&image, parameters.volume, 0)?;
+    let made = create_journal(&files.journal, parameters, now_us);
+    if made.is_err() && image.kind() == Kind::File {
+        let _ = std::fs::remove_file(&files.image);
+    }
+    made
+}
+
+fn check_sizes(files: &StoreFiles, parameters: &StoreParameters) -> Result<(), StorageError> {
+    let (journal, image) = (
+        files.journal.display().to_string(),
+        files.image.display().to_string(),
+    );
+    if !(MIN_JOURNAL_BYTES..=MAX_JOURNAL_BYTES).contains(&parameters.journal_bytes) {
+        let text = format!(
+            "a journal of {} bytes; use {MIN_JOURNAL_BYTES} or more",
+            parameters.journal_bytes
+        );
+        return Err(StorageError::refused(&journal, text));
+    }
+    if parameters.volume_bytes == 0 || parameters.volume_bytes > MAX_VOLUME_BYTES {
+        let text = format!(
+            "a volume of {} bytes; use 512 to {MAX_VOLUME_BYTES}",
+            parameters.volume_bytes
+        );
+        return Err(StorageError::refused(&image, text));
+    }
+    Ok(())
+}
+
+fn make_parent(path: &Path) -> Result<(), StorageError> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let made = std::fs::create_dir_all(parent);
+    made.map_err(|error| StorageError::io(Operation::Open, &parent.display().to_string(), 0, error))
+}
+
+/// Refuses a path whose content might be somebody's.
+fn refuse_used(path: &Path, mode: OpenMode) -> Result<(), StorageError> {
+    if mode == OpenMode::Force || !path.exists() {
+        return Ok(());
+    }
+    let device = open_device(path, false)?;
+    let size = device.size_bytes()?;
+    let empty = match device.kind() {
+        Kind::File => size == 0,
+        Kind::BlockDevice => {
+            is_zero(&device, 0, size)? && is_zero(&device, size.saturating_sub(PROBE_BYTES), size)?
+        }
+    };
+    if empty {
+        return Ok(());
+    }
+    let text = "exists and is not empty; give another path, or --force to overwrite what it holds";
+    Err(StorageError::refused(device.name(), text))
+}
+
+fn is_zero(device: &FileDevice, from: u64, end: u64) -> Result<bool, StorageError> {
+    let mut buffer = vec![0; usize::try_from((end - from).min(PROBE_BYTES)).unwrap_or(0)];
+    device.read_at(&mut buffer, from)?;
+    Ok(buffer.iter().all(|byte| *byte == 0))
+}
+
+fn open_device(path: &Path, write: bool) -> Result<FileDevice, StorageError> {
+    let name = path.display().to_string();
+    let opened = OpenOptions::new().read(true).write(write).open(path);
+    FileDevice::new(
+        opened.map_err(|error| StorageError::io(Operation::Open, &name, 0, error))?,
+        path,
+    )
+}
+
+fn create_file(path: &Path) -> Result<File, StorageError> {
+    let made = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    made.map_err(|error| StorageError::io(Operation::Open, &path.display().to_string(), 0, error))
+}
+
+fn create_image(path: &Path, bytes: u64, mode: OpenMode) -> Result<FileDevice, StorageError> {
+    let device = FileDevice::new(create_file(path)?, path)?;
+    lock(&device)?;
+    let name = device.name().to_owned();
+    let resize = |bytes| {
+        device
+            .file()
+            .set_len(bytes)
+            .map_err(|error| StorageError::io(Operation::Allocate, &name, bytes, error))
+    };
+    match device.kind() {
+        Kind::File => {
+            if mode == OpenMode::Force {
+                resize(0)?;
+            }
+            resize(bytes)?;
+        }
+        Kind::BlockDevice => check_device_size(&device, bytes)?,
+    }
+    Ok(device)
+}
+
+fn check_device_size(device: &FileDevice, needed: u64) -> Result<(), StorageError> {
+    let size = device.size_bytes()?;
+    if size < needed {
+        let text =
+            format!("has {size} bytes, the volume needs {needed}; give a larger device or a smaller size");
+        return Err(StorageError::refused(device.name(), text));
+    }
+    Ok(())
+}
+
+/// A journal file appears under its name only when it is complete.
+fn create_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Result<(), StorageError> {
+    if path.exists() && FileDevice::new(create_file(path)?, path)?.kind() == Kind::BlockDevice {
+        let device = open_device(path, true)?;
+        lock(&device)?;
+        check_device_size(&device, parameters.superblock(now_us).journal_bytes())?;
+        return Store::format(&device, parameters, now_us);
+    }
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    let made = fill_journal(&new, parameters, now_us).and_then(|()| {
+        let renamed = std::fs::rename(&new, path);
+        renamed.map_err(|error| StorageError::io(Operation::Open, &path.display().to_string(), 0, error))?;
+        sync_directory(path.parent().unwrap_or(Path::new(".")))
+    });
+    if made.is_err() {
+        let _ = std::fs::remove_file(&new);
+    }
+    made
+}
+
+fn fill_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Result<(), StorageError> {
+    let _ = std::fs::remove_file(path);
+    let device = FileDevice::new(create_file(path)?, path)?;
+    let bytes = parameters.superblock(now_us).journal_bytes();
+    // Space is reserved now, so that a full disk shows here and not under a host's write.
+    match rustix::fs::fallocate(device.file(), FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::OPNOTSUPP) => device
+            .file()
+            .set_len(bytes)
+            .map_err(|error| StorageError::io(Operation::Allocate, device.name(), bytes, error))?,
+        Err(error) => {
+            return Err(StorageError::io(
+                Operation::Allocate,
+                device.name(),
+                bytes,
+                error.into(),
+            ));
+        }
+    }
+    Store::format(&device, parameters, now_us)
+}
+
+/// Takes the exclusive lock that keeps a second unit away.
+fn lock(device: &FileDevice) -> Result<(), StorageError> {
+    match device.file().try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let text = "is in use by another Farside unit; stop that one first, or give this one other files";
+            Err(StorageError::refused(device.name(), text))
+        }
+        Err(TryLockError::Error(error)) => Err(StorageError::io(Operation::Open, device.name(), 0, error)),
+    }
+}
+
+/// Opens and locks the files of a store and checks that they belong together.
+///
+/// # Errors
+/// [`StorageError`] that names the file and the remedy; nothing was changed.
+pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
+    let journal = open_device(&files.journal, true)?;
+    lock(&journal)?;
+    let superblock = load_superblock(&journal)?;
+    let (needed, size) = (superblock.journal_bytes(), journal.size_bytes()?);
+    if size < needed {
+        let text = format!("is truncated: {size} bytes of {needed}; restore it, or create the volume again");
+        return Err(StorageError::refused(journal.name(), text));
+    }
+    let image = open_device(&files.image, true)?;
+    lock(&image)?;
+    let (needed, size) = (superblock.volume_bytes, image.size_bytes()?);
+    if size < needed || (image.kind() == Kind::File && size != needed) {
+        let text = format!("has {size} bytes, its journal says {needed}; it is not the image of this volume");
+        return Err(StorageError::refused(image.name(), text));
+    }
+    check_mark(&image, &superblock)?;
+    write_mark(&image, superblock.volume, superblock.starts + 1)?;
+    let image_kind = image.kind();
+    let maps = superblock
+        .consumers
+        .iter()
+        .map(|slot| open_map(files, &slot.name, &superblock))
+        .collect::<Result<_, _>>()?;
+    let devices = StoreDevices {
+        journal: Arc::new(journal),
+        image: Arc::new(image),
+        maps,
+    };
+    Ok(FileSet {
+        devices,
+        superblock,
+        image_kind,
+    })
+}
+
+/// Opens, or creates, the dirty-block map of a consumer.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn open_map(
+    files: &StoreFiles,
+    consumer: &str,
+    superblock: &Superblock,
+) -> Result<Arc<dyn Device>, StorageError> {
+    let path = files.maps.join(format!("dirty-{consumer}.map"));
+    let file = create_file(&path)?;
+    let bytes = BlockMap::file_bytes(&BlockMap::header_for(superblock.volume, superblock.volume_bytes));
+    let sized = file.set_len(bytes);
+    sized
+        .map_err(|error| StorageError::io(Operation::Allocate, &path.display().to_string(), bytes, error))?;
+    Ok(Arc::new(FileDevice::new(file, &path)?))
+}
+
+fn mark_text(volume: Uuid, starts: u64) -> String {
+    format!("{volume}/{starts}")
+}
+
+fn write_mark(image: &FileDevice, volume: Uuid, starts: u64) -> Result<(), StorageError> {
+    if image.kind() == Kind::BlockDevice {
+        return Ok(());
+    }
+    match rustix::fs::fsetxattr(
+        image.file(),
+        MARK,
+        mark_text(volume, starts).as_bytes(),
+        XattrFlags::empty(),
+    ) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(StorageError::io(Operation::Write, image.name(), 0, error.into())),
+    }
+}
+
+fn read_mark(image: &FileDevice) -> Result<Option<String>, StorageError> {
+    let mut buffer = [0_u8; 128];
+    match rustix::fs::fgetxattr(image.file(), MARK, &mut buffer) {
+        Ok(length) => Ok(Some(
+            String::from_utf8_lossy(&buffer[..length.min(128)]).into_owned(),
+        )),
+        Err(rustix::io::Errno::NODATA) => Ok(Some(String::new())),
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(None),
+        Err(error) => Err(StorageError::io(Operation::Read, image.name(), 0, error.into())),
+    }
+}
+
+/// Compares the image's mark with the journal.
+fn check_mark(image: &FileDevice, superblock: &Superblock) -> Result<(), StorageError> {
+    if image.kind() == Kind::BlockDevice {
+        return Ok(());
+    }
+    let Some(mark) = read_mark(image)? else {
+        return Ok(());
+    };
+    let (volume, starts) = (superblock.volume, superblock.starts);
+    // The mark is written before the superblock of the same start.
+    if mark == mark_text(volume, starts) || mark == mark_text(volume, starts + 1) {
+        return Ok(());
+    }
+    let found = mark
+        .split_once('/')
+        .filter(|(uuid, _)| *uuid == volume.to_string());
+    let found = found.and_then(|(_, starts)| starts.parse::<u64>().ok());
+    let problem = match found {
+        Some(found) if found < starts => {
+            format!("is an older copy of the image (start {found}, its journal is at {starts})")
+        }
+        Some(found) => format!("belongs to a newer journal (start {found}, this journal is at {starts})"),
+        None => "is not marked as the image of this volume".to_owned(),
+    };
+    let expected = mark_text(volume, starts);
+    Err(StorageError::refused(
+        image.name(),
+        format!(
+            "{problem}; nothing was changed. Put the right file back. If you are sure that it holds what the journal \
+             expects, mark it: setfattr -n {MARK} -v {expected} FILE"
+        ),
+    ))
+}

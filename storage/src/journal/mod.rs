@@ -1,0 +1,174 @@
+//! The journal: a ring of segments filled with chunks, read back by point and recovered by search.
+//!
+//! `layout` is the arithmetic, `superblocks` the two copies of the superblock, `reader` one chunk or a run of
+//! them, `recovery` the search for the head. Appending is in `store`, where positions and space are decided.
+
+mod layout;
+mod superblocks;
+mod reader;
+mod recovery;
+mod scan;
+
+use crate::device::Device;
+use crate::error::StorageError;
+use farside_protocol::journal::limits::BLOCK_BYTES;
+use farside_protocol::journal::{ChainPoint, Superblock, What};
+use reader::{Found, Ring};
+use std::io::IoSlice;
+use std::sync::Arc;
+use uuid::Uuid;
+
+pub use layout::Layout;
+pub use reader::{ChunkSpan, ReadError};
+pub(crate) use reader::{continues, point_after};
+pub use recovery::{Recovered, recover, scan_all};
+pub use scan::{Scan, ScannedChunk};
+pub use superblocks::load_superblock;
+pub(crate) use superblocks::store_superblock;
+
+/// An open journal: where it lies and how it is laid out. Holds no positions.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) layout: Layout,
+    pub(crate) journal: Uuid,
+    pub(crate) volume: Uuid,
+}
+
+impl Journal {
+    pub(crate) fn new(device: Arc<dyn Device>, superblock: &Superblock) -> Self {
+        let layout = Layout::of(superblock);
+        Self {
+            device,
+            layout,
+            journal: superblock.journal,
+            volume: superblock.volume,
+        }
+    }
+
+    fn ring(&self) -> Ring<'_> {
+        Ring {
+            device: self.device.as_ref(),
+            layout: self.layout,
+            journal: self.journal,
+            volume: self.volume,
+        }
+    }
+
+    /// Chunks after `from` up to the address `limit`, as many whole ones as `max_bytes` hold.
+    pub(crate) fn read_run(
+        &self,
+        from: &ChainPoint,
+        limit: u64,
+        max_bytes: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Vec<ChunkSpan>, StorageError> {
+        self.ring().read_run(from, limit, max_bytes, buffer)
+    }
+
+    /// Erases a chunk that looks like the successor of `head` but is not: one whose payload was lost. Left there,
+    /// it would stand in the way of the true successor if that one goes to the next segment.
+    pub(crate) fn erase_false_successors(&self, head: &ChainPoint) -> Result<(), StorageError> {
+        let mut block = Box::new([0_u8; BLOCK_BYTES]);
+        for address in self.ring().candidates(head) {
+            if let Found::Chunk(_) = self.ring().look(address, &mut block)? {
+                block.fill(0);
+                self.device.write_at(
+                    &mut [IoSlice::new(block.as_slice())],
+                    self.layout.file_offset(address),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks the chain after `from`, calling `visit` with each chunk's meta-data, until `limit` is reached.
+    pub(crate) fn walk(
+        &self,
+        from: ChainPoint,
+        limit: u64,
+        mut visit: impl FnMut(u64, &What<'_>),
+    ) -> Result<ChainPoint, StorageError> {
+        let mut block = Box::new([0_u8; BLOCK_BYTES]);
+        let mut point = from;
+        while point.address < limit {
+            let Some((next, _)) = self.ring().next_after(&point, &mut block)? else {
+                break;
+            };
+            if let Ok(what) = What::decode(block.as_slice()) {
+                visit(next.address - what.stored_bytes(), &what);
+            }
+            point = next;
+        }
+        Ok(point)
+    }
+
+    /// The point just after the chunk whose last record is `record`, between two points of the chain.
+    pub(crate) fn locate(
+        &self,
+        record: u64,
+        tail: &ChainPoint,
+        head: &ChainPoint,
+    ) -> Result<Option<ChainPoint>, StorageError> {
+        if record == head.record {
+            return Ok(Some(*head));
+        }
+        if record < tail.record || record > head.record {
+            return Ok(None);
+        }
+        let mut point = self.segment_before(record, tail, head)?;
+        let mut block = Box::new([0_u8; BLOCK_BYTES]);
+        while point.record < record {
+            let Some((next, _)) = self.ring().next_after(&point, &mut block)? else {
+                return Ok(None);
+            };
+            point = next;
+        }
+        Ok((point.record == record).then_some(point))
+    }
+
+    /// The last segment start whose first record is not after `record + 1`, by binary search.
+    fn segment_before(
+        &self,
+        record: u64,
+        tail: &ChainPoint,
+        head: &ChainPoint,
+    ) -> Result<ChainPoint, StorageError> {
+        let mut block = Box::new([0_u8; BLOCK_BYTES]);
+        let (mut low, mut high) = (
+            self.layout.segment_of(tail.address),
+            self.layout.segment_of(head.address),
+        );
+        let mut best = *tail;
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            match self.segment_point(middle, &mut block)? {
+                Some(point) if point.record < record => {
+                    (best, low) = (point, middle);
+                }
+                _ => high = middle - 1,
+            }
+        }
+        Ok(best)
+    }
+
+    fn segment_point(
+        &self,
+        segment: u64,
+        block: &mut [u8; BLOCK_BYTES],
+    ) -> Result<Option<ChainPoint>, StorageError> {
+        let address = self.layout.segment_start(segment);
+        if !matches!(self.ring().look(address, block)?, Found::Chunk(_)) {
+            return Ok(None);
+        }
+        let header = What::decode(block).map(|what| what.header);
+        Ok(header.ok().map(|header| ChainPoint {
+            address,
+            sequence: header.sequence - 1,
+            record: header.first_record - 1,
+            epoch: 0,
+            sealed_at_us: 0,
+            checksum: header.previous_checksum,
+        }))
+    }
+}

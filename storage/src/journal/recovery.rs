@@ -1,0 +1,254 @@
+//! Finding the head after a restart.
+//!
+//! Media assumptions: what was synced stays; what was not may be there whole, in part, or not, in any order,
+//! per sector. At most the window of segments is ever non-durable, so everything before the window is in
+//! order and binary search over the segments' first chunks lands inside it. From one window before that
+//! place the chain is walked, payloads checked, to its end. Sequence and checksums decide, never the clock.
+//!
+//! | row | the chain ends where | and | then |
+//! | --- | --- | --- | --- |
+//! | clean | the superblock's head stands | it was shut down cleanly | the same epoch goes on |
+//! | whole | anything | no sign of a lost durable record | what follows was never durable: a new epoch begins |
+//! | short | before the superblock's head | | damaged: a durable chunk is unreadable |
+//! | contradicted | before a record that a later chunk calls durable | | damaged, likewise |
+
+use super::layout::Layout;
+use super::reader::{Found, Ring, continues, point_after};
+use crate::device::Device;
+use crate::error::StorageError;
+use farside_protocol::journal::limits::BLOCK_BYTES;
+use farside_protocol::journal::{ChainPoint, Superblock, What};
+
+/// What recovery found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// The newest chunk of the chain.
+    pub head: ChainPoint,
+    /// Whether the journal was shut down cleanly and nothing contradicts that.
+    pub clean: bool,
+    /// Meta-data blocks that were read to find the head.
+    pub blocks_read: u64,
+}
+
+/// How a recovery ends, decided from what was seen. Exactly one row fits every combination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Clean,
+    Whole,
+    Short,
+    Contradicted,
+}
+
+/// The table of the module's description.
+fn outcome(marked_clean: bool, head: u64, superblock_head: u64, contradicted: bool) -> Outcome {
+    match (head.cmp(&superblock_head), contradicted, marked_clean) {
+        (std::cmp::Ordering::Less, _, _) => Outcome::Short,
+        (_, true, _) => Outcome::Contradicted,
+        (std::cmp::Ordering::Equal, false, true) => Outcome::Clean,
+        _ => Outcome::Whole,
+    }
+}
+
+struct Search<'a> {
+    ring: Ring<'a>,
+    block: Box<[u8; BLOCK_BYTES]>,
+    data: Vec<u8>,
+    blocks_read: u64,
+}
+
+/// Finds the head of the journal that `superblock` describes.
+///
+/// # Errors
+/// [`StorageError::Damaged`] when a chunk that was durable cannot be read, naming its place; [`StorageError::Io`].
+pub fn recover(device: &dyn Device, superblock: &Superblock) -> Result<Recovered, StorageError> {
+    let layout = Layout::of(superblock);
+    let ring = Ring {
+        device,
+        layout,
+        journal: superblock.journal,
+        volume: superblock.volume,
+    };
+    let mut search = Search {
+        ring,
+        block: Box::new([0; BLOCK_BYTES]),
+        data: Vec::new(),
+        blocks_read: 0,
+    };
+    let start = search.start(&superblock.tail)?;
+    let head = search.walk(start)?;
+    let contradicted = search.contradiction(&head, &superblock.tail)?;
+    let seen = outcome(
+        superblock.clean,
+        head.record,
+        superblock.head.record,
+        contradicted,
+    );
+    match seen {
+        Outcome::Clean | Outcome::Whole => Ok(Recovered {
+            head,
+            clean: seen == Outcome::Clean,
+            blocks_read: search.blocks_read,
+        }),
+        Outcome::Short | Outcome::Contradicted => Err(StorageError::damaged(
+            device.name(),
+            layout.file_offset(head.address),
+            format!(
+                "the journal breaks off after record {} (chunk {}), but later records were durable; it was damaged \
+                 outside Farside. Restore the file, or create the volume again from the remote's copy",
+                head.record, head.sequence
+            ),
+        )),
+    }
+}
+
+/// The head by walking the whole chain from the tail: what [`recover`] must agree with.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn scan_all(device: &dyn Device, superblock: &Superblock) -> Result<ChainPoint, StorageError> {
+    let layout = Layout::of(superblock);
+    let ring = Ring {
+        device,
+        layout,
+        journal: superblock.journal,
+        volume: superblock.volume,
+    };
+    let mut search = Search {
+        ring,
+        block: Box::new([0; BLOCK_BYTES]),
+        data: Vec::new(),
+        blocks_read: 0,
+    };
+    search.walk(superblock.tail)
+}
+
+impl Search<'_> {
+    /// A point of the chain at most one window and a segment before the head.
+    fn start(&mut self, tail: &ChainPoint) -> Result<ChainPoint, StorageError> {
+        let layout = self.ring.layout;
+        let first = layout.segment_of(tail.address);
+        // The newest segment with a chunk of this round: true up to the durable head, false after the window.
+        let (mut low, mut high) = (first, first + layout.segment_count);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if self.segment_is_live(middle, tail)? {
+                low = middle
+            } else {
+                high = middle - 1
+            }
+        }
+        let mut segment = low.saturating_sub(layout.window_segments + 1);
+        while segment > first {
+            if let Some(point) = self.before_segment(segment, tail)? {
+                return Ok(point);
+            }
+            segment -= 1;
+        }
+        Ok(*tail)
+    }
+
+    fn look(&mut self, address: u64) -> Result<Found, StorageError> {
+        self.blocks_read += 1;
+        self.ring.look(address, &mut self.block)
+    }
+
+    fn segment_is_live(&mut self, segment: u64, tail: &ChainPoint) -> Result<bool, StorageError> {
+        let found = self.look(self.ring.layout.segment_start(segment))?;
+        Ok(matches!(found, Found::Chunk(place) if place.sequence > tail.sequence))
+    }
+
+    /// The point before the first chunk of a segment, as that chunk itself names it.
+    fn before_segment(
+        &mut self,
+        segment: u64,
+        tail: &ChainPoint,
+    ) -> Result<Option<ChainPoint>, StorageError> {
+        let address = self.ring.layout.segment_start(segment);
+        if !self.segment_is_live(segment, tail)? {
+            return Ok(None);
+        }
+        let header = What::decode(self.block.as_slice()).map(|what| what.header);
+        Ok(header.ok().map(|header| ChainPoint {
+            address,
+            sequence: header.sequence - 1,
+            record: header.first_record - 1,
+            epoch: header.epoch,
+            sealed_at_us: 0,
+            checksum: header.previous_checksum,
+        }))
+    }
+
+    /// Follows the chain from `point` to the last chunk that is whole.
+    fn walk(&mut self, mut point: ChainPoint) -> Result<ChainPoint, StorageError> {
+        while let Some(next) = self.step(&point)? {
+            point = next;
+        }
+        Ok(point)
+    }
+
+    fn step(&mut self, point: &ChainPoint) -> Result<Option<ChainPoint>, StorageError> {
+        for address in self.ring.candidates(point) {
+            if !matches!(self.look(address)?, Found::Chunk(_)) {
+                continue;
+            }
+            let Ok(what) = What::decode(self.block.as_slice()) else {
+                continue;
+            };
+            if continues(point, &what) && self.payload_is_whole(address)? {
+                return Ok(What::decode(self.block.as_slice())
+                    .ok()
+                    .map(|what| point_after(&what, address)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the payload of the chunk whose meta-data is in `block` is as its checksums say.
+    fn payload_is_whole(&mut self, address: u64) -> Result<bool, StorageError> {
+        let Ok(what) = What::decode(self.block.as_slice()) else {
+            return Ok(false);
+        };
+        self.data.resize(what.data_bytes as usize, 0);
+        let offset = self.ring.layout.file_offset(address) + BLOCK_BYTES as u64;
+        self.ring.device.read_at(&mut self.data, offset)?;
+        Ok(what.data_is_intact(&self.data))
+    }
+
+    /// Whether a chunk beyond the head says that more was durable than the head holds.
+    fn contradiction(&mut self, head: &ChainPoint, tail: &ChainPoint) -> Result<bool, StorageError> {
+        let layout = self.ring.layout;
+        let last = layout.segment_of(tail.address) + layout.segment_count;
+        let from = layout.segment_of(head.address) + 1;
+        for segment in from..=last.min(from + layout.window_segments + 1) {
+            if let Found::Chunk(place) = self.look(layout.segment_start(segment))?
+                && place.sequence > head.sequence
+                && place.durable > head.record
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_row_fits_every_combination() {
+        for head in [1_u64, 2, 3] {
+            for contradicted in [false, true] {
+                for clean in [false, true] {
+                    let expected = match (head, contradicted, clean) {
+                        (1, _, _) => Outcome::Short,
+                        (_, true, _) => Outcome::Contradicted,
+                        (2, false, true) => Outcome::Clean,
+                        _ => Outcome::Whole,
+                    };
+                    assert_eq!(outcome(clean, head, 2, contradicted), expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Limits of the storage layer, each with the reason for its size.
+
+/// Bytes of journal that one step of the image consumer reads, merges and writes.
+pub const DRAIN_BATCH_BYTES: usize = 8 << 20;
+/// Overlay pieces (pending ranges of the image) at which host writes wait for the image: about 40 MB of memory.
+pub const MAX_PENDING_PIECES: usize = 1_000_000;
+/// Use of the ring, in percent, from which a consumer that holds the tail is cut loose.
+pub const HIGH_WATER_PERCENT: u64 = 90;
+/// Use of the ring, in percent of what a checkpoint could free, from which a checkpoint is due.
+pub const CHECKPOINT_PERCENT: u64 = 25;
+/// Largest non-durable span of a journal in bytes; bounds the scan after a crash.
+pub const MAX_WINDOW_BYTES: u64 = 128 << 20;
+/// Reads of the image are validated in pieces of this size, so that a long read need not start over.
+pub const READ_PIECE_BYTES: usize = 256 << 10;
+/// How often an optimistic read is tried before it waits for the image consumer.
+pub const READ_ATTEMPTS: usize = 3;
+/// Blocks in one dirty-block map: the granularity grows with the volume instead of the memory.
+pub const BLOCK_MAP_BITS: u64 = 1 << 24;
+/// Finest granularity of a dirty-block map.
+pub const BLOCK_MAP_MIN_BYTES: u64 = 64 << 10;
+/// Segments of a new journal are at most this large.
+pub const DEFAULT_SEGMENT_BYTES: u32 = 4 << 20;
+/// Smallest journal.
+pub const MIN_JOURNAL_BYTES: u64 = 1 << 20;
+/// Largest journal.
+pub const MAX_JOURNAL_BYTES: u64 = 1 << 50;
+/// Largest volume.
+pub const MAX_VOLUME_BYTES: u64 = 1 << 50;
+/// Zeroes written at once where a device cannot zero by itself.
+pub const ZERO_BUFFER_BYTES: usize = 1 << 20;
+/// Largest small file that is read whole.
+pub const SMALL_FILE_BYTES: u64 = 1 << 20;

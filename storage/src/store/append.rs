@@ -1,0 +1,247 @@
+//! Into the journal: a group of host changes sealed as one chunk, or a chunk that a link brought.
+//!
+//! One vectored write per chunk. A chunk is visible to reads when the call returns; it is durable after the
+//! next successful [`Store::sync`].
+
+use super::Store;
+use super::core::{Plan, plan};
+use super::state::Points;
+use crate::error::StorageError;
+use crate::journal::{continues, point_after};
+use crate::limits::MAX_PENDING_PIECES;
+use bytes::Bytes;
+use farside_protocol::journal::limits::BLOCK_BYTES;
+use farside_protocol::journal::{ChainPoint, ChunkHeader, Place, Record, RecordKind, What, encode_what};
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// One change a host asked for.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// First byte of the volume that changes.
+    pub offset: u64,
+    /// Number of bytes that change; for a write the length of `data`.
+    pub length: u32,
+    /// What happens there.
+    pub kind: RecordKind,
+    /// The payload of a write, else empty.
+    pub data: Bytes,
+    /// When it arrived, in microseconds since 1970.
+    pub arrived_us: u64,
+}
+
+/// What a call appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The point just after the chunk.
+    pub point: ChainPoint,
+}
+
+/// Why nothing was appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The ring has no room until the tail moves.
+    #[error("the journal is full")]
+    Full,
+    /// Too much is not durable yet: a sync has to come first.
+    #[error("too much of the journal is not durable yet")]
+    NotDurable,
+    /// Too many ranges wait for the image.
+    #[error("too many changes wait for the image")]
+    Pending,
+    /// The chunk does not continue what the journal holds.
+    #[error("chunk {found} does not follow chunk {expected}")]
+    Gap {
+        /// Sequence that came.
+        found: u64,
+        /// Sequence held before it.
+        expected: u64,
+    },
+    /// The disk failed, now or before.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// The end of the journal, owned by whoever appends.
+#[derive(Debug)]
+pub(super) struct Appender {
+    pub(super) head: ChainPoint,
+    pub(super) epoch: u64,
+    block: Box<[u8; BLOCK_BYTES]>,
+    records: Vec<Record>,
+}
+
+static PADDING: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+
+impl Appender {
+    pub(super) fn new(head: ChainPoint, epoch: u64) -> Self {
+        Self {
+            head,
+            epoch,
+            block: Box::new([0; BLOCK_BYTES]),
+            records: Vec::new(),
+        }
+    }
+
+    /// Describes the changes of a plan, splitting the first if it alone is too large.
+    fn take_changes(&mut self, plan: &Plan, pending: &VecDeque<Change>, sealed_at_us: u64) {
+        self.records.clear();
+        for change in pending.iter().take(plan.changes) {
+            let data = &change.data[..change.data.len().min(plan.data_bytes as usize)];
+            let is_write = change.kind == RecordKind::Write;
+            self.records.push(Record {
+                offset: change.offset,
+                length: if is_write {
+                    u32::try_from(data.len()).unwrap_or(u32::MAX)
+                } else {
+                    change.length
+                },
+                checksum: if is_write { crc32c::crc32c(data) } else { 0 },
+                age_us: u32::try_from(sealed_at_us.saturating_sub(change.arrived_us)).unwrap_or(u32::MAX),
+                kind: change.kind,
+            });
+        }
+    }
+}
+
+impl Store {
+    /// Seals as many of the `pending` changes as one chunk holds and removes them from the front. A change
+    /// larger than a chunk is split; the rest of it stays in front.
+    ///
+    /// # Errors
+    /// [`AppendError`]; then nothing was taken. After a failed write the store is degraded for good.
+    pub fn append(&self, pending: &mut VecDeque<Change>) -> Result<Appended, AppendError> {
+        let mut appender = self.appender.lock();
+        self.check_usable()?;
+        let plan = plan(
+            &self.journal.layout,
+            appender.head.address,
+            pending.iter().map(|c| c.data.len() as u64),
+        );
+        let points = self.claim_room(plan.end())?;
+        let sealed_at_us = self.clock.wall_us().max(appender.head.sealed_at_us);
+        appender.take_changes(&plan, pending, sealed_at_us);
+        let header = ChunkHeader {
+            volume: self.journal.volume,
+            epoch: appender.epoch,
+            sequence: appender.head.sequence + 1,
+            first_record: appender.head.record + 1,
+            sealed_at_us,
+            previous_checksum: appender.head.checksum,
+        };
+        let Appender { block, records, .. } = &mut *appender;
+        block.fill(0);
+        encode_what(block.as_mut_slice(), &header, records);
+        let mut budget = plan.data_bytes as usize;
+        let payloads = pending.iter().take(plan.changes).map(|change| {
+            let part = &change.data[..change.data.len().min(budget)];
+            budget -= part.len();
+            part
+        });
+        let point = self.write_chunk(block, plan.address, payloads, &points)?;
+        appender.head = point;
+        consume(pending, &plan);
+        Ok(Appended { point })
+    }
+
+    /// Appends a chunk that a link brought: `what` and `data` as another journal sealed them. The caller has
+    /// verified its payload checksums.
+    ///
+    /// # Errors
+    /// [`AppendError`]; then nothing was taken.
+    pub fn append_sealed(&self, what: &What<'_>, data: &[u8]) -> Result<Appended, AppendError> {
+        let mut appender = self.appender.lock();
+        self.check_usable()?;
+        if !continues(&appender.head, what) {
+            let (found, expected) = (what.header.sequence, appender.head.sequence);
+            return Err(AppendError::Gap { found, expected });
+        }
+        let address = self
+            .journal
+            .layout
+            .place(appender.head.address, what.stored_bytes());
+        let points = self.claim_room(address + what.stored_bytes())?;
+        let block = &mut appender.block;
+        block.fill(0);
+        block[..what.as_bytes().len()].copy_from_slice(what.as_bytes());
+        let point = self.write_chunk(block, address, std::iter::once(data), &points)?;
+        appender.head = point;
+        Ok(Appended { point })
+    }
+
+    /// Checks that the journal may grow to `end`.
+    fn claim_room(&self, end: u64) -> Result<Points, AppendError> {
+        let layout = &self.journal.layout;
+        let mut state = self.state.lock();
+        if end - state.points.tail.address > layout.ring_bytes() {
+            state.space_wanted = true;
+            return Err(AppendError::Full);
+        }
+        if end - state.points.durable.address > layout.window_bytes()
+            && state.points.durable != state.points.journaled
+        {
+            return Err(AppendError::NotDurable);
+        }
+        if state.overlay.len() > MAX_PENDING_PIECES {
+            return Err(AppendError::Pending);
+        }
+        Ok(state.points)
+    }
+
+    /// Writes meta-data block, payloads and padding with one call, then makes the chunk visible.
+    fn write_chunk<'a>(
+        &self,
+        block: &mut [u8; BLOCK_BYTES],
+        address: u64,
+        payloads: impl Iterator<Item = &'a [u8]>,
+        points: &Points,
+    ) -> Result<ChainPoint, StorageError> {
+        let what_checksum = What::decode(block.as_slice()).map(|what| (what.header.sequence, what.checksum));
+        let (sequence, what_checksum) = what_checksum.expect("the block was encoded or verified just before");
+        let acked = self.acked();
+        let place = Place {
+            journal: self.journal.journal,
+            address,
+            sequence,
+            what_checksum,
+            tail: points.tail.record,
+            mirrored: points.mirrored.record,
+            durable: points.durable.record,
+            acked,
+        };
+        place.encode(block.as_mut_slice());
+        let mut buffers = Vec::with_capacity(8);
+        buffers.push(IoSlice::new(block.as_slice()));
+        for payload in payloads.filter(|payload| !payload.is_empty()) {
+            buffers.push(IoSlice::new(payload));
+        }
+        let written: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        let padding = written.next_multiple_of(BLOCK_BYTES) - written;
+        if padding > 0 {
+            buffers.push(IoSlice::new(&PADDING[..padding]));
+        }
+        let offset = self.journal.layout.file_offset(address);
+        self.guard(self.journal.device.write_at(&mut buffers, offset))?;
+        let what = What::decode(block.as_slice()).expect("the block was encoded or verified just before");
+        let point = point_after(&what, address);
+        let mut state = self.state.lock();
+        state.take_up(&what, address, point);
+        state.points.assert_ordered();
+        Ok(point)
+    }
+}
+
+/// Removes what a plan took from the front of the queue.
+fn consume(pending: &mut VecDeque<Change>, plan: &Plan) {
+    let split = plan.changes == 1
+        && pending
+            .front()
+            .is_some_and(|c| c.data.len() > plan.data_bytes as usize);
+    if let (true, Some(change)) = (split, pending.front_mut()) {
+        let taken = change.data.split_to(plan.data_bytes as usize);
+        change.offset += taken.len() as u64;
+        change.length = u32::try_from(change.data.len()).unwrap_or(u32::MAX);
+        return;
+    }
+    pending.drain(..plan.changes);
+}

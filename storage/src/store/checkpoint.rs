@@ -1,0 +1,185 @@
+//! Making things durable: the journal for its waiters, and from time to time the image, whose new position is
+//! then recorded so that the ring can be used again.
+//!
+//! Order of a checkpoint: image and maps synced; superblock written; journal synced; only then does the tail
+//! move, because only then can no crash bring the old tail back.
+
+use super::Store;
+use super::core::{Relief, relief};
+use crate::error::StorageError;
+use crate::journal::store_superblock;
+use farside_protocol::journal::{ChainPoint, ConsumerSlot, ConsumerState, CopyState, Superblock};
+use std::sync::atomic::Ordering;
+
+impl Store {
+    /// Makes everything journaled so far durable; one call serves all who wait.
+    ///
+    /// # Errors
+    /// [`StorageError`]: final, the store is degraded and acknowledges no flush any more.
+    pub fn sync(&self) -> Result<ChainPoint, StorageError> {
+        let _gate = self.sync_gate.lock();
+        self.check_usable()?;
+        let target = {
+            let state = self.state.lock();
+            if state.points.durable == state.points.journaled {
+                return Ok(state.points.durable);
+            }
+            state.points.journaled
+        };
+        self.guard(self.journal.device.sync())?;
+        let mut state = self.state.lock();
+        state.points.durable = target;
+        state.counters.syncs += 1;
+        state.points.assert_ordered();
+        Ok(target)
+    }
+
+    /// Makes the image durable up to what is applied, records that, and moves the tail.
+    ///
+    /// # Errors
+    /// [`StorageError`]: final, the store is degraded.
+    pub fn checkpoint(&self) -> Result<(), StorageError> {
+        let mut superblock = self.superblock.lock();
+        self.check_usable()?;
+        let (applied, copied) = {
+            let state = self.state.lock();
+            (state.points.applied, state.copy.written)
+        };
+        self.guard(self.image.sync())?;
+        self.persist_maps()?;
+        self.update_superblock(&mut superblock, applied, copied);
+        self.guard(self.write_superblock(&mut superblock))?;
+        self.adopt(&superblock);
+        Ok(())
+    }
+
+    /// Decides what the ring needs and does it; consumers that hold the tail for too long are cut loose.
+    /// Returns the names of those.
+    ///
+    /// # Errors
+    /// [`StorageError`]: final, the store is degraded.
+    pub fn relieve(&self) -> Result<Vec<String>, StorageError> {
+        let decision = relief(&self.state.lock().space(self.journal.layout.ring_bytes()));
+        match decision {
+            Relief::None => Ok(Vec::new()),
+            Relief::Checkpoint => self.checkpoint().map(|()| Vec::new()),
+            Relief::CutLoose { below } => {
+                let cut = self.cut_loose(below)?;
+                self.checkpoint()?;
+                Ok(cut)
+            }
+        }
+    }
+
+    /// Whether a checkpoint would change anything.
+    #[must_use]
+    pub fn checkpoint_due(&self) -> bool {
+        let state = self.state.lock();
+        let points = &state.points;
+        let copying = state.copy.state == CopyState::Copying
+            && (state.copy.written != state.copy.durable || state.copy_is_complete(self.volume_bytes()));
+        points.mirrored != points.applied || state.next_tail(points.mirrored) != points.tail || copying
+    }
+
+    /// Ends the use of the store: everything durable, the superblock marked clean.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the next start then is an unclean one, and nothing is lost.
+    pub fn shut_down(&self) -> Result<(), StorageError> {
+        self.sync()?;
+        while self.drain()? {}
+        self.checkpoint()?;
+        let mut superblock = self.superblock.lock();
+        superblock.clean = true;
+        self.guard(self.write_superblock(&mut superblock))
+    }
+
+    /// Changes the superblock durably.
+    pub(super) fn persist(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), StorageError> {
+        let mut superblock = self.superblock.lock();
+        change(&mut superblock);
+        self.guard(self.write_superblock(&mut superblock))
+    }
+
+    pub(super) fn write_superblock(&self, superblock: &mut Superblock) -> Result<(), StorageError> {
+        superblock.generation += 1;
+        store_superblock(self.journal.device.as_ref(), superblock)?;
+        self.journal.device.sync()
+    }
+
+    fn persist_maps(&self) -> Result<(), StorageError> {
+        // Taken out of the lock one by one: a map is at most 2 MiB, and writes go on meanwhile.
+        let count = self.state.lock().consumers.len();
+        for index in 0..count {
+            let mut state = self.state.lock();
+            if let Some(consumer) = state.consumers.get_mut(index) {
+                let persisted = consumer.map.persist();
+                drop(state);
+                self.guard(persisted)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn update_superblock(&self, superblock: &mut Superblock, mirrored: ChainPoint, copied: u64) {
+        let mut state = self.state.lock();
+        superblock.mirrored = mirrored;
+        superblock.tail = state.next_tail(mirrored);
+        superblock.head = state.points.durable;
+        superblock.totals = state.totals();
+        superblock.consumers = state.consumers.iter().map(slot).collect();
+        if state.copy.state == CopyState::Copying {
+            superblock.copy_offset = copied;
+            superblock.consistent_from = state.copy.consistent_from;
+            let whole = copied == superblock.volume_bytes && state.copy.consistent_from_known();
+            if whole && mirrored.record >= state.copy.consistent_from {
+                superblock.copy = CopyState::Complete;
+            }
+        }
+        state.space_wanted = false;
+    }
+
+    /// Takes over into the state what the superblock now says durably.
+    fn adopt(&self, superblock: &Superblock) {
+        let mut state = self.state.lock();
+        state.points.mirrored = superblock.mirrored;
+        state.points.tail = superblock.tail;
+        state.copy.durable = superblock.copy_offset;
+        state.copy.state = superblock.copy;
+        state.points.assert_ordered();
+        self.tail_address
+            .store(superblock.tail.address, Ordering::Release);
+    }
+}
+
+fn slot(consumer: &super::Consumer) -> ConsumerSlot {
+    ConsumerSlot {
+        name: consumer.name.clone(),
+        state: consumer.state,
+        acked: consumer.acked,
+    }
+}
+
+impl super::CopyProgress {
+    /// Whether the sender has named the record from which the replica is consistent.
+    fn consistent_from_known(&self) -> bool {
+        self.consistent_from != u64::MAX
+    }
+}
+
+impl super::state::State {
+    /// Whether a copy has everything it needs to be declared complete at the next checkpoint.
+    fn copy_is_complete(&self, volume_bytes: u64) -> bool {
+        self.copy.written == volume_bytes
+            && self.copy.consistent_from_known()
+            && self.points.applied.record >= self.copy.consistent_from
+    }
+}
+
+impl super::Consumer {
+    /// Whether records are kept for it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.state != ConsumerState::NeedsCopy
+    }
+}

@@ -1,0 +1,231 @@
+//! Remotes: what the journal keeps for each, and what becomes of one that falls too far behind.
+
+use super::Store;
+use super::state::Consumer;
+use crate::block_map::BlockMap;
+use crate::device::Device;
+use crate::error::StorageError;
+use crate::journal::{ChunkSpan, ReadError};
+use farside_protocol::journal::{ChainPoint, ConsumerState, RecordKind, What};
+use std::sync::Arc;
+
+/// What a store says about one of its consumers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerView {
+    /// What it may expect.
+    pub state: ConsumerState,
+    /// Up to where it confirmed.
+    pub acked: ChainPoint,
+    /// Bytes that changed since it was cut loose.
+    pub dirty_bytes: u64,
+}
+
+impl Store {
+    /// What is known about a consumer.
+    #[must_use]
+    pub fn consumer(&self, name: &str) -> Option<ConsumerView> {
+        let state = self.state.lock();
+        let consumer = state.consumers.iter().find(|consumer| consumer.name == name)?;
+        let dirty = if consumer.is_held() {
+            0
+        } else {
+            consumer.map.marked_bytes()
+        };
+        Some(ConsumerView {
+            state: consumer.state,
+            acked: consumer.acked,
+            dirty_bytes: dirty,
+        })
+    }
+
+    /// Adds a consumer that needs a copy, with the device that holds its dirty-block map.
+    ///
+    /// # Errors
+    /// [`StorageError`]; also when there are too many.
+    pub fn add_consumer(&self, name: &str, map: Arc<dyn Device>) -> Result<(), StorageError> {
+        let mut map = BlockMap::open(map, self.journal.volume, self.volume_bytes())?;
+        map.mark(0, self.volume_bytes());
+        let consumer = Consumer {
+            name: name.to_owned(),
+            state: ConsumerState::NeedsCopy,
+            acked: ChainPoint::default(),
+            map,
+        };
+        self.state.lock().consumers.push(consumer);
+        self.checkpoint()
+    }
+
+    /// Forgets a consumer; the tail no longer waits for it.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn remove_consumer(&self, name: &str) -> Result<(), StorageError> {
+        self.state
+            .lock()
+            .consumers
+            .retain(|consumer| consumer.name != name);
+        self.checkpoint()
+    }
+
+    /// Begins or restarts the copy for a consumer: from now on everything after the image's position is kept
+    /// for it. Returns that position, the base of the copy.
+    ///
+    /// # Errors
+    /// [`StorageError`]; also for an unknown consumer.
+    pub fn begin_consumer_copy(&self, name: &str) -> Result<ChainPoint, StorageError> {
+        let base = {
+            let mut state = self.state.lock();
+            let base = state.points.applied;
+            let consumer = find(&mut state.consumers, name, self.name())?;
+            consumer.state = ConsumerState::Copying;
+            consumer.acked = base;
+            base
+        };
+        self.checkpoint()?;
+        Ok(base)
+    }
+
+    /// The consumer holds everything up to `acked`; `complete` ends its copy.
+    ///
+    /// # Errors
+    /// [`StorageError`] for an unknown consumer. A consumer that was cut loose meanwhile stays so.
+    pub fn acknowledge(&self, name: &str, acked: ChainPoint, complete: bool) -> Result<(), StorageError> {
+        let mut state = self.state.lock();
+        let durable = state.points.durable;
+        let consumer = find(&mut state.consumers, name, self.name())?;
+        if !consumer.is_held() {
+            return Ok(());
+        }
+        if acked.record > durable.record {
+            return Err(StorageError::refused(
+                name,
+                "confirmed records that were never sent to it",
+            ));
+        }
+        if acked.address > consumer.acked.address {
+            consumer.acked = acked;
+        }
+        if complete && consumer.state == ConsumerState::Copying {
+            consumer.state = ConsumerState::Attached;
+            consumer.map.clear();
+        }
+        Ok(())
+    }
+
+    /// Lowest record that every consumer with kept records has confirmed; the durable one without any.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        let state = self.state.lock();
+        state
+            .holders()
+            .map(|consumer| consumer.acked.record)
+            .min()
+            .unwrap_or(state.points.durable.record)
+    }
+
+    /// Counts blocks that went to remotes and that they confirmed.
+    pub fn count_link(&self, sent_blocks: u64, received_blocks: u64) {
+        let mut state = self.state.lock();
+        state.counters.sent_blocks += sent_blocks;
+        state.counters.received_blocks += received_blocks;
+    }
+
+    /// Chunks after `from`, up to `limit`, as many whole ones as `max_bytes` hold.
+    ///
+    /// # Errors
+    /// [`ReadError::Behind`] when the ring has moved past `from`; [`ReadError::Storage`].
+    pub fn read_chunks(
+        &self,
+        from: &ChainPoint,
+        limit: &ChainPoint,
+        max_bytes: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Vec<ChunkSpan>, ReadError> {
+        if from.address >= limit.address {
+            return Ok(Vec::new());
+        }
+        let spans = self.journal.read_run(from, limit.address, max_bytes, buffer)?;
+        let tail = self.state.lock().points.tail;
+        match (spans.is_empty(), from.address < tail.address) {
+            (_, true) => Err(ReadError::Behind(from.record)),
+            (false, false) => Ok(spans),
+            (true, false) => {
+                let offset = self.journal.layout.file_offset(from.address);
+                let text = format!(
+                    "chunk {} was durable and is no longer readable",
+                    from.sequence + 1
+                );
+                Err(StorageError::damaged(self.name(), offset, text).into())
+            }
+        }
+    }
+
+    /// The point just after the chunk whose last record is `record`; `None` if the journal no longer has it.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn locate(&self, record: u64) -> Result<Option<ChainPoint>, StorageError> {
+        let points = self.points();
+        self.journal.locate(record, &points.tail, &points.durable)
+    }
+
+    /// Cuts loose all consumers confirmed up to an address below `below`: what they miss goes to their maps.
+    pub(super) fn cut_loose(&self, below: u64) -> Result<Vec<String>, StorageError> {
+        let behind: Vec<(String, ChainPoint)> = {
+            let state = self.state.lock();
+            let behind = state.holders().filter(|consumer| consumer.acked.address < below);
+            behind
+                .map(|consumer| (consumer.name.clone(), consumer.acked))
+                .collect()
+        };
+        for (name, acked) in &behind {
+            // The long walk first, while the host goes on; then the little that came meanwhile, with appends held.
+            let walked = self.mark_missed(name, *acked, self.points().journaled)?;
+            let _appender = self.appender.lock();
+            self.mark_missed(name, walked, self.points().journaled)?;
+            let mut state = self.state.lock();
+            let volume_bytes = self.volume_bytes();
+            let consumer = find(&mut state.consumers, name, self.name())?;
+            // An interrupted copy leaves no base to which marked blocks could be added.
+            if consumer.state == ConsumerState::Copying {
+                consumer.map.mark(0, volume_bytes);
+            }
+            consumer.state = ConsumerState::NeedsCopy;
+        }
+        Ok(behind.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// Marks what the records between two points change; returns the point reached.
+    pub(super) fn mark_missed(
+        &self,
+        name: &str,
+        from: ChainPoint,
+        to: ChainPoint,
+    ) -> Result<ChainPoint, StorageError> {
+        self.journal.walk(from, to.address, |_, what| {
+            let mut state = self.state.lock();
+            let consumer = state.consumers.iter_mut().find(|consumer| consumer.name == name);
+            if let Some(consumer) = consumer {
+                mark_all(consumer, what);
+            }
+        })
+    }
+}
+
+fn mark_all(consumer: &mut Consumer, what: &What<'_>) {
+    for record in what
+        .records()
+        .filter(|record| !matches!(record.kind, RecordKind::Mark(_)))
+    {
+        consumer.map.mark(record.offset, record.end());
+    }
+}
+
+fn find<'a>(
+    consumers: &'a mut [Consumer],
+    name: &str,
+    store: &str,
+) -> Result<&'a mut Consumer, StorageError> {
+    let found = consumers.iter_mut().find(|consumer| consumer.name == name);
+    found.ok_or_else(|| StorageError::refused(store, format!("has no remote named {name}")))
+}

@@ -1,0 +1,149 @@
+//! The image consumer: takes durable chunks, merges what overlaps, writes the image in order of offset.
+//!
+//! Nothing that is not durable in the journal ever reaches the image. Payload checksums are checked here
+//! again. A crash in the middle is repaired by doing the same once more.
+
+use super::Store;
+use crate::error::StorageError;
+use crate::journal::ChunkSpan;
+use crate::limits::DRAIN_BATCH_BYTES;
+use crate::overlay::{Overlay, Piece, Source};
+use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
+use farside_protocol::journal::{ChainPoint, RecordKind, What};
+use std::io::IoSlice;
+use std::sync::atomic::Ordering;
+
+/// Buffers of the image consumer, kept between steps.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    buffer: Vec<u8>,
+    merged: Overlay,
+}
+
+impl Store {
+    /// Brings the image forward by up to one batch of durable chunks. `Ok(false)`: there was nothing to do.
+    ///
+    /// # Errors
+    /// [`StorageError`] of the journal or the image; after a failed write the store is degraded for good.
+    pub fn drain(&self) -> Result<bool, StorageError> {
+        let mut drain = self.drain.lock();
+        self.check_usable()?;
+        let (from, limit) = {
+            let state = self.state.lock();
+            (state.points.applied, state.points.durable)
+        };
+        if from.address >= limit.address {
+            return Ok(false);
+        }
+        let Drain { buffer, merged } = &mut *drain;
+        let spans = self
+            .journal
+            .read_run(&from, limit.address, DRAIN_BATCH_BYTES, buffer)?;
+        let Some(last) = spans.last().map(|span| span.after) else {
+            return Err(self.fail(self.lost_chunk(&from)));
+        };
+        let base = spans[0].address;
+        self.guard(self.merge(&spans, buffer, merged))?;
+        self.image_generation.fetch_add(1, Ordering::AcqRel);
+        let written = self.guard(self.write_image(merged, buffer, base));
+        if written.is_ok() {
+            self.step_applied(merged, last);
+        }
+        self.image_generation.fetch_add(1, Ordering::AcqRel);
+        merged.clear();
+        written.map(|()| true)
+    }
+
+    fn lost_chunk(&self, after: &ChainPoint) -> StorageError {
+        let offset = self.journal.layout.file_offset(after.address);
+        let text = format!(
+            "chunk {} was durable and is no longer readable",
+            after.sequence + 1
+        );
+        StorageError::damaged(self.journal.device.name(), offset, text)
+    }
+
+    /// Collects what a batch changes, later records over earlier ones, payloads verified.
+    fn merge(&self, spans: &[ChunkSpan], buffer: &[u8], merged: &mut Overlay) -> Result<(), StorageError> {
+        for span in spans {
+            let damaged = |problem: String| {
+                let offset = self.journal.layout.file_offset(span.address);
+                StorageError::damaged(self.journal.device.name(), offset, problem)
+            };
+            let what =
+                What::decode(&buffer[span.what.clone()]).map_err(|error| damaged(error.to_string()))?;
+            if !what.data_is_intact(&buffer[span.data.clone()]) {
+                return Err(damaged(format!(
+                    "payload checksum mismatch in chunk {}",
+                    what.header.sequence
+                )));
+            }
+            let mut data = span.address + BLOCK_BYTES_U64;
+            for record in what.records() {
+                let source = match record.kind {
+                    RecordKind::Write => Source::Journal(data),
+                    RecordKind::Trim => Source::Zero {
+                        address: span.address,
+                        allocate: false,
+                    },
+                    RecordKind::Zero { allocate } => Source::Zero {
+                        address: span.address,
+                        allocate,
+                    },
+                    RecordKind::Mark(_) => continue,
+                };
+                data += u64::from(record.payload_bytes());
+                merged.insert(record.offset, record.end(), source);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the merged pieces; neighbours go out with one call.
+    fn write_image(&self, merged: &Overlay, buffer: &[u8], base: u64) -> Result<(), StorageError> {
+        let bytes = |piece: &Piece, address: u64| {
+            let at = usize::try_from(address - base).unwrap_or(usize::MAX);
+            &buffer[at..at + usize::try_from(piece.end - piece.offset).unwrap_or(usize::MAX)]
+        };
+        let mut run: Vec<IoSlice<'_>> = Vec::new();
+        let (mut start, mut end) = (0, 0);
+        for piece in merged.iter() {
+            if piece.offset != end || run.len() >= BLOCK_BYTES / 16 {
+                self.write_run(&mut run, start)?;
+            }
+            if run.is_empty() {
+                start = piece.offset;
+            }
+            match piece.source {
+                Source::Journal(address) => run.push(IoSlice::new(bytes(&piece, address))),
+                Source::Zero { allocate, .. } => {
+                    self.write_run(&mut run, start)?;
+                    self.image
+                        .zero_at(piece.offset, piece.end - piece.offset, allocate)?;
+                }
+            }
+            end = piece.end;
+        }
+        self.write_run(&mut run, start)
+    }
+
+    fn write_run(&self, run: &mut Vec<IoSlice<'_>>, offset: u64) -> Result<(), StorageError> {
+        if run.is_empty() {
+            return Ok(());
+        }
+        self.image.write_at(run, offset)?;
+        run.clear();
+        Ok(())
+    }
+
+    fn step_applied(&self, merged: &Overlay, last: ChainPoint) {
+        let mut state = self.state.lock();
+        if state.keeps_overlay {
+            for piece in merged.iter() {
+                state.overlay.remove(piece.offset, piece.end, last.address);
+            }
+        }
+        state.points.applied = last;
+        state.points.assert_ordered();
+    }
+}

@@ -1,0 +1,178 @@
+//! A store: an image behind a journal, with the overlay between them. Volumes and replicas are both stores.
+//!
+//! Contract: [`Store::append`] puts changes into the journal, visible at once; [`Store::sync`] makes them
+//! durable; [`Store::drain`] brings durable ones into the image; [`Store::checkpoint`] makes the image durable
+//! and gives ring space back; [`Store::relieve`] decides when. Each is a plain call that blocks on its device
+//! only; who calls them, and on which threads, is decided outside. Any of them may run at the same time.
+//!
+//! Order of locks: drain, superblock, appender, state; the sync gate before state. A failed write or sync is
+//! final: it is latched, and every later call says so.
+
+mod core;
+mod state;
+mod append;
+mod read;
+mod drain;
+mod checkpoint;
+mod consumers;
+mod replica;
+mod open;
+#[cfg(test)]
+mod tests;
+
+use crate::clock::Clock;
+use crate::device::Device;
+use crate::error::StorageError;
+use crate::journal::{Journal, Recovered};
+use append::Appender;
+use drain::Drain;
+use farside_protocol::journal::{ChainPoint, Superblock};
+use parking_lot::Mutex;
+use state::State;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+pub use self::core::Relief;
+pub use append::{AppendError, Appended, Change};
+pub use consumers::ConsumerView;
+pub use open::{StoreDevices, StoreParameters};
+pub use read::ReadOutcome;
+pub use state::{Consumer, CopyProgress, Counters, Points};
+
+/// An image behind a journal.
+#[derive(Debug)]
+pub struct Store {
+    name: String,
+    journal: Journal,
+    image: Arc<dyn Device>,
+    clock: Arc<dyn Clock>,
+    volume_bytes: u64,
+    opened: Snapshot,
+    appender: Mutex<Appender>,
+    drain: Mutex<Drain>,
+    sync_gate: Mutex<()>,
+    superblock: Mutex<Superblock>,
+    state: Mutex<State>,
+    /// Odd while the image is being written; changes with every batch.
+    image_generation: AtomicU64,
+    tail_address: AtomicU64,
+    failure: Mutex<Option<String>>,
+    failed: AtomicBool,
+}
+
+/// What was found when the store was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Whether the last use ended cleanly.
+    pub clean: bool,
+    /// The epoch that writes belong to now.
+    pub epoch: u64,
+    /// What recovery found.
+    pub recovered: Recovered,
+}
+
+impl Store {
+    /// Name of the volume.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Size of the volume in bytes.
+    #[must_use]
+    pub fn volume_bytes(&self) -> u64 {
+        self.volume_bytes
+    }
+
+    /// What was found when the store was opened.
+    #[must_use]
+    pub fn opened(&self) -> Snapshot {
+        self.opened
+    }
+
+    /// A copy of the superblock as last written.
+    #[must_use]
+    pub fn superblock(&self) -> Superblock {
+        self.superblock.lock().clone()
+    }
+
+    /// All points at one moment.
+    #[must_use]
+    pub fn points(&self) -> Points {
+        self.state.lock().points
+    }
+
+    /// Counters since the store was opened.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.state.lock().counters
+    }
+
+    /// Blocks written, sent and received over the journal's whole life.
+    #[must_use]
+    pub fn totals(&self) -> farside_protocol::journal::Totals {
+        self.state.lock().totals()
+    }
+
+    /// Ranges that wait for the image.
+    #[must_use]
+    pub fn pending_pieces(&self) -> usize {
+        self.state.lock().overlay.len()
+    }
+
+    /// Bytes of the ring in use, and of the whole ring.
+    #[must_use]
+    pub fn ring_use(&self) -> (u64, u64) {
+        let points = self.points();
+        (
+            points.journaled.address - points.tail.address,
+            self.journal.layout.ring_bytes(),
+        )
+    }
+
+    /// The image's position when no write to the image is under way: what a copy that has just read the image
+    /// is at most ahead of.
+    #[must_use]
+    pub fn settled(&self) -> ChainPoint {
+        let _drain = self.drain.lock();
+        self.points().applied
+    }
+
+    /// The image, to copy from. Holds durable records only.
+    #[must_use]
+    pub fn image(&self) -> &Arc<dyn Device> {
+        &self.image
+    }
+
+    /// The failure that degraded the store, if any.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
+    }
+
+    /// Latches a failed write or sync of the journal or image: it is final.
+    fn guard<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        result.map_err(|error| self.fail(error))
+    }
+
+    fn fail(&self, error: StorageError) -> StorageError {
+        let mut failure = self.failure.lock();
+        if failure.is_none() {
+            tracing::error!(volume = %self.name, "degraded: {error}; nothing is acknowledged until it is cleared");
+            *failure = Some(error.to_string());
+            self.failed.store(true, Ordering::Release);
+        }
+        error
+    }
+
+    fn check_usable(&self) -> Result<(), StorageError> {
+        if !self.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let problem = self.failure().unwrap_or_default();
+        Err(StorageError::Failed {
+            name: self.name.clone(),
+            problem,
+        })
+    }
+}

@@ -1,0 +1,250 @@
+//! Creating and opening a store: superblock, recovery, the overlay rebuilt from what the image lacks.
+
+use super::append::Appender;
+use super::drain::Drain;
+use super::state::{Consumer, CopyProgress, Counters, Points, State};
+use super::{Snapshot, Store};
+use crate::block_map::BlockMap;
+use crate::clock::Clock;
+use crate::device::Device;
+use crate::error::StorageError;
+use crate::journal::{Journal, load_superblock, recover, store_superblock};
+use crate::limits::{DEFAULT_SEGMENT_BYTES, MAX_WINDOW_BYTES};
+use crate::overlay::Overlay;
+use farside_protocol::journal::limits::{MIN_SEGMENT_BYTES, RING_OFFSET};
+use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Role, Superblock, Totals};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use uuid::Uuid;
+
+/// What decides a new store.
+#[derive(Debug, Clone)]
+pub struct StoreParameters {
+    /// Volume or replica.
+    pub role: Role,
+    /// Name of the volume.
+    pub name: String,
+    /// Its identity.
+    pub volume: Uuid,
+    /// Identity of the new journal.
+    pub journal: Uuid,
+    /// Its size.
+    pub volume_bytes: u64,
+    /// Bytes for the whole journal; rounded down to whole segments.
+    pub journal_bytes: u64,
+    /// Bytes of a segment; `None` chooses by the journal's size.
+    pub segment_bytes: Option<u32>,
+    /// Unit that feeds a replica; nil for a volume.
+    pub source: Uuid,
+}
+
+impl StoreParameters {
+    /// The first superblock: geometry decided, nothing journaled.
+    #[must_use]
+    pub fn superblock(&self, now_us: u64) -> Superblock {
+        let ring = self.journal_bytes.saturating_sub(RING_OFFSET);
+        let segment_bytes = self.segment_bytes.unwrap_or_else(|| {
+            let sixteenth = u32::try_from(ring / 16)
+                .unwrap_or(u32::MAX)
+                .max(MIN_SEGMENT_BYTES);
+            (1 << sixteenth.ilog2()).min(DEFAULT_SEGMENT_BYTES)
+        });
+        let segment_count = u32::try_from(ring / u64::from(segment_bytes)).unwrap_or(u32::MAX);
+        let window = u32::try_from(MAX_WINDOW_BYTES / u64::from(segment_bytes)).unwrap_or(u32::MAX);
+        Superblock {
+            role: self.role,
+            clean: true,
+            generation: 0,
+            journal: self.journal,
+            volume: self.volume,
+            volume_bytes: self.volume_bytes,
+            segment_bytes,
+            segment_count,
+            window_segments: window.min(segment_count / 4).max(1),
+            created_at_us: now_us,
+            epoch: 1,
+            starts: 0,
+            head: ChainPoint::default(),
+            tail: ChainPoint::default(),
+            mirrored: ChainPoint::default(),
+            copy: if self.role == Role::Volume {
+                CopyState::Complete
+            } else {
+                CopyState::Empty
+            },
+            copy_offset: 0,
+            consistent_from: 0,
+            name: self.name.clone(),
+            source: self.source,
+            totals: Totals::default(),
+            consumers: Vec::new(),
+        }
+    }
+}
+
+/// The devices of a store.
+#[derive(Debug, Clone)]
+pub struct StoreDevices {
+    /// The journal.
+    pub journal: Arc<dyn Device>,
+    /// The image: block N of the volume at block N.
+    pub image: Arc<dyn Device>,
+    /// The dirty-block maps of the consumers, in the superblock's order.
+    pub maps: Vec<Arc<dyn Device>>,
+}
+
+impl Store {
+    /// Writes the two superblocks of a new store.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn format(
+        journal: &dyn Device,
+        parameters: &StoreParameters,
+        now_us: u64,
+    ) -> Result<(), StorageError> {
+        let mut superblock = parameters.superblock(now_us);
+        for _ in 0..2 {
+            superblock.generation += 1;
+            store_superblock(journal, &superblock)?;
+        }
+        journal.sync()
+    }
+
+    /// Opens a store for use: finds the head, rebuilds the overlay, and marks the superblock as in use. After an
+    /// unclean end a new epoch begins.
+    ///
+    /// # Errors
+    /// [`StorageError`] that names the file, the place and the remedy.
+    pub fn open(devices: StoreDevices, clock: Arc<dyn Clock>) -> Result<Self, StorageError> {
+        let mut superblock = load_superblock(devices.journal.as_ref())?;
+        let recovered = recover(devices.journal.as_ref(), &superblock)?;
+        let clean = recovered.clean;
+        if !clean {
+            superblock.epoch = superblock.epoch.max(recovered.head.epoch) + 1;
+        }
+        superblock.starts += 1;
+        superblock.clean = false;
+        superblock.head = recovered.head;
+        let journal = Journal::new(devices.journal, &superblock);
+        let state = opening_state(&superblock, &recovered.head, devices.maps)?;
+        let store = Self {
+            name: superblock.name.clone(),
+            journal,
+            image: devices.image,
+            clock,
+            appender: Mutex::new(Appender::new(recovered.head, superblock.epoch)),
+            drain: Mutex::new(Drain::default()),
+            sync_gate: Mutex::new(()),
+            state: Mutex::new(state),
+            image_generation: AtomicU64::new(0),
+            tail_address: AtomicU64::new(superblock.tail.address),
+            failure: Mutex::new(None),
+            failed: std::sync::atomic::AtomicBool::new(false),
+            volume_bytes: superblock.volume_bytes,
+            opened: Snapshot {
+                clean,
+                epoch: superblock.epoch,
+                recovered,
+            },
+            superblock: Mutex::new(superblock),
+        };
+        store.journal.erase_false_successors(&recovered.head)?;
+        // What recovery read may be in the page cache only: durable from here on.
+        store.persist(|_| {})?;
+        store.take_up_pending()?;
+        store.mark_missed_by_consumers()?;
+        Ok(store)
+    }
+
+    /// Puts everything the image may lack into the overlay.
+    fn take_up_pending(&self) -> Result<(), StorageError> {
+        let (from, head) = {
+            let state = self.state.lock();
+            (state.points.applied, state.points.durable)
+        };
+        let mut state = self.state.lock();
+        let reached = self.journal.walk(from, head.address, |address, what| {
+            let after = crate::journal::point_after(what, address);
+            state.take_up(what, address, after);
+        })?;
+        state.points.journaled = head;
+        state.counters = Counters::default();
+        if reached != head {
+            let offset = self.journal.layout.file_offset(reached.address);
+            return Err(StorageError::damaged(
+                self.journal.device.name(),
+                offset,
+                format!(
+                    "chunk {} that the image still needs is unreadable",
+                    reached.sequence + 1
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A map is only synced at checkpoints; what the journal still holds may be missing in it.
+    fn mark_missed_by_consumers(&self) -> Result<(), StorageError> {
+        let points = self.points();
+        let loose: Vec<String> = {
+            let state = self.state.lock();
+            state
+                .consumers
+                .iter()
+                .filter(|consumer| !consumer.is_held())
+                .map(|c| c.name.clone())
+                .collect()
+        };
+        for name in loose {
+            self.mark_missed(&name, points.tail, points.journaled)?;
+        }
+        Ok(())
+    }
+}
+
+fn opening_state(
+    superblock: &Superblock,
+    head: &ChainPoint,
+    maps: Vec<Arc<dyn Device>>,
+) -> Result<State, StorageError> {
+    let mut consumers = Vec::new();
+    for (slot, map) in superblock.consumers.iter().zip(maps) {
+        let map = BlockMap::open(map, superblock.volume, superblock.volume_bytes)?;
+        // A consumer without a copy starts over; one in the middle of it goes on.
+        let state = if slot.acked.record < superblock.tail.record {
+            ConsumerState::NeedsCopy
+        } else {
+            slot.state
+        };
+        consumers.push(Consumer {
+            name: slot.name.clone(),
+            state,
+            acked: slot.acked,
+            map,
+        });
+    }
+    let applied = superblock.mirrored;
+    Ok(State {
+        points: Points {
+            tail: superblock.tail,
+            mirrored: applied,
+            applied,
+            durable: *head,
+            journaled: *head,
+        },
+        overlay: Overlay::new(),
+        keeps_overlay: superblock.role == Role::Volume,
+        consumers,
+        copy: CopyProgress {
+            state: superblock.copy,
+            written: superblock.copy_offset,
+            durable: superblock.copy_offset,
+            consistent_from: superblock.consistent_from,
+        },
+        counters: Counters::default(),
+        totals: superblock.totals,
+        space_wanted: false,
+    })
+}

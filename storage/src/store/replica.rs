@@ -1,0 +1,121 @@
+//! The receiving side's additions: a first copy that is written straight into the image while chunks arrive.
+//!
+//! A copied range holds every record the sender's image had when it was read; all later ones follow as chunks
+//! and are applied after it. So the image is a state of the volume once every range is copied and the record
+//! that the sender named at the end is applied, and not before.
+
+use super::Store;
+use super::state::CopyProgress;
+use crate::error::StorageError;
+use farside_protocol::journal::{ChainPoint, CopyState};
+use std::io::IoSlice;
+use uuid::Uuid;
+
+/// `consistent_from` while the sender has not named it.
+const UNKNOWN: u64 = u64::MAX;
+
+impl Store {
+    /// How far the copy has come.
+    #[must_use]
+    pub fn copy_progress(&self) -> CopyProgress {
+        self.state.lock().copy
+    }
+
+    /// Gives up what the replica holds and begins a copy whose first chunk follows `base` of the sender's chain.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn begin_copy(&self, base: &ChainPoint, source: Uuid) -> Result<(), StorageError> {
+        let _drain = self.drain.lock();
+        let mut appender = self.appender.lock();
+        // Addresses only grow, so that nothing of the old history can ever pass for the new one.
+        let layout = self.journal.layout;
+        let address = layout.segment_end(appender.head.address.max(1) - 1);
+        let start = ChainPoint { address, ..*base };
+        let copy = CopyProgress {
+            state: CopyState::Copying,
+            written: 0,
+            durable: 0,
+            consistent_from: UNKNOWN,
+        };
+        self.persist(|superblock| {
+            superblock.head = start;
+            superblock.tail = start;
+            superblock.mirrored = start;
+            superblock.copy = CopyState::Copying;
+            superblock.copy_offset = 0;
+            superblock.consistent_from = UNKNOWN;
+            superblock.source = source;
+        })?;
+        appender.head = start;
+        let mut state = self.state.lock();
+        state.points = super::Points {
+            tail: start,
+            mirrored: start,
+            applied: start,
+            durable: start,
+            journaled: start,
+        };
+        state.overlay.clear();
+        state.copy = copy;
+        self.tail_address
+            .store(start.address, std::sync::atomic::Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes copied data; `offset` must be where the copy stands.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn write_copy(&self, offset: u64, data: &[u8]) -> Result<(), StorageError> {
+        self.check_copy(offset, data.len() as u64)?;
+        self.guard(self.image.write_at(&mut [IoSlice::new(data)], offset))?;
+        self.state.lock().copy.written = offset + data.len() as u64;
+        Ok(())
+    }
+
+    /// Zeroes a copied range that is a hole at the sender; `offset` must be where the copy stands.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn zero_copy(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.check_copy(offset, length)?;
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let extent = self.image.extent_at(at, end)?;
+            if extent.data {
+                self.guard(self.image.zero_at(at, extent.length, false))?;
+            }
+            at += extent.length.max(1);
+        }
+        self.state.lock().copy.written = end;
+        Ok(())
+    }
+
+    /// The sender has copied everything: the replica is consistent once `record` is applied.
+    ///
+    /// # Errors
+    /// [`StorageError`] when not everything was copied.
+    pub fn end_copy(&self, record: u64) -> Result<(), StorageError> {
+        self.check_copy(self.volume_bytes(), 0)?;
+        self.state.lock().copy.consistent_from = record;
+        Ok(())
+    }
+
+    fn check_copy(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.check_usable()?;
+        let copy = self.copy_progress();
+        let fits = offset
+            .checked_add(length)
+            .is_some_and(|end| end <= self.volume_bytes());
+        if copy.state != CopyState::Copying || copy.written != offset || !fits {
+            let text = format!(
+                "copied range {offset}+{length} does not follow {} ({:?})",
+                copy.written, copy.state
+            );
+            return Err(StorageError::refused(self.name(), text));
+        }
+        Ok(())
+    }
+}
