@@ -1,7 +1,7 @@
 //! Blocking file I/O behind one narrow door: devices, the clock, the journal ring, images, the overlay.
 //!
-//! Never here: async, sockets, threads of its own. Whoever calls decides on which thread a step runs, which
-//! is also how the simulator drives the same code. Modules stand in the order in which a write passes them.
+//! Never here: async, sockets. A store's steps run on the thread that calls them, which is how the simulator
+//! drives the same code; the only threads are those of [`Keeper`], which the product starts and nobody else. Modules stand in the order in which a write passes them.
 
 pub mod limits;
 mod error;
@@ -13,6 +13,7 @@ mod journal;
 mod block_map;
 mod store;
 mod files;
+mod keeper;
 #[cfg(test)]
 mod test_disk;
 
@@ -24,6 +25,7 @@ pub use files::{FileSet, OpenMode, StoreFiles, create_files, open_files, open_ma
 pub use journal::{
     ChunkSpan, Layout, ReadError, Recovered, Scan, ScannedChunk, load_superblock, recover, scan_all,
 };
+pub use keeper::{Keeper, StoreEvent, StoreObserver};
 pub use overlay::{Overlay, Piece, Source};
 pub use small_file::{read_small_file, remove_file_durably, replace_file, sync_directory};
 pub use store::{

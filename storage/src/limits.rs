@@ -1,5 +1,19 @@
 //! Limits of the storage layer, each with the reason for its size.
 
+use std::time::Duration;
+
+/// How long a change may stay non-durable while nobody asks for a flush: bounds the lag of remotes.
+pub const SYNC_INTERVAL: Duration = Duration::from_millis(40);
+/// Non-durable bytes of journal at which a sync begins without waiting.
+pub const EAGER_SYNC_BYTES: u64 = 16 << 20;
+/// How long the image consumer waits for more before it writes a small batch.
+pub const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+/// Durable bytes of journal at which the image consumer does not wait for more.
+pub const EAGER_DRAIN_BYTES: u64 = 4 << 20;
+/// How often positions are recorded while something changes.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+/// The same while a copy is being received, whose progress it makes durable.
+pub const COPY_CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
 /// Bytes of journal that one step of the image consumer reads, merges and writes.
 pub const DRAIN_BATCH_BYTES: usize = 8 << 20;
 /// Overlay pieces (pending ranges of the image) at which host writes wait for the image: about 40 MB of memory.

@@ -89,9 +89,12 @@ impl Store {
         self.sync()?;
         while self.drain()? {}
         self.checkpoint()?;
-        let mut superblock = self.superblock.lock();
-        superblock.clean = true;
-        self.guard(self.write_superblock(&mut superblock))
+        let _appender = self.appender.lock();
+        self.closed.store(true, Ordering::Release);
+        // A change that slipped in between belongs to no clean end; it is recovered like after a crash.
+        let points = self.points();
+        let quiet = points.mirrored == points.journaled;
+        self.persist(|superblock| superblock.clean = quiet)
     }
 
     /// Changes the superblock durably.

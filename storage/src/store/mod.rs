@@ -5,7 +5,7 @@
 //! and gives ring space back; [`Store::relieve`] decides when. Each is a plain call that blocks on its device
 //! only; who calls them, and on which threads, is decided outside. Any of them may run at the same time.
 //!
-//! Order of locks: drain, superblock, appender, state; the sync gate before state. A failed write or sync is
+//! Order of locks: drain, sync gate, appender, superblock, state. A failed write or sync is
 //! final: it is latched, and every later call says so.
 
 mod core;
@@ -58,6 +58,7 @@ pub struct Store {
     tail_address: AtomicU64,
     failure: Mutex<Option<String>>,
     failed: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// What was found when the store was opened.
@@ -138,6 +139,12 @@ impl Store {
         self.points().applied
     }
 
+    /// The clock the store goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     /// The image, to copy from. Holds durable records only.
     #[must_use]
     pub fn image(&self) -> &Arc<dyn Device> {
@@ -166,10 +173,15 @@ impl Store {
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {
-        if !self.failed.load(Ordering::Acquire) {
+        let closed = self.closed.load(Ordering::Acquire);
+        if !self.failed.load(Ordering::Acquire) && !closed {
             return Ok(());
         }
-        let problem = self.failure().unwrap_or_default();
+        let problem = if closed {
+            "it was shut down".to_owned()
+        } else {
+            self.failure().unwrap_or_default()
+        };
         Err(StorageError::Failed {
             name: self.name.clone(),
             problem,

@@ -15,7 +15,7 @@ use farside_protocol::journal::limits::{MIN_SEGMENT_BYTES, RING_OFFSET};
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Role, Superblock, Totals};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use uuid::Uuid;
 
 /// What decides a new store.
@@ -141,7 +141,8 @@ impl Store {
             image_generation: AtomicU64::new(0),
             tail_address: AtomicU64::new(superblock.tail.address),
             failure: Mutex::new(None),
-            failed: std::sync::atomic::AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             volume_bytes: superblock.volume_bytes,
             opened: Snapshot {
                 clean,

@@ -9,6 +9,7 @@ use super::state::CopyProgress;
 use crate::error::StorageError;
 use farside_protocol::journal::{ChainPoint, CopyState};
 use std::io::IoSlice;
+use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
 /// `consistent_from` while the sender has not named it.
@@ -27,26 +28,21 @@ impl Store {
     /// [`StorageError`].
     pub fn begin_copy(&self, base: &ChainPoint, source: Uuid) -> Result<(), StorageError> {
         let _drain = self.drain.lock();
+        let _gate = self.sync_gate.lock();
         let mut appender = self.appender.lock();
+        let mut superblock = self.superblock.lock();
+        self.check_usable()?;
         // Addresses only grow, so that nothing of the old history can ever pass for the new one.
-        let layout = self.journal.layout;
-        let address = layout.segment_end(appender.head.address.max(1) - 1);
+        let address = self.journal.layout.segment_end(appender.head.address.max(1) - 1);
         let start = ChainPoint { address, ..*base };
-        let copy = CopyProgress {
-            state: CopyState::Copying,
-            written: 0,
-            durable: 0,
-            consistent_from: UNKNOWN,
-        };
-        self.persist(|superblock| {
-            superblock.head = start;
-            superblock.tail = start;
-            superblock.mirrored = start;
-            superblock.copy = CopyState::Copying;
-            superblock.copy_offset = 0;
-            superblock.consistent_from = UNKNOWN;
-            superblock.source = source;
-        })?;
+        superblock.head = start;
+        superblock.tail = start;
+        superblock.mirrored = start;
+        superblock.copy = CopyState::Copying;
+        superblock.copy_offset = 0;
+        superblock.consistent_from = UNKNOWN;
+        superblock.source = source;
+        self.guard(self.write_superblock(&mut superblock))?;
         appender.head = start;
         let mut state = self.state.lock();
         state.points = super::Points {
@@ -57,9 +53,13 @@ impl Store {
             journaled: start,
         };
         state.overlay.clear();
-        state.copy = copy;
-        self.tail_address
-            .store(start.address, std::sync::atomic::Ordering::Release);
+        state.copy = CopyProgress {
+            state: CopyState::Copying,
+            written: 0,
+            durable: 0,
+            consistent_from: UNKNOWN,
+        };
+        self.tail_address.store(start.address, Ordering::Release);
         Ok(())
     }
 

@@ -1,0 +1,276 @@
+//! A volume: a store with hosts in front of it and remotes behind it.
+//!
+//! Contract: a change is acknowledged when it is in the journal; a flush when everything journaled before it is
+//! durable; neither ever waits for a remote. After a failed write or sync the volume answers with errors and
+//! acknowledges nothing until it is started again by an operator.
+
+mod limits;
+mod shared;
+mod commit;
+#[cfg(test)]
+mod tests;
+
+use crate::targets::{Disk, DiskError, DiskGeometry, Position, Update};
+use bytes::{Bytes, BytesMut};
+use farside_protocol::journal::RecordKind;
+use farside_storage::{Change, Keeper, ReadOutcome, StorageError, Store};
+use limits::COLD_READ_BYTES;
+use shared::{HostCounters, Observer, Shared};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
+
+/// What hosts did since the volume was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HostActivity {
+    /// Writes, trims and zeroings.
+    pub writes: u64,
+    /// Bytes of the ranges they changed.
+    pub write_bytes: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Waits for durability: flushes and FUA.
+    pub flushes: u64,
+}
+
+/// A disk that hosts attach and remotes follow.
+#[derive(Debug)]
+pub struct Volume {
+    shared: Arc<Shared>,
+}
+
+impl Volume {
+    /// Takes an open store into service.
+    ///
+    /// # Errors
+    /// [`StorageError`] when its threads cannot be started.
+    pub fn start(store: Store) -> Result<Arc<Self>, StorageError> {
+        let shared = Arc::new(Shared::new(Arc::new(store)));
+        let observer = Arc::new(Observer(Arc::downgrade(&shared)));
+        let keeper = Keeper::start(shared.store.clone(), observer).map_err(|source| StorageError::Io {
+            operation: farside_storage::Operation::Open,
+            name: shared.store.name().to_owned(),
+            offset: 0,
+            source,
+        })?;
+        shared.keeper.set(keeper).expect("the keeper is set once, here");
+        Ok(Arc::new(Self { shared }))
+    }
+
+    /// The store behind the volume.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.shared.store
+    }
+
+    /// Changes whenever a position moves or a remote's state changes.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+
+    /// A remote confirmed more: the ring may have room.
+    pub fn remote_moved(&self) {
+        self.shared.relieve();
+    }
+
+    /// What hosts did since the volume was opened.
+    #[must_use]
+    pub fn activity(&self) -> HostActivity {
+        let HostCounters {
+            writes,
+            write_bytes,
+            reads,
+            read_bytes,
+            flushes,
+        } = &self.shared.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        HostActivity {
+            writes: get(writes),
+            write_bytes: get(write_bytes),
+            reads: get(reads),
+            read_bytes: get(read_bytes),
+            flushes: get(flushes),
+        }
+    }
+
+    /// Refuses new work from now on; what waits is answered.
+    pub fn begin_stop(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.wake_all();
+    }
+
+    /// Ends the volume: its threads stop, everything is made durable, the journal is marked clean. Blocks.
+    ///
+    /// # Errors
+    /// [`StorageError`]; nothing acknowledged is lost, but the next start is an unclean one.
+    pub fn shut_down(&self) -> Result<(), StorageError> {
+        self.begin_stop();
+        if let Some(keeper) = self.shared.keeper.get() {
+            keeper.stop();
+        }
+        let result = self.shared.store.shut_down();
+        self.shared.wake_all();
+        result
+    }
+
+    fn take(&self, batch: &mut Vec<Update>) -> VecDeque<Change> {
+        let arrived_us = self.shared.store.clock().wall_us();
+        let changes: VecDeque<Change> = batch
+            .drain(..)
+            .map(|update| change(update, arrived_us))
+            .filter(|change| change.length > 0)
+            .collect();
+        let bytes = changes.iter().map(|change| u64::from(change.length)).sum();
+        self.shared
+            .counters
+            .writes
+            .fetch_add(changes.len() as u64, Ordering::Relaxed);
+        self.shared
+            .counters
+            .write_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+        changes
+    }
+
+    fn count_read(&self, length: u32) {
+        self.shared.counters.reads.fetch_add(1, Ordering::Relaxed);
+        self.shared
+            .counters
+            .read_bytes
+            .fetch_add(u64::from(length), Ordering::Relaxed);
+    }
+
+    fn io_error(&self, error: &StorageError) -> DiskError {
+        tracing::debug!(volume = %self.shared.store.name(), "read failed: {error}");
+        DiskError::Io
+    }
+}
+
+fn change(update: Update, arrived_us: u64) -> Change {
+    let no_data = Bytes::new();
+    match update {
+        Update::Write { offset, data } => {
+            let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            Change {
+                offset,
+                length,
+                kind: RecordKind::Write,
+                data,
+                arrived_us,
+            }
+        }
+        Update::Trim { offset, length } => Change {
+            offset,
+            length,
+            kind: RecordKind::Trim,
+            data: no_data,
+            arrived_us,
+        },
+        Update::Zero {
+            offset,
+            length,
+            allocate,
+        } => Change {
+            offset,
+            length,
+            kind: RecordKind::Zero { allocate },
+            data: no_data,
+            arrived_us,
+        },
+    }
+}
+
+impl Disk for Volume {
+    fn geometry(&self) -> DiskGeometry {
+        let size_bytes = self.shared.store.volume_bytes();
+        DiskGeometry {
+            size_bytes,
+            preferred_block_bytes: 4096,
+            read_only: false,
+        }
+    }
+
+    async fn update(&self, batch: &mut Vec<Update>) -> Result<Position, DiskError> {
+        if self.shared.is_stopping() {
+            batch.clear();
+            return Err(DiskError::ShuttingDown);
+        }
+        let changes = self.take(batch);
+        if changes.is_empty() {
+            return Ok(self.journaled());
+        }
+        commit::commit(&self.shared, changes).await
+    }
+
+    fn read_cached(&self, offset: u64, length: u32, into: &mut BytesMut) -> Result<bool, DiskError> {
+        let start = into.len();
+        into.resize(start + length as usize, 0);
+        match self.shared.store.read_cached(offset, &mut into[start..]) {
+            Ok(ReadOutcome::Done) => {
+                self.count_read(length);
+                Ok(true)
+            }
+            Ok(ReadOutcome::WouldWait) => {
+                into.truncate(start);
+                Ok(false)
+            }
+            Err(error) => {
+                into.truncate(start);
+                Err(self.io_error(&error))
+            }
+        }
+    }
+
+    async fn read(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u32,
+        mut into: BytesMut,
+    ) -> Result<BytesMut, DiskError> {
+        if length > COLD_READ_BYTES {
+            return Err(DiskError::Io);
+        }
+        let volume = self.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let start = into.len();
+            into.resize(start + length as usize, 0);
+            volume
+                .shared
+                .store
+                .read(offset, &mut into[start..])
+                .map_err(|error| volume.io_error(&error))?;
+            volume.count_read(length);
+            Ok(into)
+        });
+        reading.await.unwrap_or(Err(DiskError::ShuttingDown))
+    }
+
+    fn journaled(&self) -> Position {
+        self.shared.store.points().journaled.record
+    }
+
+    async fn durable(&self, position: Position) -> Result<(), DiskError> {
+        self.shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        let mut durable = self.shared.durable.subscribe();
+        loop {
+            if *durable.borrow_and_update() >= position {
+                return if self.shared.store.failure().is_some() {
+                    Err(DiskError::Io)
+                } else {
+                    Ok(())
+                };
+            }
+            if self.shared.store.failure().is_some() {
+                return Err(DiskError::Io);
+            }
+            self.shared.flush();
+            if durable.changed().await.is_err() {
+                return Err(DiskError::ShuttingDown);
+            }
+        }
+    }
+}

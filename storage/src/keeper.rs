@@ -1,0 +1,243 @@
+//! The two threads that keep a store moving: one makes the journal durable, one serves the image.
+//!
+//! Only the product starts them; the simulator calls the same steps of [`Store`] itself. Both threads sleep
+//! while there is nothing to do, and end at the first failure, which is final.
+
+use crate::limits::{
+    CHECKPOINT_INTERVAL, COPY_CHECKPOINT_INTERVAL, DRAIN_INTERVAL, EAGER_DRAIN_BYTES, EAGER_SYNC_BYTES,
+    SYNC_INTERVAL,
+};
+use crate::store::Store;
+use farside_protocol::journal::CopyState;
+use parking_lot::{Condvar, Mutex};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What a keeper tells its owner, from its own threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// The durable position moved.
+    Durable,
+    /// The image or the ring moved; there may be room again.
+    Image,
+    /// These remotes held the tail too long and need a copy now.
+    CutLoose(Vec<String>),
+    /// The store failed; it acknowledges nothing any more.
+    Failed,
+}
+
+/// Receives the events of a keeper; must not block.
+pub trait StoreObserver: Debug + Send + Sync {
+    /// Something happened.
+    fn observe(&self, event: StoreEvent);
+}
+
+#[derive(Debug, Default)]
+struct Wants {
+    stop: bool,
+    /// Something was journaled since the last sync began.
+    dirty: bool,
+    /// Somebody waits for durability.
+    flush: bool,
+    /// Somebody waits for room, or a position moved that a checkpoint should record.
+    relief: bool,
+    /// Something durable is not in the image yet.
+    image: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Arc<Store>,
+    observer: Arc<dyn StoreObserver>,
+    wants: Mutex<Wants>,
+    sync: Condvar,
+    image: Condvar,
+}
+
+/// Keeps one store moving until it is stopped.
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Keeper {
+    /// Starts the threads of `store`.
+    ///
+    /// # Errors
+    /// The operating system's, when it gives no threads.
+    pub fn start(store: Arc<Store>, observer: Arc<dyn StoreObserver>) -> std::io::Result<Self> {
+        let wants = Wants {
+            dirty: true,
+            image: true,
+            ..Wants::default()
+        };
+        let shared = Shared {
+            store,
+            observer,
+            wants: Mutex::new(wants),
+            sync: Condvar::new(),
+            image: Condvar::new(),
+        };
+        let keeper = Self {
+            shared: Arc::new(shared),
+            threads: Mutex::new(Vec::new()),
+        };
+        keeper.spawn("sync", Shared::keep_durable)?;
+        keeper.spawn("image", Shared::keep_image)?;
+        Ok(keeper)
+    }
+
+    fn spawn(&self, what: &str, run: fn(&Shared)) -> std::io::Result<()> {
+        let shared = self.shared.clone();
+        let name = format!("{what} {}", self.shared.store.name());
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || run(&shared))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Something was journaled: make it durable soon.
+    pub fn appended(&self) {
+        let mut wants = self.shared.wants.lock();
+        if !wants.dirty {
+            wants.dirty = true;
+            self.shared.sync.notify_one();
+        }
+    }
+
+    /// Somebody waits for durability: make everything journaled durable now.
+    pub fn flush(&self) {
+        let mut wants = self.shared.wants.lock();
+        if !wants.flush {
+            wants.flush = true;
+            self.shared.sync.notify_one();
+        }
+    }
+
+    /// Somebody waits for room, or a remote confirmed more: see whether the tail can move.
+    pub fn relieve(&self) {
+        let mut wants = self.shared.wants.lock();
+        wants.relief = true;
+        self.shared.image.notify_one();
+    }
+
+    /// Ends both threads after the step they are in.
+    pub fn stop(&self) {
+        self.shared.wants.lock().stop = true;
+        self.shared.sync.notify_one();
+        self.shared.image.notify_one();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!(volume = %self.shared.store.name(), "a thread of the store panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn keep_durable(&self) {
+        while self.wait_for_sync_work() {
+            if self.store.sync().is_err() {
+                return self.observer.observe(StoreEvent::Failed);
+            }
+            self.observer.observe(StoreEvent::Durable);
+            let mut wants = self.wants.lock();
+            wants.image = true;
+            self.image.notify_one();
+        }
+    }
+
+    /// Waits until a flush is wanted, or for a while after something was journaled. False: stop.
+    fn wait_for_sync_work(&self) -> bool {
+        let mut wants = self.wants.lock();
+        while !wants.stop && !wants.flush && !wants.dirty {
+            self.sync.wait(&mut wants);
+        }
+        let mut waited = Duration::ZERO;
+        let step = SYNC_INTERVAL / 8;
+        while !wants.stop
+            && !wants.flush
+            && waited < SYNC_INTERVAL
+            && self.unsynced_bytes() < EAGER_SYNC_BYTES
+        {
+            self.sync.wait_for(&mut wants, step);
+            waited += step;
+        }
+        wants.flush = false;
+        wants.dirty = false;
+        !wants.stop
+    }
+
+    fn unsynced_bytes(&self) -> u64 {
+        let points = self.store.points();
+        points.journaled.address - points.durable.address
+    }
+
+    fn keep_image(&self) {
+        let mut last_checkpoint = self.store.clock().monotonic();
+        while self.wait_for_image_work() {
+            if self.image_step(&mut last_checkpoint).is_err() {
+                return self.observer.observe(StoreEvent::Failed);
+            }
+        }
+    }
+
+    /// Waits for something to do, but no longer than the shortest checkpoint interval. False: stop.
+    fn wait_for_image_work(&self) -> bool {
+        let mut wants = self.wants.lock();
+        if !wants.stop && !wants.relief && !wants.image {
+            self.image.wait_for(&mut wants, COPY_CHECKPOINT_INTERVAL);
+        }
+        let points = self.store.points();
+        if !wants.stop && !wants.relief && points.durable.address - points.applied.address < EAGER_DRAIN_BYTES
+        {
+            // A little patience lets neighbouring and overlapping writes meet in one batch.
+            self.image.wait_for(&mut wants, DRAIN_INTERVAL);
+        }
+        wants.image = false;
+        wants.relief = false;
+        !wants.stop
+    }
+
+    fn image_step(&self, last_checkpoint: &mut Duration) -> Result<(), crate::StorageError> {
+        while self.store.drain()? {
+            self.relieve()?;
+            self.observer.observe(StoreEvent::Image);
+            if self.wants.lock().stop {
+                break;
+            }
+        }
+        self.relieve()?;
+        let now = self.store.clock().monotonic();
+        let copying = self.store.copy_progress().state == CopyState::Copying;
+        let interval = if copying {
+            COPY_CHECKPOINT_INTERVAL
+        } else {
+            CHECKPOINT_INTERVAL
+        };
+        if now.saturating_sub(*last_checkpoint) >= interval && self.store.checkpoint_due() {
+            self.store.checkpoint()?;
+            *last_checkpoint = self.store.clock().monotonic();
+        }
+        self.observer.observe(StoreEvent::Image);
+        Ok(())
+    }
+
+    fn relieve(&self) -> Result<(), crate::StorageError> {
+        let cut = self.store.relieve()?;
+        if !cut.is_empty() {
+            self.observer.observe(StoreEvent::CutLoose(cut));
+        }
+        Ok(())
+    }
+}
