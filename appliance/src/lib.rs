@@ -3,3 +3,4 @@
 //! Modules stand in the order in which a write passes them.
 
 pub mod targets;
+pub mod link;
