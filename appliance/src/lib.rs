@@ -4,3 +4,4 @@
 
 pub mod targets;
 pub mod volume;
+pub mod link;

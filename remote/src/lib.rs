@@ -1,1 +1,10 @@
-//! The remote unit.
+//! The remote unit: receives the journals of volumes that live elsewhere and keeps a replica of each.
+//!
+//! Modules stand in the order in which a chunk passes them.
+
+pub mod limits;
+pub mod sink;
+pub mod receiver;
+
+pub use receiver::{Receiver, ReceiverConfig, ReplicaLink};
+pub use sink::{Replicas, Sink, SinkError, SinkState};

@@ -1,1 +1,23 @@
-//! To be filled.
+//! The byte format of a link between two units: frames and messages.
+//!
+//! The specification with all tables and rules is `docs/link-protocol.md`; a test keeps its numbers in step
+//! with the constants here. All integers are big-endian.
+
+pub mod limits;
+mod error;
+mod frame;
+mod shared;
+mod hello;
+mod refuse;
+mod message;
+mod assembler;
+#[cfg(test)]
+mod tests;
+
+pub use assembler::Assembler;
+pub use error::LinkError;
+pub use frame::{FrameHeader, FrameKind, seal};
+pub use hello::{Hello, Welcome};
+pub use message::{Ack, BeginCopy, CopyData, CopyEnd, CopyHoles, Heartbeat, Message};
+pub use refuse::{Refusal, RefuseCode};
+pub use shared::{name_is_valid, same_place};

@@ -1,0 +1,492 @@
+//! What a sending session decides: events in, effects out, in the order of one stream.
+//!
+//! Guarantees: chunks are sent in journal order, each once, none before it is durable here and, during a full
+//! copy, none before the image that is being copied holds it; the image is read only while it holds all that
+//! was sent; no more than the window is unconfirmed; `acked <= sent <= durable` after every event.
+//! Never here: sockets, clocks, files. Times are milliseconds of any clock that only rises.
+
+use super::copying::Copying;
+use super::decide::{Decision, LocalView, decide};
+use super::error::CloseReason;
+use super::events::{Effect, Input, Outgoing, Progress, SessionLimits, Stage};
+use super::limits::{BATCH_BYTES, BATCH_CHUNKS, COPY_PIECE_BYTES, MAX_UNACKED};
+use super::source::{ChunkSpan, Extent, Points, SourceError};
+use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
+use farside_protocol::link::limits::{
+    COPY_DATA_BYTES, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
+};
+use farside_protocol::link::{
+    Ack, BeginCopy, CopyEnd, Hello, Message, Refusal, RefuseCode, Welcome, same_place,
+};
+use std::collections::VecDeque;
+
+/// One session.
+#[derive(Debug)]
+pub struct SessionCore {
+    limits: SessionLimits,
+    stage: Stage,
+    now_ms: u64,
+    last_heard_ms: u64,
+    last_written_ms: u64,
+    points: Points,
+    welcome: Option<Box<Welcome>>,
+    sent: ChainPoint,
+    acked: ChainPoint,
+    unacked: VecDeque<(ChainPoint, u64)>,
+    in_flight_bytes: u64,
+    copying: Option<Copying>,
+    /// Acknowledgements count only when they speak of the copy begun here.
+    expect_begun: bool,
+    chunks_next: bool,
+    reading: bool,
+    writing: bool,
+    outbox: VecDeque<Outgoing>,
+    progress: Progress,
+}
+
+impl SessionCore {
+    /// A session that is not connected yet.
+    #[must_use]
+    pub fn new(limits: SessionLimits, points: Points, now_ms: u64) -> Self {
+        Self {
+            limits,
+            stage: Stage::Greeting,
+            now_ms,
+            last_heard_ms: now_ms,
+            last_written_ms: now_ms,
+            points,
+            welcome: None,
+            sent: ChainPoint::default(),
+            acked: ChainPoint::default(),
+            unacked: VecDeque::new(),
+            in_flight_bytes: 0,
+            copying: None,
+            expect_begun: false,
+            chunks_next: true,
+            reading: false,
+            writing: false,
+            outbox: VecDeque::new(),
+            progress: Progress::default(),
+        }
+    }
+
+    /// Where the session is.
+    #[must_use]
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Whom the remote says it is, once it did.
+    #[must_use]
+    pub fn peer(&self) -> Option<&Welcome> {
+        self.welcome.as_deref()
+    }
+
+    /// What the status shows.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress {
+            sent: self.sent,
+            received: self.acked,
+            copied_bytes: self.copying.as_ref().map(|copying| copying.acked_offset),
+            complete: self.stage == Stage::Streaming,
+            ..self.progress.clone()
+        }
+    }
+
+    /// Bytes sent and not confirmed.
+    #[must_use]
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes
+    }
+
+    /// Takes one event; gives what has to be done because of it.
+    pub fn apply(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.stage == Stage::Closed {
+            return effects;
+        }
+        self.now_ms = now_ms.max(self.now_ms);
+        match self.handle(input, &mut effects) {
+            Ok(()) => self.pump(&mut effects),
+            Err(reason) => self.close(reason, &mut effects),
+        }
+        assert!(
+            self.acked.record <= self.sent.record && self.sent.record <= self.points.durable.record,
+            "positions out of order: acked {} sent {} durable {}",
+            self.acked.record,
+            self.sent.record,
+            self.points.durable.record
+        );
+        effects
+    }
+
+    fn close(&mut self, reason: CloseReason, effects: &mut Vec<Effect>) {
+        self.stage = Stage::Closed;
+        let say = match &reason {
+            CloseReason::Diverged(refusal) => Some(refusal.clone()),
+            CloseReason::Protocol(text) => Some(Refusal::new(RefuseCode::Protocol, 0, text)),
+            _ => None,
+        };
+        effects.push(Effect::Close(reason, say));
+    }
+
+    fn handle(&mut self, input: Input, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
+        if matches!(input, Input::Welcome(_) | Input::Ack(_)) {
+            self.last_heard_ms = self.now_ms;
+        }
+        match input {
+            Input::Connected(hello) => self.outbox.push_back(Outgoing::Message(Message::Hello(hello))),
+            Input::Welcome(welcome) => self.welcomed(welcome, effects)?,
+            Input::Ack(ack) => self.acknowledged(&ack, effects)?,
+            Input::Refuse(refusal) => return Err(CloseReason::Refused(refusal)),
+            Input::Changed(points, consumer) => self.changed(points, consumer)?,
+            Input::Located(located, points, consumer) => self.located(located, points, consumer, effects)?,
+            Input::CopyStarted(base, points) => self.copy_started(base, points)?,
+            Input::ChunksRead(spans) => self.chunks_read(&spans)?,
+            Input::ExtentRead(extent, points) => self.extent_read(extent, points)?,
+            Input::Failed(error) => return Err(CloseReason::Source(error)),
+            Input::Written => {
+                self.writing = false;
+                self.last_written_ms = self.now_ms;
+            }
+            Input::Tick => self.tick()?,
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), CloseReason> {
+        let limit = match self.stage {
+            Stage::Greeting => HELLO_TIMEOUT_MS,
+            _ => SILENCE_LIMIT_MS,
+        };
+        if self.now_ms.saturating_sub(self.last_heard_ms) >= limit {
+            return Err(CloseReason::Silence);
+        }
+        let idle = self.now_ms.saturating_sub(self.last_written_ms) >= HEARTBEAT_INTERVAL_MS;
+        if idle && !self.writing && self.outbox.is_empty() && self.stage != Stage::Greeting {
+            self.outbox.push_back(Outgoing::Heartbeat {
+                durable: self.points.durable.record,
+                journaled: self.points.journaled.record,
+            });
+        }
+        Ok(())
+    }
+
+    fn welcomed(&mut self, welcome: Box<Welcome>, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
+        use farside_protocol::link::limits::{FEATURES, HIGHEST_VERSION, LOWEST_VERSION};
+        if self.stage != Stage::Greeting {
+            return Err(protocol("a second Welcome"));
+        }
+        if !(LOWEST_VERSION..=HIGHEST_VERSION).contains(&welcome.version) || welcome.features & !FEATURES != 0
+        {
+            return Err(protocol(
+                "the remote chose a version or feature that was not offered",
+            ));
+        }
+        self.stage = Stage::Preparing;
+        self.reading = true;
+        effects.push(Effect::Locate(welcome.received.record));
+        self.welcome = Some(welcome);
+        Ok(())
+    }
+
+    fn located(
+        &mut self,
+        located: Option<ChainPoint>,
+        points: Points,
+        consumer: ConsumerState,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), CloseReason> {
+        self.reading = false;
+        self.advance(points);
+        let Some(welcome) = self.welcome.as_deref() else {
+            return Ok(());
+        };
+        let local = LocalView {
+            consumer,
+            epoch: self.limits.epoch,
+            volume_bytes: self.limits.volume_bytes,
+            tail_record: points.tail.record,
+            durable_record: points.durable.record,
+            located,
+        };
+        self.progress.applied = welcome.applied;
+        match decide(welcome, &local) {
+            Decision::FullCopy(why) => {
+                self.progress.copy_reason = Some(why);
+                self.reading = true;
+                effects.push(Effect::StartCopy);
+            }
+            Decision::Continue { from, offset } => {
+                self.start_at(from);
+                self.copying = Some(Copying::new(offset));
+                self.stage = Stage::Copying;
+                effects.push(Effect::SetConsumer(ConsumerState::Copying, from));
+            }
+            Decision::Resume { from } => {
+                self.start_at(from);
+                self.stage = Stage::Streaming;
+                effects.push(Effect::SetConsumer(ConsumerState::Attached, from));
+            }
+            Decision::Diverged(how) => return Err(CloseReason::Diverged(diverged(how, welcome, &local))),
+        }
+        Ok(())
+    }
+
+    /// Points only rise; whichever was read later counts.
+    fn advance(&mut self, points: Points) {
+        if points.durable.sequence >= self.points.durable.sequence {
+            self.points = points;
+        }
+    }
+
+    fn start_at(&mut self, point: ChainPoint) {
+        self.sent = point;
+        self.acked = point;
+    }
+
+    fn copy_started(&mut self, base: ChainPoint, points: Points) -> Result<(), CloseReason> {
+        self.reading = false;
+        self.advance(points);
+        if base.record > points.durable.record {
+            return Err(storage("a copy was based on records that are not durable"));
+        }
+        self.start_at(base);
+        self.progress.applied = base.record;
+        self.copying = Some(Copying::new(0));
+        self.expect_begun = true;
+        self.stage = Stage::Copying;
+        self.outbox
+            .push_back(Outgoing::Message(Message::BeginCopy(BeginCopy {
+                base,
+                volume_bytes: self.limits.volume_bytes,
+            })));
+        Ok(())
+    }
+
+    fn changed(&mut self, points: Points, consumer: ConsumerState) -> Result<(), CloseReason> {
+        self.advance(points);
+        let relies_on_it = matches!(self.stage, Stage::Copying | Stage::Streaming);
+        if relies_on_it && consumer == ConsumerState::NeedsCopy {
+            return Err(CloseReason::CutLoose);
+        }
+        Ok(())
+    }
+
+    fn chunks_read(&mut self, spans: &[ChunkSpan]) -> Result<(), CloseReason> {
+        self.reading = false;
+        if spans.is_empty() || spans.len() > BATCH_CHUNKS {
+            return Err(storage("the journal gave no chunk, or more than were asked for"));
+        }
+        let limit = self.chunk_limit();
+        for span in spans {
+            let follows = Some(span.after.sequence) == self.sent.sequence.checked_add(1);
+            if !follows || span.after.record <= self.sent.record || span.after.record > limit.record {
+                return Err(storage(
+                    "the journal gave chunks that do not follow what was sent",
+                ));
+            }
+            let wire_bytes = wire_bytes(span.what.len(), span.data.len());
+            self.sent = span.after;
+            self.unacked.push_back((span.after, wire_bytes));
+            self.count_sent(wire_bytes);
+            self.progress.sent_blocks = self.progress.sent_blocks.saturating_add(span.blocks);
+        }
+        self.outbox.push_back(Outgoing::Chunks);
+        Ok(())
+    }
+
+    fn extent_read(&mut self, extent: Extent, points: Points) -> Result<(), CloseReason> {
+        self.reading = false;
+        self.advance(points);
+        let Some(copying) = self.copying.as_mut() else {
+            return Ok(());
+        };
+        let (offset, length, payload) = match extent {
+            Extent::Data { offset, length } => (offset, u64::from(length), u64::from(length)),
+            Extent::Hole { offset, length } => (offset, length, 0),
+            Extent::End => return Err(storage("the image ends before the volume does")),
+        };
+        let end = offset.checked_add(length);
+        let fits = payload <= u64::from(COPY_PIECE_BYTES) && length > 0 && offset == copying.sent_offset;
+        let Some(end) = end.filter(|end| fits && *end <= self.limits.volume_bytes) else {
+            return Err(storage("the image gave another range than was asked for"));
+        };
+        let frame = u64::try_from(HEADER_BYTES.saturating_add(COPY_DATA_BYTES)).unwrap_or(0);
+        let wire_bytes = frame.saturating_add(payload);
+        copying.sent(end, wire_bytes);
+        self.count_sent(wire_bytes);
+        self.outbox.push_back(Outgoing::Extent(extent));
+        Ok(())
+    }
+
+    fn count_sent(&mut self, wire_bytes: u64) {
+        self.in_flight_bytes = self.in_flight_bytes.saturating_add(wire_bytes);
+        self.progress.sent_bytes = self.progress.sent_bytes.saturating_add(wire_bytes);
+    }
+
+    fn acknowledged(&mut self, ack: &Ack, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
+        if matches!(self.stage, Stage::Greeting) {
+            return Err(protocol("an acknowledgement before Welcome"));
+        }
+        let stale = self.stage == Stage::Preparing || ack.begun != self.expect_begun;
+        if stale {
+            return Ok(());
+        }
+        self.progress.last_ack_ms = Some(self.now_ms);
+        let before = self.acked;
+        self.acknowledged_chunks(&ack.received)?;
+        self.progress.applied = ack.applied;
+        let state_changed = self.acknowledged_copy(ack)?;
+        if state_changed || before != self.acked {
+            let state = match self.stage {
+                Stage::Copying => ConsumerState::Copying,
+                _ => ConsumerState::Attached,
+            };
+            effects.push(Effect::SetConsumer(state, self.acked));
+        }
+        Ok(())
+    }
+
+    fn acknowledged_chunks(&mut self, received: &ChainPoint) -> Result<(), CloseReason> {
+        while self.acked.sequence < received.sequence {
+            let Some((point, wire_bytes)) = self.unacked.pop_front() else {
+                return Err(protocol("the remote acknowledged chunks that were not sent"));
+            };
+            self.in_flight_bytes = self.in_flight_bytes.saturating_sub(wire_bytes);
+            self.acked = point;
+        }
+        if same_place(&self.acked, received) {
+            Ok(())
+        } else {
+            Err(protocol("the remote acknowledged other chunks than were sent"))
+        }
+    }
+
+    /// True when the replica became complete.
+    fn acknowledged_copy(&mut self, ack: &Ack) -> Result<bool, CloseReason> {
+        let Some(copying) = self.copying.as_mut() else {
+            return if ack.copy == CopyState::Complete {
+                Ok(false)
+            } else {
+                Err(protocol("the replica is no longer complete"))
+            };
+        };
+        match ack.copy {
+            CopyState::Empty => Err(protocol("the copy was forgotten by the remote")),
+            CopyState::Complete if !copying.end_sent => {
+                Err(protocol("the copy was called complete too early"))
+            }
+            CopyState::Complete => {
+                let rest = copying.acked(copying.sent_offset).unwrap_or(0);
+                self.in_flight_bytes = self.in_flight_bytes.saturating_sub(rest);
+                self.copying = None;
+                self.stage = Stage::Streaming;
+                Ok(true)
+            }
+            CopyState::Copying => {
+                let confirmed = copying.acked(ack.copy_offset);
+                let confirmed = confirmed.ok_or_else(|| protocol("the copy is elsewhere than was sent"))?;
+                self.in_flight_bytes = self.in_flight_bytes.saturating_sub(confirmed);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Up to where chunks may be sent: while the image is read, not beyond what it holds.
+    fn chunk_limit(&self) -> ChainPoint {
+        match &self.copying {
+            Some(copying) if !copying.end_sent => self.points.image,
+            _ => self.points.durable,
+        }
+    }
+
+    fn pump(&mut self, effects: &mut Vec<Effect>) {
+        if !self.writing
+            && let Some(next) = self.outbox.pop_front()
+        {
+            self.writing = true;
+            effects.push(Effect::Send(next));
+        }
+        let busy = self.reading || self.writing || !self.outbox.is_empty();
+        let window_open = self.in_flight_bytes < self.limits.window_bytes;
+        if busy || !window_open || !matches!(self.stage, Stage::Copying | Stage::Streaming) {
+            return;
+        }
+        let next = if self.chunks_next {
+            self.next_chunks().or_else(|| self.next_copy())
+        } else {
+            self.next_copy().or_else(|| self.next_chunks())
+        };
+        match next {
+            Some(Effect::Send(end)) => {
+                self.writing = true;
+                effects.push(Effect::Send(end));
+            }
+            Some(read) => {
+                // Chunks and copy take turns, so that neither waits for the end of the other.
+                self.chunks_next = matches!(read, Effect::ReadImage { .. });
+                self.reading = true;
+                effects.push(read);
+            }
+            None => {}
+        }
+    }
+
+    fn next_chunks(&self) -> Option<Effect> {
+        let up_to = self.chunk_limit();
+        if up_to.sequence <= self.sent.sequence || self.unacked.len() >= MAX_UNACKED {
+            return None;
+        }
+        let room = self.limits.window_bytes.saturating_sub(self.in_flight_bytes);
+        Some(Effect::ReadChunks {
+            from: self.sent,
+            up_to,
+            max_bytes: room.min(BATCH_BYTES),
+        })
+    }
+
+    fn next_copy(&mut self) -> Option<Effect> {
+        let copying = self.copying.as_mut().filter(|copying| !copying.end_sent)?;
+        let left = self.limits.volume_bytes.saturating_sub(copying.sent_offset);
+        if left == 0 {
+            copying.end_sent = true;
+            return Some(Effect::Send(Outgoing::Message(Message::CopyEnd(CopyEnd {
+                // The image may hold parts of any durable record, so only the newest durable one is safe.
+                consistent_from: self.points.durable.record,
+                volume_bytes: self.limits.volume_bytes,
+            }))));
+        }
+        // After a crash the image may still be behind what the remote has: older bytes must not follow newer.
+        if self.points.image.record < self.sent.record || !copying.has_room() {
+            return None;
+        }
+        Some(Effect::ReadImage {
+            offset: copying.sent_offset,
+            max_bytes: u32::try_from(left).map_or(COPY_PIECE_BYTES, |left| left.min(COPY_PIECE_BYTES)),
+        })
+    }
+}
+
+fn wire_bytes(what: usize, data: usize) -> u64 {
+    u64::try_from(HEADER_BYTES.saturating_add(what).saturating_add(data)).unwrap_or(u64::MAX)
+}
+
+fn protocol(text: &str) -> CloseReason {
+    CloseReason::Protocol(format!("{text}; the link starts over"))
+}
+
+fn storage(text: &str) -> CloseReason {
+    CloseReason::Source(SourceError::Storage(text.to_owned()))
+}
+
+fn diverged(how: &str, welcome: &Welcome, local: &LocalView) -> Refusal {
+    let remote = &welcome.received;
+    let text = format!(
+        "{how}: remote '{}' holds record {} of epoch {}, this volume is at record {} of epoch {}; nothing was \
+         overwritten. Decide which side is right; to give up the replica, remove it on the remote",
+        welcome.unit_name, remote.record, remote.epoch, local.durable_record, local.epoch
+    );
+    Refusal::new(RefuseCode::Diverged, remote.record, &text)
+}

@@ -1,0 +1,51 @@
+//! Why a session of the sender ended.
+
+use super::source::SourceError;
+use farside_protocol::link::{LinkError, Refusal};
+
+/// Why. The texts are what the status shows.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseReason {
+    /// Nothing was heard for too long.
+    #[error("no sign of life from the remote; dialling again")]
+    Silence,
+    /// The remote closed the connection.
+    #[error("closed by the remote; dialling again")]
+    Closed,
+    /// The socket failed.
+    #[error("connection lost: {0}")]
+    Socket(#[source] std::io::Error),
+    /// What arrived is no frame, or damaged.
+    #[error("from the remote: {0}")]
+    Frame(#[source] LinkError),
+    /// The remote said something that does not fit.
+    #[error("{0}")]
+    Protocol(String),
+    /// The remote refused.
+    #[error("refused by the remote: {0}")]
+    Refused(#[source] Refusal),
+    /// The histories differ; nothing is overwritten.
+    #[error("{0}")]
+    Diverged(Refusal),
+    /// The journal overflowed while the remote was behind.
+    #[error("the journal was full before the remote caught up; it gets a full copy")]
+    CutLoose,
+    /// Reading the volume failed.
+    #[error("reading the volume: {0}")]
+    Source(#[source] SourceError),
+    /// The sender is being stopped.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl CloseReason {
+    /// Whether dialling again soon is of no use until somebody does something.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Diverged(_) => true,
+            Self::Refused(refusal) => !refusal.code.is_passing(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What a sending session is told and what it wants done: the vocabulary of `core.rs`.
+
+use super::error::CloseReason;
+use super::source::{ChunkSpan, Extent, Points, SourceError};
+use farside_protocol::journal::{ChainPoint, ConsumerState};
+use farside_protocol::link::{Ack, Hello, Message, Refusal, Welcome};
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The connection stands.
+    Connected(Box<Hello>),
+    /// The remote answered the hello.
+    Welcome(Box<Welcome>),
+    /// The remote tells its positions.
+    Ack(Ack),
+    /// The remote refuses.
+    Refuse(Refusal),
+    /// The volume's points or the consumer's state changed.
+    Changed(Points, ConsumerState),
+    /// [`Effect::Locate`] is done. The points were read after it.
+    Located(Option<ChainPoint>, Points, ConsumerState),
+    /// [`Effect::StartCopy`] is done.
+    CopyStarted(ChainPoint, Points),
+    /// [`Effect::ReadChunks`] is done; the chunks wait to be sent.
+    ChunksRead(Vec<ChunkSpan>),
+    /// [`Effect::ReadImage`] is done; the extent waits to be sent. The points were read after it.
+    ExtentRead(Extent, Points),
+    /// One of the four failed.
+    Failed(SourceError),
+    /// [`Effect::Send`] is done.
+    Written,
+    /// Time passed.
+    Tick,
+}
+
+/// What is sent.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// This message, without a body.
+    Message(Message<'static>),
+    /// The chunks that were read last.
+    Chunks,
+    /// The extent that was read last.
+    Extent(Extent),
+    /// A heartbeat with these records, and the time of sending.
+    Heartbeat {
+        /// Last durable record.
+        durable: u64,
+        /// Last journaled record.
+        journaled: u64,
+    },
+}
+
+/// What has to be done. At most one `Send` and one reading effect are under way at a time.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write this, then say [`Input::Written`].
+    Send(Outgoing),
+    /// Find the volume's point at this record.
+    Locate(u64),
+    /// Register the start of a full copy.
+    StartCopy,
+    /// Read chunks from the journal.
+    ReadChunks {
+        /// The first one follows this point.
+        from: ChainPoint,
+        /// The last one is not after this point.
+        up_to: ChainPoint,
+        /// Stop before more than these.
+        max_bytes: u64,
+    },
+    /// Read the extent of the image that begins here.
+    ReadImage {
+        /// First byte.
+        offset: u64,
+        /// Most bytes of data.
+        max_bytes: u32,
+    },
+    /// The remote has everything up to the point.
+    SetConsumer(ConsumerState, ChainPoint),
+    /// End the session; say the refusal first, if there is one.
+    Close(CloseReason, Option<Refusal>),
+}
+
+/// Where the session is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Not connected yet, or the hello was sent.
+    Greeting,
+    /// The point the remote named is being looked for, or a copy is being registered.
+    Preparing,
+    /// A full copy, with chunks in between.
+    Copying,
+    /// Chunks only.
+    Streaming,
+    /// Over.
+    Closed,
+}
+
+/// Bounds and identity of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionLimits {
+    /// Most bytes sent and not confirmed, give or take one chunk.
+    pub window_bytes: u64,
+    /// Size of the volume.
+    pub volume_bytes: u64,
+    /// The volume's epoch.
+    pub epoch: u64,
+}
+
+/// What the status shows of a session.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Last chunk sent.
+    pub sent: ChainPoint,
+    /// Last chunk the remote holds durably.
+    pub received: ChainPoint,
+    /// Last record in the remote's image.
+    pub applied: u64,
+    /// Bytes of the image copied, when a copy is under way.
+    pub copied_bytes: Option<u64>,
+    /// Bytes put on the wire.
+    pub sent_bytes: u64,
+    /// Blocks of 4 KiB sent in chunks.
+    pub sent_blocks: u64,
+    /// When the remote last said where it stands.
+    pub last_ack_ms: Option<u64>,
+    /// Why a full copy was begun.
+    pub copy_reason: Option<&'static str>,
+    /// Whether the replica is complete.
+    pub complete: bool,
+}

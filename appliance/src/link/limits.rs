@@ -1,0 +1,34 @@
+//! Every size, time and count of the link sender that is not part of the protocol.
+
+/// Bytes sent and not yet acknowledged, unless configured.
+pub const DEFAULT_WINDOW_BYTES: u64 = 16 << 20;
+/// Smallest window that can be configured: one chunk on its way while another is acknowledged.
+pub const MIN_WINDOW_BYTES: u64 = 2 << 20;
+/// Bytes read from the journal and written to the socket at once.
+pub const BATCH_BYTES: u64 = 1 << 20;
+/// Chunks written to the socket at once (three pieces each, of 1024 that one system call takes).
+pub const BATCH_CHUNKS: usize = 256;
+/// Longest piece of the image copied at once: the body of one frame.
+pub const COPY_PIECE_BYTES: u32 = 1 << 20;
+/// Frames sent and not yet acknowledged that positions are remembered for.
+pub const MAX_UNACKED: usize = 16_384;
+/// Time for one address to accept a connection.
+pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// Time to find the addresses of a name.
+pub const RESOLVE_TIMEOUT_MS: u64 = 5_000;
+/// Addresses tried of one name.
+pub const MAX_ADDRESSES: usize = 8;
+/// First pause before dialling again; it doubles.
+pub const BACKOFF_FIRST_MS: u64 = 200;
+/// Longest pause before dialling again.
+pub const BACKOFF_LAST_MS: u64 = 5_000;
+/// Pause after a refusal that somebody has to do something about.
+pub const BACKOFF_REFUSED_MS: u64 = 10_000;
+/// How often a session looks at the time.
+pub const TICK_MS: u64 = 250;
+/// Time to say why before closing.
+pub const FAREWELL_MS: u64 = 1_000;
+/// Silence after which TCP itself probes the peer.
+pub const KEEPALIVE_MS: u64 = 10_000;
+/// Read buffer of a connection; only small frames come this way.
+pub const READ_BUFFER_BYTES: usize = 8 << 10;

@@ -1,0 +1,24 @@
+//! The sending end of a link: one connection per volume and remote, dialled from here.
+//!
+//! States a user sees: connecting, copying, streaming, waiting (to dial again), refused, needs copy. What a
+//! session does is decided in `core.rs`, what to do about the replica found in `decide.rs`; neither knows
+//! sockets or clocks. `session.rs` runs one connection, `sender.rs` dials again and again.
+
+pub mod limits;
+pub mod source;
+pub mod decide;
+mod error;
+pub mod events;
+pub mod core;
+mod copying;
+pub mod backoff;
+mod status;
+mod stream;
+mod session;
+mod sender;
+
+pub use error::CloseReason;
+pub use sender::{Sender, SenderConfig};
+pub use session::{SessionSetup, run_session};
+pub use source::{ChunkSpan, Extent, Identity, Points, Source, SourceError};
+pub use status::{CopyProgress, LinkState, LinkStatus, StatusCell};

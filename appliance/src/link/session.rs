@@ -1,0 +1,352 @@
+//! One connection of the sender: carries out what the core decides, one write and one read of the volume at
+//! a time, while it listens.
+//!
+//! Never here: decisions.
+
+use super::core::SessionCore;
+use super::error::CloseReason;
+use super::events::{Effect, Input, Outgoing, SessionLimits, Stage};
+use super::limits::{FAREWELL_MS, TICK_MS};
+use super::source::{Source, SourceError};
+use super::status::{CopyProgress, LinkState, LinkStatus, StatusCell};
+use super::stream::{Bulk, FrameStream, write};
+use farside_protocol::link::limits::{FEATURES, HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::{Hello, Message, Refusal, RefuseCode};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use uuid::Uuid;
+
+/// What a session needs besides its socket.
+#[derive(Debug)]
+pub struct SessionSetup<S> {
+    /// The volume.
+    pub source: Arc<S>,
+    /// Name under which the remote is known here.
+    pub remote_name: String,
+    /// Random for each start of the process.
+    pub instance: Uuid,
+    /// Most bytes sent and not confirmed.
+    pub window_bytes: u64,
+    /// Where the status is put.
+    pub status: Arc<StatusCell>,
+}
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The one write and the one read that may be under way, and what they work on.
+struct Work<W> {
+    writing: Option<Boxed<(W, Bulk, io::Result<()>)>>,
+    reading: Option<Boxed<(Bulk, Input)>>,
+    /// The socket while nothing is written.
+    write: Option<W>,
+    /// The buffer while neither uses it.
+    bulk: Option<Bulk>,
+}
+
+/// Runs a session to its end. The flag says whether the remote confirmed anything.
+pub async fn run_session<S: Source, R, W>(
+    setup: &SessionSetup<S>,
+    (read, to): (R, W),
+    mut stop: watch::Receiver<bool>,
+) -> (CloseReason, bool)
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let mut stream = FrameStream::new(read);
+    let mut work = Work {
+        writing: None,
+        reading: None,
+        write: Some(to),
+        bulk: Some(Bulk::default()),
+    };
+    let hello = hello(setup);
+    let limits = SessionLimits {
+        window_bytes: setup.window_bytes,
+        volume_bytes: hello.volume_bytes,
+        epoch: hello.epoch,
+    };
+    let mut core = SessionCore::new(limits, setup.source.points(), 0);
+    let mut view = View::new(setup);
+    let mut changed = setup.source.changed();
+    let mut tick = interval(Duration::from_millis(TICK_MS));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut input = Ok(Input::Connected(Box::new(hello)));
+    let (reason, say) = loop {
+        let effects = match input {
+            Ok(input) => core.apply(view.now_ms(), input),
+            Err(reason) => break (reason, None),
+        };
+        if let Some(end) = work.start(setup, effects) {
+            break end;
+        }
+        view.show(&core);
+        input = tokio::select! {
+            received = stream.receive() => received,
+            written = finished(&mut work.writing) => work.written(written),
+            (bulk, input) = finished(&mut work.reading) => work.read(bulk, input),
+            fired = changed.changed() => on_change(setup, fired.is_ok()),
+            _ = tick.tick() => Ok(Input::Tick),
+            _ = stop.wait_for(|set| *set) => break (CloseReason::Stopped, Some(stopping())),
+        };
+    };
+    view.show(&core);
+    farewell(work, &mut stream, say).await;
+    (reason, core.progress().last_ack_ms.is_some())
+}
+
+fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {
+    let (identity, points) = (setup.source.identity(), setup.source.points());
+    Hello {
+        version_min: LOWEST_VERSION,
+        version_max: HIGHEST_VERSION,
+        segment_bytes: identity.segment_bytes,
+        features: FEATURES,
+        unit: identity.unit,
+        instance: setup.instance,
+        volume: identity.volume,
+        volume_bytes: identity.volume_bytes,
+        epoch: identity.epoch,
+        head: points.durable,
+        tail: points.tail,
+        unit_name: identity.unit_name,
+        volume_name: identity.volume_name,
+        remote_name: setup.remote_name.clone(),
+    }
+}
+
+fn stopping() -> Refusal {
+    let text = "the sending unit stops this link; it comes back when it is started again";
+    Refusal::new(RefuseCode::ShuttingDown, 0, text)
+}
+
+fn on_change<S: Source>(setup: &SessionSetup<S>, alive: bool) -> Result<Input, CloseReason> {
+    if alive {
+        let consumer = setup.source.consumer(&setup.remote_name).0;
+        Ok(Input::Changed(setup.source.points(), consumer))
+    } else {
+        Err(CloseReason::Source(SourceError::Storage(
+            "the volume was closed".into(),
+        )))
+    }
+}
+
+/// Resolves with the work under way; never, if there is none.
+async fn finished<T>(work: &mut Option<Boxed<T>>) -> T {
+    match work {
+        Some(under_way) => {
+            let result = under_way.await;
+            *work = None;
+            result
+        }
+        None => std::future::pending().await,
+    }
+}
+
+impl<W: AsyncWrite + Unpin + Send + 'static> Work<W> {
+    /// Begins what the core wants done. Something means the session is over.
+    fn start<S: Source>(
+        &mut self,
+        setup: &SessionSetup<S>,
+        effects: Vec<Effect>,
+    ) -> Option<(CloseReason, Option<Refusal>)> {
+        for effect in effects {
+            match effect {
+                Effect::Send(item) => self.start_write(setup, item),
+                Effect::SetConsumer(state, acked) => {
+                    setup.source.set_consumer(&setup.remote_name, state, acked);
+                }
+                Effect::Close(reason, say) => return Some((reason, say)),
+                other => self.start_read(setup, other),
+            }
+        }
+        None
+    }
+
+    fn start_write<S: Source>(&mut self, setup: &SessionSetup<S>, item: Outgoing) {
+        let mut to = self.write.take().expect("the core sends one item at a time");
+        // A message goes out while the buffer may be with a reader; it does not need it.
+        let needs_bulk = matches!(item, Outgoing::Chunks | Outgoing::Extent(_));
+        let bulk = if needs_bulk { self.bulk.take() } else { None };
+        let now_us = setup.source.now_us();
+        self.writing = Some(Box::pin(async move {
+            let lent = bulk.unwrap_or_default();
+            let result = write(&mut to, item, &lent, now_us).await;
+            (to, lent, result)
+        }));
+    }
+
+    fn written(&mut self, (to, bulk, result): (W, Bulk, io::Result<()>)) -> Result<Input, CloseReason> {
+        self.write = Some(to);
+        if self.bulk.is_none() && self.reading.is_none() {
+            self.bulk = Some(bulk);
+        }
+        result.map(|()| Input::Written).map_err(CloseReason::Socket)
+    }
+
+    fn start_read<S: Source>(&mut self, setup: &SessionSetup<S>, effect: Effect) {
+        let mut bulk = self.bulk.take().unwrap_or_default();
+        let (source, remote) = (Arc::clone(&setup.source), setup.remote_name.clone());
+        self.reading = Some(Box::pin(async move {
+            let input = read_volume(&*source, &remote, effect, &mut bulk).await;
+            (bulk, input.unwrap_or_else(Input::Failed))
+        }));
+    }
+
+    fn read(&mut self, bulk: Bulk, input: Input) -> Result<Input, CloseReason> {
+        self.bulk = Some(bulk);
+        Ok(input)
+    }
+}
+
+async fn read_volume<S: Source>(
+    source: &S,
+    remote: &str,
+    effect: Effect,
+    bulk: &mut Bulk,
+) -> Result<Input, SourceError> {
+    match effect {
+        Effect::Locate(record) => {
+            let located = source.locate(record).await?;
+            Ok(Input::Located(
+                located,
+                source.points(),
+                source.consumer(remote).0,
+            ))
+        }
+        Effect::StartCopy => {
+            let base = source.start_copy(remote).await?;
+            Ok(Input::CopyStarted(base, source.points()))
+        }
+        Effect::ReadChunks {
+            from,
+            up_to,
+            max_bytes,
+        } => {
+            bulk.spans = source
+                .read_chunks(from, up_to, max_bytes, &mut bulk.bytes)
+                .await?;
+            Ok(Input::ChunksRead(bulk.spans.clone()))
+        }
+        Effect::ReadImage { offset, max_bytes } => {
+            let extent = source.read_image(offset, max_bytes, &mut bulk.bytes).await?;
+            Ok(Input::ExtentRead(extent, source.points()))
+        }
+        Effect::Send(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
+            Err(SourceError::Storage("not a reading effect".into()))
+        }
+    }
+}
+
+/// Ends the connection; says why if there is something to say and the stream stands between two frames soon.
+async fn farewell<R, W>(mut work: Work<W>, stream: &mut FrameStream<R>, say: Option<Refusal>)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let Some(refusal) = say else {
+        return;
+    };
+    let ending = async {
+        if let Some(under_way) = work.writing.take() {
+            work.write = Some(under_way.await.0);
+        }
+        if let Some(to) = &mut work.write {
+            let _ = to.write_all(&Message::Refuse(refusal).to_frame()).await;
+            let _ = to.shutdown().await;
+            stream.drain().await;
+        }
+    };
+    let _ = timeout(Duration::from_millis(FAREWELL_MS), ending).await;
+}
+
+/// Puts what the core knows into the status.
+struct View<'a, S> {
+    setup: &'a SessionSetup<S>,
+    started: Instant,
+    before: LinkStatus,
+    last_ack_ms: Option<u64>,
+    copy_began: Option<(Instant, u64)>,
+}
+
+impl<'a, S: Source> View<'a, S> {
+    fn new(setup: &'a SessionSetup<S>) -> Self {
+        Self {
+            setup,
+            started: Instant::now(),
+            before: setup.status.snapshot(),
+            last_ack_ms: None,
+            copy_began: None,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn show(&mut self, core: &SessionCore) {
+        let progress = core.progress();
+        let copy = progress.copied_bytes.map(|done| self.copy_progress(done));
+        let acked = self.last_ack_ms != progress.last_ack_ms;
+        self.last_ack_ms = progress.last_ack_ms;
+        let now_us = self.setup.source.now_us();
+        let before = &self.before;
+        self.setup.status.update(|status| {
+            match core.stage() {
+                Stage::Greeting | Stage::Preparing => status.state = LinkState::Connecting,
+                Stage::Copying => status.state = LinkState::Copying,
+                Stage::Streaming => status.state = LinkState::Streaming,
+                Stage::Closed => {}
+            }
+            status.detail = detail(core, progress.copy_reason);
+            if let Some(peer) = core.peer() {
+                status.peer_name.get_or_insert_with(|| peer.unit_name.clone());
+            }
+            if matches!(core.stage(), Stage::Copying | Stage::Streaming) {
+                status.sent_record = progress.sent.record;
+                status.received_record = progress.received.record;
+                status.applied_record = progress.applied;
+                status.copy = copy;
+                status.consistent_up_to_us = progress.complete.then_some(progress.received.sealed_at_us);
+            }
+            status.sent_bytes = before.sent_bytes.saturating_add(progress.sent_bytes);
+            status.sent_blocks = before.sent_blocks.saturating_add(progress.sent_blocks);
+            if acked {
+                status.last_ack_us = Some(now_us);
+            }
+        });
+    }
+
+    fn copy_progress(&mut self, done_bytes: u64) -> CopyProgress {
+        let (began, at_start) = *self
+            .copy_began
+            .get_or_insert_with(|| (Instant::now(), done_bytes));
+        let millis = u64::try_from(began.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let copied = done_bytes.saturating_sub(at_start);
+        CopyProgress {
+            done_bytes,
+            total_bytes: self.setup.source.identity().volume_bytes,
+            rate_bytes_per_s: copied.saturating_mul(1000) / millis,
+        }
+    }
+}
+
+fn detail(core: &SessionCore, copy_reason: Option<&str>) -> String {
+    match core.stage() {
+        Stage::Greeting => "waiting for the remote's answer".into(),
+        Stage::Preparing => "comparing positions".into(),
+        Stage::Copying => copy_reason.map_or_else(
+            || "continuing a full copy".into(),
+            |reason| format!("full copy: {reason}"),
+        ),
+        Stage::Streaming | Stage::Closed => String::new(),
+    }
+}

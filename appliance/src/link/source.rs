@@ -1,0 +1,136 @@
+//! What a link sender needs of a volume.
+
+use farside_protocol::journal::{ChainPoint, ConsumerState};
+use std::future::Future;
+use std::ops::Range;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Who and what is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// This unit.
+    pub unit: Uuid,
+    /// Its name.
+    pub unit_name: String,
+    /// The volume.
+    pub volume: Uuid,
+    /// Its name.
+    pub volume_name: String,
+    /// Its size.
+    pub volume_bytes: u64,
+    /// Segment size of its journal.
+    pub segment_bytes: u32,
+    /// Its present epoch.
+    pub epoch: u64,
+}
+
+/// Where a volume stands. `tail <= image <= durable <= journaled`, and each only rises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Points {
+    /// Chunks after it are in the journal.
+    pub tail: ChainPoint,
+    /// Every record up to it is in the image. (Parts of later durable ones may be.)
+    pub image: ChainPoint,
+    /// Chunks up to it are durable.
+    pub durable: ChainPoint,
+    /// Chunks up to it are written.
+    pub journaled: ChainPoint,
+}
+
+/// One chunk in a buffer filled by [`Source::read_chunks`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkSpan {
+    /// Where its *what* part lies in the buffer.
+    pub what: Range<usize>,
+    /// Where its payload lies in the buffer, without padding.
+    pub data: Range<usize>,
+    /// The point after it.
+    pub after: ChainPoint,
+    /// Blocks of 4 KiB its records change.
+    pub blocks: u64,
+}
+
+/// A piece of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// These bytes are in the buffer.
+    Data {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes, at most what was asked for.
+        length: u32,
+    },
+    /// This range reads as zeroes; it may be longer than what was asked for.
+    Hole {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes, not 0.
+        length: u64,
+    },
+    /// The image ends here.
+    End,
+}
+
+/// Why a volume could not give what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The journal no longer holds it: the remote fell too far behind.
+    #[error("the journal no longer holds what the remote needs next")]
+    Behind,
+    /// Reading failed; the text names file, place and remedy.
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// A volume, as its link senders see it. Futures may be dropped at any time.
+pub trait Source: Send + Sync + 'static {
+    /// Who and what is sent. The epoch is the present one.
+    fn identity(&self) -> Identity;
+
+    /// Where the volume stands.
+    fn points(&self) -> Points;
+
+    /// The unit's clock in microseconds since 1970.
+    fn now_us(&self) -> u64;
+
+    /// What the remote of this name may expect of the journal, and what it confirmed. A name that was never
+    /// heard of is `NeedsCopy`.
+    fn consumer(&self, remote: &str) -> (ConsumerState, ChainPoint);
+
+    /// The remote has everything up to `acked`; the tail may follow. `state` is `Copying` or `Attached`. Must
+    /// do nothing to a consumer that needs a copy: only [`start_copy`](Self::start_copy) ends that state. The
+    /// change becomes durable at the volume's next checkpoint.
+    fn set_consumer(&self, remote: &str, state: ConsumerState, acked: ChainPoint);
+
+    /// Registers the remote as `Copying` at the present `image` point, durably, so that the tail is held there,
+    /// and resolves to that point. It must be durable in the journal.
+    fn start_copy(&self, remote: &str) -> impl Future<Output = Result<ChainPoint, SourceError>> + Send;
+
+    /// The point after the chunk whose last record is `record`, or the tail itself if that is it. `None`: no
+    /// chunk in the journal ends there.
+    fn locate(&self, record: u64) -> impl Future<Output = Result<Option<ChainPoint>, SourceError>> + Send;
+
+    /// Reads the chunks after `from` up to `up_to` into `buffer` (which it empties first) as long as they fit
+    /// `max_bytes`, but at least one and at most
+    /// [`BATCH_CHUNKS`](super::limits::BATCH_CHUNKS). Their *what* parts were verified.
+    fn read_chunks(
+        &self,
+        from: ChainPoint,
+        up_to: ChainPoint,
+        max_bytes: u64,
+        buffer: &mut Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<ChunkSpan>, SourceError>> + Send;
+
+    /// The extent of the image that begins at `offset`; data are put into `buffer` (emptied first), at most
+    /// `max_bytes`.
+    fn read_image(
+        &self,
+        offset: u64,
+        max_bytes: u32,
+        buffer: &mut Vec<u8>,
+    ) -> impl Future<Output = Result<Extent, SourceError>> + Send;
+
+    /// Fires whenever `points` advance or a consumer was cut loose.
+    fn changed(&self) -> watch::Receiver<u64>;
+}

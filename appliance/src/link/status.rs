@@ -1,0 +1,96 @@
+//! What is shown of a link: one snapshot, replaced as a whole.
+
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+
+/// What a link is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LinkState {
+    /// Dialling, or greeting.
+    #[default]
+    Connecting,
+    /// A full copy is under way.
+    Copying,
+    /// The remote follows.
+    Streaming,
+    /// Waiting to dial again.
+    Waiting,
+    /// Refused; somebody has to do something.
+    Refused,
+    /// Not connected, and the remote will get a full copy.
+    NeedsCopy,
+}
+
+impl LinkState {
+    /// The word shown to people and programs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Copying => "copying",
+            Self::Streaming => "streaming",
+            Self::Waiting => "waiting",
+            Self::Refused => "refused",
+            Self::NeedsCopy => "needs_copy",
+        }
+    }
+}
+
+/// Progress of a full copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CopyProgress {
+    /// Bytes of the image confirmed.
+    pub done_bytes: u64,
+    /// Bytes of the image.
+    pub total_bytes: u64,
+    /// Mean speed of this session in bytes per second.
+    pub rate_bytes_per_s: u64,
+}
+
+/// A link at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LinkStatus {
+    /// What it is doing.
+    pub state: LinkState,
+    /// Why, and what to do, for people.
+    pub detail: String,
+    /// Name of the unit at the other end, once it said so.
+    pub peer_name: Option<String>,
+    /// Its address while connected.
+    pub peer_address: Option<SocketAddr>,
+    /// Last record sent.
+    pub sent_record: u64,
+    /// Last record the remote holds durably.
+    pub received_record: u64,
+    /// Last record in the remote's image.
+    pub applied_record: u64,
+    /// Bytes sent since the link was started.
+    pub sent_bytes: u64,
+    /// Blocks of 4 KiB sent in chunks since the link was started.
+    pub sent_blocks: u64,
+    /// The full copy under way.
+    pub copy: Option<CopyProgress>,
+    /// When the remote last said where it stands, microseconds since 1970.
+    pub last_ack_us: Option<u64>,
+    /// The replica holds every write up to this time, microseconds since 1970. `None`: it is not complete.
+    pub consistent_up_to_us: Option<u64>,
+    /// How often a connection was made.
+    pub connections: u64,
+}
+
+/// Where a sender puts its status and anybody reads it.
+#[derive(Debug, Default)]
+pub struct StatusCell(Mutex<LinkStatus>);
+
+impl StatusCell {
+    /// The status now.
+    #[must_use]
+    pub fn snapshot(&self) -> LinkStatus {
+        self.0.lock().clone()
+    }
+
+    /// Changes it.
+    pub(super) fn update(&self, change: impl FnOnce(&mut LinkStatus)) {
+        change(&mut self.0.lock());
+    }
+}

@@ -1,0 +1,140 @@
+//! Frames from and to a socket. Time limits are the core's.
+
+use super::error::CloseReason;
+use super::events::{Input, Outgoing};
+use super::limits::READ_BUFFER_BYTES;
+use super::source::{ChunkSpan, Extent};
+use farside_protocol::link::limits::HEADER_BYTES;
+use farside_protocol::link::{Assembler, CopyData, CopyHoles, FrameKind, Heartbeat, Message, seal};
+use std::io::{self, IoSlice};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+
+/// Takes frames of a remote from a socket.
+#[derive(Debug)]
+pub(super) struct FrameStream<R> {
+    from: BufReader<R>,
+    frame: Assembler,
+}
+
+impl<R: AsyncRead + Unpin> FrameStream<R> {
+    pub(super) fn new(from: R) -> Self {
+        Self {
+            from: BufReader::with_capacity(READ_BUFFER_BYTES, from),
+            frame: Assembler::default(),
+        }
+    }
+
+    /// The next message as an event. Safe to drop and call again.
+    pub(super) async fn receive(&mut self) -> Result<Input, CloseReason> {
+        if self.frame.space().is_empty() {
+            self.frame.clear();
+        }
+        loop {
+            let count = self
+                .from
+                .read(self.frame.space())
+                .await
+                .map_err(CloseReason::Socket)?;
+            if count == 0 {
+                return Err(CloseReason::Closed);
+            }
+            if self.frame.advance(count).map_err(CloseReason::Frame)? {
+                break;
+            }
+        }
+        match self.frame.message().map_err(CloseReason::Frame)?.0 {
+            Message::Welcome(welcome) => Ok(Input::Welcome(welcome)),
+            Message::Ack(ack) => Ok(Input::Ack(ack)),
+            Message::Refuse(refusal) => Ok(Input::Refuse(refusal)),
+            other => Err(CloseReason::Protocol(format!(
+                "the remote sent {:?}",
+                other.kind()
+            ))),
+        }
+    }
+
+    /// Reads on after a farewell, so that closing does not reset the connection before it is read.
+    pub(super) async fn drain(&mut self) {
+        let mut scrap = vec![0; 4096];
+        while matches!(self.from.read(&mut scrap).await, Ok(count) if count > 0) {}
+    }
+}
+
+/// What was read last from the volume: chunks or a piece of the image.
+#[derive(Debug, Default)]
+pub(super) struct Bulk {
+    pub(super) bytes: Vec<u8>,
+    pub(super) spans: Vec<ChunkSpan>,
+}
+
+/// Writes one item of the stream to its end.
+pub(super) async fn write<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    item: Outgoing,
+    bulk: &Bulk,
+    now_us: u64,
+) -> io::Result<()> {
+    match item {
+        Outgoing::Message(message) => to.write_all(&message.to_frame()).await?,
+        Outgoing::Heartbeat { durable, journaled } => {
+            let beat = Heartbeat {
+                durable,
+                journaled,
+                time_us: now_us,
+            };
+            to.write_all(&Message::Heartbeat(beat).to_frame()).await?;
+        }
+        Outgoing::Chunks => write_chunks(to, bulk).await?,
+        Outgoing::Extent(Extent::Data { offset, length }) => {
+            let checksum = crc32c::crc32c(&bulk.bytes);
+            let copy = CopyData {
+                offset,
+                length,
+                checksum,
+            };
+            let frame = Message::CopyData(copy).to_frame();
+            write_pieces(to, &mut [IoSlice::new(&frame), IoSlice::new(&bulk.bytes)]).await?;
+        }
+        Outgoing::Extent(Extent::Hole { offset, length }) => {
+            let frame = Message::CopyHoles(CopyHoles { offset, length }).to_frame();
+            to.write_all(&frame).await?;
+        }
+        Outgoing::Extent(Extent::End) => {}
+    }
+    to.flush().await
+}
+
+/// All chunks of a batch with as few system calls as the socket allows.
+async fn write_chunks<W: AsyncWrite + Unpin>(to: &mut W, bulk: &Bulk) -> io::Result<()> {
+    let torn = || io::Error::other("the journal reader named bytes outside its buffer");
+    let mut parts: Vec<(&[u8], &[u8], [u8; HEADER_BYTES])> = Vec::with_capacity(bulk.spans.len());
+    for span in &bulk.spans {
+        let what = bulk.bytes.get(span.what.clone()).ok_or_else(torn)?;
+        let data = bulk.bytes.get(span.data.clone()).ok_or_else(torn)?;
+        let kind = FrameKind::Chunk;
+        let data_bytes = u32::try_from(data.len()).map_err(|_| torn())?;
+        if !kind.head_bytes().contains(&what.len()) || !kind.body_bytes().contains(&data_bytes) {
+            return Err(torn());
+        }
+        parts.push((what, data, seal(kind, what, data_bytes)));
+    }
+    let mut pieces: Vec<IoSlice<'_>> = parts
+        .iter()
+        .flat_map(|(what, data, header)| [header.as_slice(), what, data])
+        .filter(|piece| !piece.is_empty())
+        .map(IoSlice::new)
+        .collect();
+    write_pieces(to, &mut pieces).await
+}
+
+async fn write_pieces<W: AsyncWrite + Unpin>(to: &mut W, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+    let mut rest = pieces;
+    while !rest.is_empty() {
+        let count = to.write_vectored(rest).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut rest, count);
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Sizes and version numbers of the link. Both ends and the documentation derive theirs from these.
+
+use crate::journal::limits::{MAX_CHUNK_DATA_BYTES, MAX_WHAT_BYTES, NAME_BYTES, WHAT_HEADER_BYTES};
+
+/// First four bytes of every frame: `FSLK`.
+pub const MAGIC: u32 = 0x4653_4C4B;
+/// Bytes of a frame before its head. Never changes between versions.
+pub const HEADER_BYTES: usize = 20;
+/// The frame checksum covers the header up to here, and then the head.
+pub const CHECKED_HEADER_BYTES: usize = 16;
+/// Longest head of any frame.
+pub const MAX_HEAD_BYTES: usize = 8 << 10;
+/// Longest body of any frame: the data of the largest chunk.
+pub const MAX_BODY_BYTES: u32 = MAX_CHUNK_DATA_BYTES;
+/// Version number that handshake frames carry for ever.
+pub const HANDSHAKE_VERSION: u8 = 0;
+/// Lowest version of the stream this program speaks.
+pub const LOWEST_VERSION: u16 = 1;
+/// Highest version of the stream this program speaks.
+pub const HIGHEST_VERSION: u16 = 1;
+/// Feature bits this program knows; none is defined yet.
+pub const FEATURES: u64 = 0;
+
+/// A name: its length in one byte, then the field.
+pub const NAME_FIELD_BYTES: usize = 1 + NAME_BYTES;
+/// A chain point without its address, which means something in one journal only.
+pub const POINT_BYTES: usize = 40;
+/// Head of `Hello`.
+pub const HELLO_BYTES: usize = 264;
+/// Head of `Welcome`.
+pub const WELCOME_BYTES: usize = 136;
+/// Head of `Refuse` before its text.
+pub const REFUSE_FIXED_BYTES: usize = 16;
+/// Longest text of `Refuse`.
+pub const MAX_REFUSE_TEXT_BYTES: usize = 512;
+/// Head of `BeginCopy`.
+pub const BEGIN_COPY_BYTES: usize = 48;
+/// Head of `CopyData`.
+pub const COPY_DATA_BYTES: usize = 16;
+/// Head of `CopyHoles`.
+pub const COPY_HOLES_BYTES: usize = 16;
+/// Head of `CopyEnd`.
+pub const COPY_END_BYTES: usize = 16;
+/// Head of `Ack`.
+pub const ACK_BYTES: usize = 64;
+/// Head of `Heartbeat`.
+pub const HEARTBEAT_BYTES: usize = 24;
+/// Shortest head of `Chunk`: a *what* part without records (which is refused later).
+pub const MIN_CHUNK_HEAD_BYTES: usize = WHAT_HEADER_BYTES;
+/// Longest head of `Chunk`.
+pub const MAX_CHUNK_HEAD_BYTES: usize = MAX_WHAT_BYTES;
+
+/// Either end closes a connection on which no byte arrived for so long.
+pub const SILENCE_LIMIT_MS: u64 = 8_000;
+/// Either end sends something at least so often.
+pub const HEARTBEAT_INTERVAL_MS: u64 = 1_000;
+/// The handshake has to be finished within this.
+pub const HELLO_TIMEOUT_MS: u64 = 10_000;
+/// A frame that began has to be complete within this, so that a trickle cannot hold a session.
+pub const FRAME_TIMEOUT_MS: u64 = 120_000;
+
+const _: () = assert!(HELLO_BYTES == 80 + 2 * POINT_BYTES + 3 * NAME_FIELD_BYTES + 5);
+const _: () = assert!(WELCOME_BYTES == 32 + POINT_BYTES + 24 + NAME_FIELD_BYTES + 7);
+const _: () = assert!(ACK_BYTES == POINT_BYTES + 24);
+const _: () = assert!(MAX_CHUNK_HEAD_BYTES <= MAX_HEAD_BYTES);
+const _: () = assert!(REFUSE_FIXED_BYTES + MAX_REFUSE_TEXT_BYTES <= MAX_HEAD_BYTES);
+const _: () = assert!(HEARTBEAT_INTERVAL_MS * 4 < SILENCE_LIMIT_MS);

@@ -1,0 +1,18 @@
+//! Every size, time and count of the remote unit that is not part of a format.
+
+/// Connections a receiver serves at once; one more is refused as busy.
+pub const MAX_SESSIONS: usize = 64;
+/// Chunks of a session whose checksums are remembered, to tell a repeat from another history.
+pub const REMEMBERED_CHUNKS: usize = 1024;
+/// Shortest time between two acknowledgements, so that a busy link is not answered chunk by chunk.
+pub const ACK_INTERVAL_MS: u64 = 2;
+/// How long a sender of the same unit waits for its older session to end before it is told to come again.
+pub const TAKE_OVER_WAIT_MS: u64 = 5_000;
+/// How long a refused connection is read on, so that the refusal is not lost to a reset.
+pub const LINGER_MS: u64 = 1_000;
+/// Read buffer of a connection; bodies go past it.
+pub const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Warnings about one address of senders that could be logged, at most one in this time.
+pub const LOG_INTERVAL_MS: u64 = 1_000;
+/// Pause after an accept failed (usually: no file descriptors left).
+pub const ACCEPT_PAUSE_MS: u64 = 100;

@@ -1,0 +1,156 @@
+//! One sender per replica: who holds which, and how a newer connection of the same unit takes over.
+//!
+//! Guarantees: between two claims of one replica the first is dropped, which its session does only when no
+//! task of it is left.
+
+use crate::limits::TAKE_OVER_WAIT_MS;
+use farside_protocol::link::{Hello, Refusal, RefuseCode};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+/// Who sends to a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub(super) unit: Uuid,
+    pub(super) unit_name: String,
+    pub(super) volume: Uuid,
+    pub(super) address: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Entry {
+    holder: Holder,
+    cancel: watch::Sender<bool>,
+    /// Closed when the claim is dropped.
+    ended: watch::Receiver<()>,
+    number: u64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<String, Entry>,
+    next: u64,
+}
+
+/// The claims of one receiver.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Admission {
+    table: Arc<Mutex<Table>>,
+}
+
+/// The right to write to a replica, until dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    table: Arc<Mutex<Table>>,
+    name: String,
+    number: u64,
+    cancelled: watch::Receiver<bool>,
+    _ended: watch::Sender<()>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut table = self.table.lock();
+        if table
+            .entries
+            .get(&self.name)
+            .is_some_and(|entry| entry.number == self.number)
+        {
+            table.entries.remove(&self.name);
+        }
+    }
+}
+
+impl Claim {
+    /// True once a newer connection wants this replica.
+    pub(super) fn cancelled(&self) -> watch::Receiver<bool> {
+        self.cancelled.clone()
+    }
+}
+
+impl Admission {
+    /// Claims the replica of `hello`; ends an older session of the same unit first.
+    pub(super) async fn claim(&self, hello: &Hello, address: SocketAddr) -> Result<Claim, Refusal> {
+        let deadline = Instant::now() + Duration::from_millis(TAKE_OVER_WAIT_MS);
+        loop {
+            let mut ended = match self.try_claim(hello, address)? {
+                Ok(claim) => return Ok(claim),
+                Err(ended) => ended,
+            };
+            let over = timeout_at(deadline, async { while ended.changed().await.is_ok() {} });
+            if over.await.is_err() {
+                let text = format!(
+                    "an older session of this unit for '{}' is still ending; the sender should try again",
+                    hello.volume_name
+                );
+                return Err(Refusal::new(RefuseCode::Busy, 0, &text));
+            }
+        }
+    }
+
+    /// The claim, or what to wait for after the older session was told to end.
+    fn try_claim(
+        &self,
+        hello: &Hello,
+        address: SocketAddr,
+    ) -> Result<Result<Claim, watch::Receiver<()>>, Refusal> {
+        let mut table = self.table.lock();
+        if let Some(entry) = table.entries.get(&hello.volume_name) {
+            if entry.holder.unit != hello.unit || entry.holder.volume != hello.volume {
+                return Err(second_sender(hello, &entry.holder));
+            }
+            entry.cancel.send_replace(true);
+            return Ok(Err(entry.ended.clone()));
+        }
+        table.next = table.next.saturating_add(1);
+        let number = table.next;
+        let (cancel, cancelled) = watch::channel(false);
+        let (ended_sender, ended) = watch::channel(());
+        let holder = Holder {
+            unit: hello.unit,
+            unit_name: hello.unit_name.clone(),
+            volume: hello.volume,
+            address,
+        };
+        let entry = Entry {
+            holder,
+            cancel,
+            ended,
+            number,
+        };
+        table.entries.insert(hello.volume_name.clone(), entry);
+        Ok(Ok(Claim {
+            table: Arc::clone(&self.table),
+            name: hello.volume_name.clone(),
+            number,
+            cancelled,
+            _ended: ended_sender,
+        }))
+    }
+
+    /// Who sends to which replica now.
+    pub(super) fn holders(&self) -> Vec<(String, Holder)> {
+        let table = self.table.lock();
+        let mut all: Vec<_> = table
+            .entries
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.holder.clone()))
+            .collect();
+        all.sort_by(|one, other| one.0.cmp(&other.0));
+        all
+    }
+}
+
+fn second_sender(hello: &Hello, holder: &Holder) -> Refusal {
+    let text = format!(
+        "replica '{}' is being sent to by unit '{}' at {}; stop that one first, or give this volume another name",
+        hello.volume_name, holder.unit_name, holder.address
+    );
+    Refusal::new(RefuseCode::SecondSender, 0, &text)
+}

@@ -1,0 +1,327 @@
+//! What a receiver decides: whether a message continues what it holds, and what is to be done with it.
+//!
+//! Guarantees: a gap, a repeat with other content, a foreign or damaged chunk, a record outside the volume, a
+//! lower epoch and a copied range out of order are refused before anything of them reaches the replica.
+//! Never here: sockets, clocks, files.
+
+use crate::limits::REMEMBERED_CHUNKS;
+use crate::sink::{SinkError, SinkState};
+use farside_protocol::journal::{ChainPoint, CopyState, Record, What};
+use farside_protocol::link::limits::{FEATURES, HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::{
+    BeginCopy, CopyData, CopyEnd, CopyHoles, Hello, LinkError, Message, Refusal, RefuseCode, Welcome,
+};
+use std::collections::VecDeque;
+use uuid::Uuid;
+
+/// What has to be done with the replica because of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// Nothing: a heartbeat or a repeat.
+    None,
+    /// Start the replica afresh.
+    BeginCopy(ChainPoint),
+    /// Journal this chunk.
+    Append {
+        /// Its *what* part.
+        what: &'a [u8],
+        /// Its payload.
+        data: &'a [u8],
+    },
+    /// Write this into the image.
+    WriteCopy {
+        /// First byte.
+        offset: u64,
+        /// The bytes.
+        data: &'a [u8],
+    },
+    /// Make this range of the image read as zeroes.
+    ZeroCopy {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
+    /// The copy is all there.
+    EndCopy(u64),
+    /// The sender refuses to go on.
+    RefusedByPeer,
+}
+
+/// One session's knowledge of the chain. Assumes that every action it returns is carried out; when one fails
+/// the session has to end.
+#[derive(Debug)]
+pub struct ReceiverCore {
+    volume: Uuid,
+    volume_bytes: u64,
+    accepted: ChainPoint,
+    copy: CopyState,
+    copy_offset: u64,
+    remembered: VecDeque<(u64, u32)>,
+}
+
+/// The version both speak.
+///
+/// # Errors
+/// A refusal that names both ranges.
+pub fn negotiate(hello: &Hello) -> Result<u16, Refusal> {
+    let version = hello.version_max.min(HIGHEST_VERSION);
+    if version >= hello.version_min.max(LOWEST_VERSION) {
+        return Ok(version);
+    }
+    let text = format!(
+        "no common link version: this unit speaks {LOWEST_VERSION} to {HIGHEST_VERSION}, the sender {} to {}; \
+         update the older of the two units",
+        hello.version_min, hello.version_max
+    );
+    Err(Refusal::new(RefuseCode::UnsupportedVersion, 0, &text))
+}
+
+/// The answer to a hello, once the replica is open and settled.
+#[must_use]
+pub fn welcome(version: u16, hello: &Hello, state: &SinkState, unit: Uuid, unit_name: &str) -> Welcome {
+    Welcome {
+        version,
+        copy: state.copy,
+        features: hello.features & FEATURES,
+        unit,
+        received: state.received,
+        applied: state.applied.min(state.received.record),
+        copy_offset: state.copy_offset,
+        consistent_from: state.consistent_from,
+        unit_name: unit_name.to_owned(),
+    }
+}
+
+/// How a damaged or malformed frame is refused.
+#[must_use]
+pub fn refuse_frame(error: &LinkError, after_sequence: u64) -> Refusal {
+    let code = match error {
+        LinkError::Checksum | LinkError::Payload => RefuseCode::Damaged,
+        LinkError::Version(_) => RefuseCode::UnsupportedVersion,
+        _ => RefuseCode::Protocol,
+    };
+    let text = format!(
+        "frame after chunk {after_sequence}: {error}; nothing of it was applied, the sender should reconnect"
+    );
+    Refusal::new(code, after_sequence, &text)
+}
+
+/// How a failure of the replica's storage is refused.
+#[must_use]
+pub fn refuse_sink(error: &SinkError) -> Refusal {
+    let code = match error {
+        SinkError::Degraded(_) => RefuseCode::Degraded,
+        SinkError::ShuttingDown => RefuseCode::ShuttingDown,
+    };
+    Refusal::new(code, 0, &error.to_string())
+}
+
+impl ReceiverCore {
+    /// A session for the volume of `hello`, continuing `state` as it was settled.
+    #[must_use]
+    pub fn new(hello: &Hello, state: &SinkState) -> Self {
+        let mut core = Self {
+            volume: hello.volume,
+            volume_bytes: hello.volume_bytes,
+            accepted: state.received,
+            copy: state.copy,
+            copy_offset: state.copy_offset,
+            remembered: VecDeque::new(),
+        };
+        core.remember(state.received.sequence, state.received.checksum);
+        core
+    }
+
+    /// The last chunk that was accepted.
+    #[must_use]
+    pub fn accepted(&self) -> ChainPoint {
+        self.accepted
+    }
+
+    /// Decides about one message whose checksums were already verified by the assembler.
+    ///
+    /// # Errors
+    /// The refusal to send before closing.
+    pub fn message<'a>(&mut self, message: &Message<'a>, body: &'a [u8]) -> Result<Action<'a>, Refusal> {
+        match message {
+            Message::Chunk(what) => self.chunk(what, body),
+            Message::BeginCopy(begin) => self.begin_copy(begin),
+            Message::CopyData(copy) => self.copy_data(copy, body),
+            Message::CopyHoles(holes) => self.copy_holes(holes),
+            Message::CopyEnd(end) => self.copy_end(end),
+            Message::Heartbeat(_) => Ok(Action::None),
+            Message::Refuse(_) => Ok(Action::RefusedByPeer),
+            Message::Hello(_) | Message::Welcome(_) | Message::Ack(_) => Err(Refusal::new(
+                RefuseCode::Protocol,
+                0,
+                &format!("{:?} does not belong here; reconnect", message.kind()),
+            )),
+        }
+    }
+
+    fn chunk<'a>(&mut self, what: &What<'a>, data: &'a [u8]) -> Result<Action<'a>, Refusal> {
+        let sequence = what.header.sequence;
+        if self.copy == CopyState::Empty {
+            return Err(gap(sequence, "came before a copy was begun"));
+        }
+        if what.header.volume != self.volume {
+            let text = format!(
+                "chunk {sequence} belongs to volume {}; nothing applied",
+                what.header.volume
+            );
+            return Err(Refusal::new(RefuseCode::ForeignVolume, sequence, &text));
+        }
+        if sequence <= self.accepted.sequence {
+            return self.repeat(sequence, what.checksum).map(|()| Action::None);
+        }
+        self.check_chain(what)?;
+        self.check_records(what, data)?;
+        self.accepted = ChainPoint {
+            address: 0,
+            sequence,
+            record: what.last_record(),
+            epoch: what.header.epoch,
+            sealed_at_us: what.header.sealed_at_us,
+            checksum: what.checksum,
+        };
+        self.remember(sequence, what.checksum);
+        Ok(Action::Append {
+            what: what.as_bytes(),
+            data,
+        })
+    }
+
+    fn repeat(&self, sequence: u64, checksum: u32) -> Result<(), Refusal> {
+        match self.remembered.iter().find(|(known, _)| *known == sequence) {
+            Some((_, known)) if *known == checksum => Ok(()),
+            Some(_) => Err(Refusal::new(
+                RefuseCode::Diverged,
+                sequence,
+                &format!(
+                    "chunk {sequence} was already received with other content; nothing was applied: find out \
+                     which unit holds the newer data before going on"
+                ),
+            )),
+            None => Err(gap(sequence, "is older than this session can compare")),
+        }
+    }
+
+    fn check_chain(&self, what: &What<'_>) -> Result<(), Refusal> {
+        let (header, before) = (&what.header, &self.accepted);
+        let sequence = header.sequence;
+        if Some(sequence) != before.sequence.checked_add(1) {
+            return Err(gap(
+                sequence,
+                &format!("does not follow chunk {}", before.sequence),
+            ));
+        }
+        if Some(header.first_record) != before.record.checked_add(1) {
+            return Err(gap(
+                sequence,
+                &format!("does not continue record {}", before.record),
+            ));
+        }
+        if header.previous_checksum != before.checksum {
+            return Err(gap(sequence, "continues another history than this replica holds"));
+        }
+        if header.epoch < before.epoch {
+            return Err(gap(sequence, "is of an older epoch than the chunk before it"));
+        }
+        Ok(())
+    }
+
+    fn check_records(&self, what: &What<'_>, data: &[u8]) -> Result<(), Refusal> {
+        let sequence = what.header.sequence;
+        let outside = |record: &Record| record.end() > self.volume_bytes;
+        if let Some(record) = what.records().find(outside) {
+            let text = format!(
+                "chunk {sequence} changes bytes up to {} of a volume of {}; nothing was applied",
+                record.end(),
+                self.volume_bytes
+            );
+            return Err(Refusal::new(RefuseCode::Damaged, sequence, &text));
+        }
+        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        if length == what.data_bytes && what.data_is_intact(data) {
+            return Ok(());
+        }
+        let text = format!("chunk {sequence} is damaged; nothing of it was applied, send it again");
+        Err(Refusal::new(RefuseCode::Damaged, sequence, &text))
+    }
+
+    fn remember(&mut self, sequence: u64, checksum: u32) {
+        if self.remembered.len() >= REMEMBERED_CHUNKS {
+            self.remembered.pop_front();
+        }
+        self.remembered.push_back((sequence, checksum));
+    }
+
+    fn begin_copy<'a>(&mut self, begin: &BeginCopy) -> Result<Action<'a>, Refusal> {
+        self.check_size(begin.volume_bytes)?;
+        self.accepted = begin.base;
+        self.copy = CopyState::Copying;
+        self.copy_offset = 0;
+        self.remembered.clear();
+        self.remember(begin.base.sequence, begin.base.checksum);
+        Ok(Action::BeginCopy(begin.base))
+    }
+
+    fn copy_data<'a>(&mut self, copy: &CopyData, data: &'a [u8]) -> Result<Action<'a>, Refusal> {
+        self.check_range(copy.offset, u64::from(copy.length))?;
+        Ok(Action::WriteCopy {
+            offset: copy.offset,
+            data,
+        })
+    }
+
+    fn copy_holes<'a>(&mut self, holes: &CopyHoles) -> Result<Action<'a>, Refusal> {
+        self.check_range(holes.offset, holes.length)?;
+        Ok(Action::ZeroCopy {
+            offset: holes.offset,
+            length: holes.length,
+        })
+    }
+
+    /// A copied range has to begin where the last one ended; then it counts.
+    fn check_range(&mut self, offset: u64, length: u64) -> Result<(), Refusal> {
+        let end = offset.checked_add(length).filter(|end| *end <= self.volume_bytes);
+        let (CopyState::Copying, true, Some(end)) = (self.copy, offset == self.copy_offset, end) else {
+            let text = format!(
+                "copied range of {length} bytes at {offset} does not continue the copy at {} of {}; reconnect",
+                self.copy_offset, self.volume_bytes
+            );
+            return Err(Refusal::new(RefuseCode::Gap, offset, &text));
+        };
+        self.copy_offset = end;
+        Ok(())
+    }
+
+    fn copy_end<'a>(&mut self, end: &CopyEnd) -> Result<Action<'a>, Refusal> {
+        self.check_size(end.volume_bytes)?;
+        if self.copy != CopyState::Copying || self.copy_offset != self.volume_bytes {
+            let text = format!(
+                "end of copy at {} of {} bytes; the sender should reconnect",
+                self.copy_offset, self.volume_bytes
+            );
+            return Err(Refusal::new(RefuseCode::Gap, self.copy_offset, &text));
+        }
+        Ok(Action::EndCopy(end.consistent_from))
+    }
+
+    fn check_size(&self, volume_bytes: u64) -> Result<(), Refusal> {
+        if volume_bytes == self.volume_bytes {
+            return Ok(());
+        }
+        let text = format!(
+            "copy of a volume of {volume_bytes} bytes, but hello said {}; reconnect",
+            self.volume_bytes
+        );
+        Err(Refusal::new(RefuseCode::SizeDiffers, 0, &text))
+    }
+}
+
+fn gap(sequence: u64, what: &str) -> Refusal {
+    let text = format!("chunk {sequence} {what}; nothing of it was applied, the sender should reconnect");
+    Refusal::new(RefuseCode::Gap, sequence, &text)
+}

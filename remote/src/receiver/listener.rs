@@ -1,0 +1,172 @@
+//! Accepts connections of senders, bounds their number, and keeps count of who is connected.
+
+use super::admission::Admission;
+use super::session::{SessionError, Shared, serve};
+use super::stream::refuse;
+use crate::limits::{ACCEPT_PAUSE_MS, LOG_INTERVAL_MS, MAX_SESSIONS};
+use crate::sink::Replicas;
+use farside_protocol::link::{Refusal, RefuseCode};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+/// What a receiver has to know about its unit.
+#[derive(Debug, Clone)]
+pub struct ReceiverConfig {
+    /// Identity of this unit.
+    pub unit: Uuid,
+    /// Name of this unit, as [`farside_protocol::link::name_is_valid`] wants it.
+    pub unit_name: String,
+    /// Accept senders that are not on this machine, without encryption.
+    pub accept_beyond_loopback: bool,
+}
+
+/// Who is connected to a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaLink {
+    /// Name of the replica.
+    pub replica: String,
+    /// Unit that sends.
+    pub source_unit: Uuid,
+    /// Its name.
+    pub source_name: String,
+    /// Where it sends from.
+    pub source_address: SocketAddr,
+}
+
+/// The receiving end of the links of one unit.
+#[derive(Debug)]
+pub struct Receiver<P> {
+    shared: Arc<Shared<P>>,
+    accept_beyond_loopback: bool,
+    shutdown: watch::Sender<bool>,
+}
+
+impl<P: Replicas> Receiver<P> {
+    /// A receiver for the replicas of a unit; it does nothing until [`run`](Self::run).
+    #[must_use]
+    pub fn new(replicas: Arc<P>, config: ReceiverConfig) -> Self {
+        let (shutdown, told) = watch::channel(false);
+        let shared = Shared {
+            replicas,
+            admission: Admission::default(),
+            unit: config.unit,
+            unit_name: config.unit_name,
+            shutdown: told,
+        };
+        Self {
+            shared: Arc::new(shared),
+            accept_beyond_loopback: config.accept_beyond_loopback,
+            shutdown,
+        }
+    }
+
+    /// Which replicas have a sender now, by name.
+    #[must_use]
+    pub fn links(&self) -> Vec<ReplicaLink> {
+        let link = |(replica, holder): (String, super::admission::Holder)| ReplicaLink {
+            replica,
+            source_unit: holder.unit,
+            source_name: holder.unit_name,
+            source_address: holder.address,
+        };
+        self.shared.admission.holders().into_iter().map(link).collect()
+    }
+
+    /// Tells every session to end; [`run`](Self::run) returns when they have.
+    pub fn shut_down(&self) {
+        self.shutdown.send_replace(true);
+    }
+
+    /// Accepts and serves until [`shut_down`](Self::shut_down); returns when no session is left.
+    pub async fn run(&self, listener: TcpListener) {
+        let (places, mut sessions) = (Arc::new(Semaphore::new(MAX_SESSIONS)), JoinSet::new());
+        let mut shutdown = self.shared.shutdown.clone();
+        let log = Arc::new(LogLimit::default());
+        loop {
+            let accepted = tokio::select! {
+                _ = shutdown.wait_for(|set| *set) => break,
+                Some(_) = sessions.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((socket, address)) = accepted else {
+                sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                continue;
+            };
+            let place = Arc::clone(&places).try_acquire_owned();
+            let Ok(place) = place else {
+                // No task for it: a flood must not cost more than the sockets it opens.
+                log.warn(address, "too many link connections; refused");
+                try_refuse_busy(&socket);
+                continue;
+            };
+            let (shared, log) = (Arc::clone(&self.shared), Arc::clone(&log));
+            let allowed = self.accept_beyond_loopback || address.ip().is_loopback();
+            sessions.spawn(async move {
+                let error = connection(&shared, socket, address, allowed).await;
+                report(&log, address, &error);
+                drop(place);
+            });
+        }
+        while sessions.join_next().await.is_some() {}
+    }
+}
+
+async fn connection<P: Replicas>(
+    shared: &Shared<P>,
+    socket: TcpStream,
+    address: SocketAddr,
+    allowed: bool,
+) -> SessionError {
+    // Failing to set these costs speed or an earlier notice, nothing else.
+    let _ = socket.set_nodelay(true);
+    let (read, mut write) = socket.into_split();
+    if allowed {
+        return serve(shared, address, read, write).await;
+    }
+    let text =
+        "this unit accepts links from its own machine only; set it to trust the network in its configuration";
+    let refusal = Refusal::new(RefuseCode::NotAccepted, 0, text);
+    refuse(&mut write, refusal.clone()).await;
+    SessionError::Refused(refusal)
+}
+
+fn try_refuse_busy(socket: &TcpStream) {
+    let text = "this unit serves as many links as it can; the sender should try again later";
+    let refusal = Refusal::new(RefuseCode::Busy, 0, text);
+    let _ = socket.try_write(&farside_protocol::link::Message::Refuse(refusal).to_frame());
+}
+
+fn report(log: &LogLimit, address: SocketAddr, error: &SessionError) {
+    match error {
+        SessionError::Closed | SessionError::ShuttingDown => tracing::debug!(%address, "link ended: {error}"),
+        _ => log.warn(address, &format!("link ended: {error}")),
+    }
+}
+
+/// Keeps a flood of bad connections from becoming a flood of log lines.
+#[derive(Debug, Default)]
+struct LogLimit {
+    state: parking_lot::Mutex<(Option<Instant>, u64)>,
+}
+
+impl LogLimit {
+    fn warn(&self, address: SocketAddr, text: &str) {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let interval = Duration::from_millis(LOG_INTERVAL_MS);
+        if state.0.is_some_and(|last| now.duration_since(last) < interval) {
+            state.1 = state.1.saturating_add(1);
+            tracing::debug!(%address, "{text}");
+            return;
+        }
+        let unlogged = std::mem::take(&mut state.1);
+        state.0 = Some(now);
+        tracing::warn!(%address, unlogged, "{text}");
+    }
+}

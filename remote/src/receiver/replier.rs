@@ -1,0 +1,47 @@
+//! Out to the socket: tells the sender where the replica stands, whenever that changes and every second.
+
+use super::pacing::{Pacing, ack};
+use super::session::SessionError;
+use super::stream::send;
+use crate::sink::Sink;
+use farside_protocol::link::Message;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncWrite;
+use tokio::time::{Instant, timeout};
+
+/// Answers until the socket fails; the session ends it otherwise. A write is never left half done: whoever
+/// stops this task waits on `stop`, which is looked at between writes only.
+pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
+    to: &mut W,
+    sink: &S,
+    begun: &AtomicBool,
+    stop: impl Future<Output = ()>,
+) -> SessionError {
+    let (started, mut pacing) = (Instant::now(), Pacing::default());
+    let now_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let mut changed = sink.changed();
+    tokio::pin!(stop);
+    loop {
+        // The flag first: set, it promises that the state read after it is that of the new copy.
+        let flag = begun.load(Ordering::Acquire);
+        changed.mark_unchanged();
+        let next = ack(&sink.state(), flag);
+        let wait_ms = pacing.wait_ms(&next, now_ms());
+        if wait_ms == 0 {
+            if let Err(error) = send(to, &Message::Ack(next)).await {
+                return error;
+            }
+            pacing.sent(next, now_ms());
+            continue;
+        }
+        tokio::select! {
+            () = &mut stop => return SessionError::Closed,
+            fired = timeout(Duration::from_millis(wait_ms), changed.changed()) => {
+                if matches!(fired, Ok(Err(_))) {
+                    return SessionError::Closed;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! One connection from its first byte to its last.
+//!
+//! Guarantees: what is wrong with one connection ends that one; a refusal is sent before closing wherever
+//! the peer may still understand it; when [`serve`] returns, no task of the session is left.
+
+use super::admission::Admission;
+use super::core::{ReceiverCore, negotiate, refuse_frame, refuse_sink, welcome};
+use super::stream::{FrameStream, refuse, send};
+use super::{reader, replier};
+use crate::sink::{Replicas, Sink, SinkState};
+use farside_protocol::link::limits::HELLO_TIMEOUT_MS;
+use farside_protocol::link::{Hello, LinkError, Message, Refusal, RefuseCode};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The peer closed it.
+    #[error("closed by the sender")]
+    Closed,
+    /// Nothing arrived, or nothing could be sent, for too long.
+    #[error("no sign of life from the sender")]
+    Silence,
+    /// No complete hello in time.
+    #[error("no hello in time")]
+    NoHello,
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Socket(#[source] std::io::Error),
+    /// What arrived is no frame, or damaged.
+    #[error("{0}")]
+    Frame(#[source] LinkError),
+    /// This side refused.
+    #[error("refused: {0}")]
+    Refused(#[source] Refusal),
+    /// The sender refused.
+    #[error("the sender refused: {0}")]
+    RefusedByPeer(#[source] Refusal),
+    /// A newer connection of the same unit took over.
+    #[error("a newer connection of the same unit took over")]
+    TakenOver,
+    /// The receiver is being stopped.
+    #[error("shutting down")]
+    ShuttingDown,
+}
+
+/// What sessions of one receiver share.
+#[derive(Debug)]
+pub(super) struct Shared<P> {
+    pub(super) replicas: Arc<P>,
+    pub(super) admission: Admission,
+    pub(super) unit: Uuid,
+    pub(super) unit_name: String,
+    pub(super) shutdown: watch::Receiver<bool>,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<P: Replicas, R, W>(
+    shared: &Shared<P>,
+    address: SocketAddr,
+    read: R,
+    mut write: W,
+) -> SessionError
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut stream = FrameStream::new(read);
+    let mut after_sequence = 0;
+    let error = match converse(shared, address, (&mut stream, &mut write), &mut after_sequence).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    if let Some(refusal) = refusal_for(&error, after_sequence) {
+        refuse(&mut write, refusal).await;
+        stream.drain().await;
+    }
+    error
+}
+
+fn refusal_for(error: &SessionError, after_sequence: u64) -> Option<Refusal> {
+    match error {
+        SessionError::Refused(refusal) => Some(refusal.clone()),
+        // Whatever speaks another protocol would not understand an answer in ours.
+        SessionError::Frame(LinkError::Magic) => None,
+        SessionError::Frame(error) => Some(refuse_frame(error, after_sequence)),
+        SessionError::TakenOver => Some(Refusal::new(
+            RefuseCode::SecondSender,
+            0,
+            "a newer connection of this unit took over; if that was not intended, stop one of the two senders",
+        )),
+        SessionError::ShuttingDown => Some(Refusal::new(
+            RefuseCode::ShuttingDown,
+            0,
+            "the receiving unit is shutting down; the link comes back with it",
+        )),
+        _ => None,
+    }
+}
+
+async fn converse<P: Replicas, R, W>(
+    shared: &Shared<P>,
+    address: SocketAddr,
+    (stream, write): (&mut FrameStream<R>, &mut W),
+    after_sequence: &mut u64,
+) -> Result<std::convert::Infallible, SessionError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let hello = timeout(Duration::from_millis(HELLO_TIMEOUT_MS), take_hello(stream))
+        .await
+        .map_err(|_| SessionError::NoHello)??;
+    let version = negotiate(&hello).map_err(SessionError::Refused)?;
+    // The claim is dropped when this function ends: after the last use of the replica.
+    let claim = shared
+        .admission
+        .claim(&hello, address)
+        .await
+        .map_err(SessionError::Refused)?;
+    let sink = shared
+        .replicas
+        .open_or_create(&hello)
+        .await
+        .map_err(SessionError::Refused)?;
+    let state = settle(&*sink).await?;
+    let answer = welcome(version, &hello, &state, shared.unit, &shared.unit_name);
+    send(write, &Message::Welcome(Box::new(answer))).await?;
+    tracing::info!(replica = %hello.volume_name, sender = %hello.unit_name, %address,
+        received = state.received.record, "link established");
+    let mut core = ReceiverCore::new(&hello, &state);
+    let stop = stopped(claim.cancelled(), shared.shutdown.clone());
+    let error = exchange((stream, write), &mut core, &*sink, stop).await;
+    *after_sequence = core.accepted().sequence;
+    Err(error)
+}
+
+async fn settle<S: Sink>(sink: &S) -> Result<SinkState, SessionError> {
+    sink.settle()
+        .await
+        .map_err(|error| SessionError::Refused(refuse_sink(&error)))
+}
+
+async fn take_hello<R: AsyncRead + Unpin>(stream: &mut FrameStream<R>) -> Result<Hello, SessionError> {
+    stream.receive().await?;
+    match stream.message()?.0 {
+        Message::Hello(hello) => Ok(*hello),
+        other => Err(SessionError::Refused(Refusal::new(
+            RefuseCode::Protocol,
+            0,
+            &format!("expected Hello, got {:?}; reconnect", other.kind()),
+        ))),
+    }
+}
+
+/// Resolves when the session has to make way.
+async fn stopped(mut cancelled: watch::Receiver<bool>, mut shutdown: watch::Receiver<bool>) -> SessionError {
+    tokio::select! {
+        _ = cancelled.wait_for(|set| *set) => SessionError::TakenOver,
+        _ = shutdown.wait_for(|set| *set) => SessionError::ShuttingDown,
+    }
+}
+
+/// Reads and answers at the same time; whichever ends first ends the other, between two operations.
+async fn exchange<R, W, S: Sink>(
+    (stream, write): (&mut FrameStream<R>, &mut W),
+    core: &mut ReceiverCore,
+    sink: &S,
+    stop: impl Future<Output = SessionError>,
+) -> SessionError
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let begun = AtomicBool::new(false);
+    let (end_replier, mut replier_told) = watch::channel(false);
+    let (end_reader, mut reader_told) = watch::channel(false);
+    let reading = async {
+        let stop = async {
+            tokio::select! {
+                error = stop => error,
+                _ = reader_told.wait_for(|set| *set) => SessionError::Silence,
+            }
+        };
+        let error = reader::run(stream, core, sink, &begun, stop).await;
+        end_replier.send_replace(true);
+        error
+    };
+    let replying = async {
+        let stop = async {
+            let _ = replier_told.wait_for(|set| *set).await;
+        };
+        let error = replier::run(write, sink, &begun, stop).await;
+        end_reader.send_replace(true);
+        error
+    };
+    let (read, _replied) = tokio::join!(reading, replying);
+    read
+}

@@ -1,0 +1,86 @@
+//! Frames from and to a socket, with the limits on silence.
+
+use super::session::SessionError;
+use crate::limits::{LINGER_MS, READ_BUFFER_BYTES};
+use farside_protocol::link::limits::{FRAME_TIMEOUT_MS, SILENCE_LIMIT_MS};
+use farside_protocol::link::{Assembler, Message, Refusal};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Takes frames from a socket, one at a time.
+#[derive(Debug)]
+pub(super) struct FrameStream<R> {
+    from: BufReader<R>,
+    frame: Assembler,
+}
+
+impl<R: AsyncRead + Unpin> FrameStream<R> {
+    pub(super) fn new(from: R) -> Self {
+        Self {
+            from: BufReader::with_capacity(READ_BUFFER_BYTES, from),
+            frame: Assembler::default(),
+        }
+    }
+
+    /// Waits until the next frame is complete. Look at it with [`message`](Self::message). Safe to drop and
+    /// call again.
+    pub(super) async fn receive(&mut self) -> Result<(), SessionError> {
+        if self.frame.space().is_empty() {
+            self.frame.clear();
+        }
+        let mut deadline = None;
+        loop {
+            let silence = Instant::now() + Duration::from_millis(SILENCE_LIMIT_MS);
+            let until = deadline.map_or(silence, |deadline| silence.min(deadline));
+            let read = timeout_at(until, self.from.read(self.frame.space())).await;
+            let count = read
+                .map_err(|_| SessionError::Silence)?
+                .map_err(SessionError::Socket)?;
+            if count == 0 {
+                return Err(SessionError::Closed);
+            }
+            deadline.get_or_insert_with(|| Instant::now() + Duration::from_millis(FRAME_TIMEOUT_MS));
+            if self.frame.advance(count).map_err(SessionError::Frame)? {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) fn message(&self) -> Result<(Message<'_>, &[u8]), SessionError> {
+        self.frame.message().map_err(SessionError::Frame)
+    }
+
+    /// Reads on for a moment after a refusal was sent: closing with unread bytes would reset the connection
+    /// and could throw the refusal away.
+    pub(super) async fn drain(&mut self) {
+        let mut scrap = vec![0; 4096];
+        let all = async { while matches!(self.from.read(&mut scrap).await, Ok(count) if count > 0) {} };
+        let _ = timeout(Duration::from_millis(LINGER_MS), all).await;
+    }
+}
+
+/// Writes a message that has no body.
+pub(super) async fn send<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    message: &Message<'_>,
+) -> Result<(), SessionError> {
+    let frame = message.to_frame();
+    let write = async {
+        to.write_all(&frame).await?;
+        to.flush().await
+    };
+    let written = timeout(Duration::from_millis(SILENCE_LIMIT_MS), write).await;
+    written
+        .map_err(|_| SessionError::Silence)?
+        .map_err(SessionError::Socket)
+}
+
+/// Says why, as far as the peer still listens, and ends the writing side.
+pub(super) async fn refuse<W: AsyncWrite + Unpin>(to: &mut W, refusal: Refusal) {
+    let say = async {
+        let _ = send(to, &Message::Refuse(refusal)).await;
+        let _ = to.shutdown().await;
+    };
+    let _ = timeout(Duration::from_millis(LINGER_MS), say).await;
+}

@@ -1,0 +1,79 @@
+//! What a receiver needs of a replica, and of the place where replicas are kept.
+//!
+//! The receiver verifies everything before it calls; a sink may rely on chunks being the next of their
+//! chain, inside the volume and intact. The sink's own threads sync and apply; nobody asks it to.
+
+use farside_protocol::journal::{ChainPoint, CopyState};
+use farside_protocol::link::{Hello, Refusal};
+use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Where a replica stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkState {
+    /// Empty, being copied, or complete.
+    pub copy: CopyState,
+    /// Newest chunk that is durable in the replica's journal, or the base of the copy.
+    pub received: ChainPoint,
+    /// Last record in the image; never above `received.record`.
+    pub applied: u64,
+    /// Bytes of the image that are copied durably.
+    pub copy_offset: u64,
+    /// The replica is consistent once this record is applied.
+    pub consistent_from: u64,
+}
+
+/// Why a sink could not do what it was told. Either is final for the session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SinkError {
+    /// A write or sync failed or the disk is full; the text names the file and the remedy.
+    #[error("{0}")]
+    Degraded(String),
+    /// The unit is shutting down.
+    #[error("the receiving unit is shutting down; the link comes back with it")]
+    ShuttingDown,
+}
+
+/// One replica. At most one session calls it at a time, one call after the other. A future that was
+/// started is always awaited to its end.
+pub trait Sink: Send + Sync + 'static {
+    /// The state now. Never waits for a disk.
+    fn state(&self) -> SinkState;
+
+    /// Fires whenever [`state`](Self::state) would give something new.
+    fn changed(&self) -> watch::Receiver<u64>;
+
+    /// Resolves when all that was appended is durable, so that `received` is the last thing appended, and
+    /// all copied data that is not below `copy_offset` may be copied again. Called once per session, first.
+    fn settle(&self) -> impl Future<Output = Result<SinkState, SinkError>> + Send;
+
+    /// Durably forgets what the replica held: state `Copying`, nothing copied, the journal continues `base`
+    /// (its address means nothing here), `applied` is the base's record.
+    fn begin_copy(&self, base: ChainPoint) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Journals the next chunk. It counts as received once the sink's own sync made it durable. Waits while
+    /// the journal is full.
+    fn append(&self, what: &[u8], data: &[u8]) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Writes copied bytes straight into the image. Offsets are contiguous from `copy_offset`.
+    fn write_copy(&self, offset: u64, data: &[u8]) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Makes a range of the image read as zeroes. Offsets as for [`write_copy`](Self::write_copy).
+    fn zero_copy(&self, offset: u64, length: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// The whole image was copied. The sink marks itself `Complete`, durably, once all copied data is
+    /// durable and `consistent_from` is applied. Called again, the later record counts.
+    fn end_copy(&self, consistent_from: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
+}
+
+/// The replicas of a unit.
+pub trait Replicas: Send + Sync + 'static {
+    /// A replica.
+    type Sink: Sink;
+
+    /// The replica named `hello.volume_name`, made if there is none. Checks, before anything is written,
+    /// that it belongs to this volume and unit and has this size, that its segments are large enough for
+    /// `hello.segment_bytes`, and that the configuration accepts it. The name is safe as a file name.
+    fn open_or_create(&self, hello: &Hello) -> impl Future<Output = Result<Arc<Self::Sink>, Refusal>> + Send;
+}
