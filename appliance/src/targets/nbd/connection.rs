@@ -1,0 +1,386 @@
+//! The transmission phase of one connection.
+//!
+//! One loop: gather what was received, journal it, then wait for whatever comes first of
+//! durability, a read from the disk, room to send, and new requests. At depth 1 this is one receive, one
+//! journal write and one send, without a change of task.
+
+use super::batch::{Batch, Owed};
+use super::cold::ColdReads;
+use super::deferred::Deferred;
+use super::limits::{
+    BATCH_UPDATES, DEFERRED_REPLIES, INLINE_READ_BYTES, LINGER, MAX_SKIPPED_BYTES, OUTPUT_BYTES,
+    RECEIVE_BYTES,
+};
+use super::listener::Stream;
+use super::negotiation::{Fault, Session};
+use super::output::Output;
+use super::receiver::Receiver;
+use super::validate::{Task, validate};
+use crate::targets::{Disk, DiskError, Position, Update};
+use bytes::Bytes;
+use farside_protocol::nbd::{
+    Command, CommandFlags, Errno, ReplyStyle, Request, put_done, put_failure, put_read_header,
+    read_header_bytes,
+};
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Why a connection takes no more requests; what it has taken is still answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The client sent a disconnect request or closed its side.
+    Client,
+    /// The unit is being shut down.
+    Shutdown,
+    /// The disk is being removed.
+    DiskGone,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Client => "client disconnected",
+            Self::Shutdown => "unit is shutting down",
+            Self::DiskGone => "disk was removed",
+        })
+    }
+}
+
+/// Why gathering stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gathered {
+    /// The next request is not complete.
+    NeedsInput,
+    /// A limit is reached; there may be more complete requests.
+    Full,
+}
+
+/// One attached client.
+pub(super) struct Connection<S, D> {
+    stream: S,
+    receiver: Receiver,
+    batch: Batch,
+    replies: Replies<D>,
+}
+
+/// Everything that is answered later than it is received. Apart from [`Connection`] so that it can go on
+/// while a batch waits for the journal.
+struct Replies<D> {
+    disk: Arc<D>,
+    style: ReplyStyle,
+    output: Output,
+    deferred: Deferred,
+    cold: ColdReads,
+    end: Option<End>,
+}
+
+impl<S: Stream, D: Disk> Connection<S, D> {
+    pub(super) fn new(stream: S, session: Session<D>) -> Self {
+        let replies = Replies {
+            disk: session.export.disk,
+            style: session.style,
+            output: Output::default(),
+            deferred: Deferred::default(),
+            cold: ColdReads::default(),
+            end: None,
+        };
+        Self {
+            stream,
+            receiver: Receiver::new(session.received),
+            batch: Batch::default(),
+            replies,
+        }
+    }
+
+    /// Serves until the client, the unit or the disk ends it.
+    ///
+    /// # Errors
+    /// [`Fault`] when the stream fails or the client breaks the protocol.
+    pub(super) async fn run(mut self, shutdown: &CancellationToken) -> Result<End, Fault> {
+        let mut cancelled = pin!(shutdown.cancelled());
+        loop {
+            let gathered = self.gather()?;
+            self.commit().await?;
+            let finished = poll_fn(|context| self.poll_event(gathered, cancelled.as_mut(), context)).await?;
+            if let Some(end) = finished {
+                self.close(end).await;
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Takes every complete request the limits allow: reads are answered, changes and flushes collected.
+    fn gather(&mut self) -> Result<Gathered, Fault> {
+        let geometry = self.replies.disk.geometry();
+        loop {
+            if let Some((cookie, errno)) = self.receiver.skipped() {
+                self.replies.fail(cookie, errno);
+            }
+            if self.receiver.is_skipping() || self.replies.end == Some(End::Client) {
+                return Ok(Gathered::NeedsInput);
+            }
+            if self.is_full() {
+                return Ok(Gathered::Full);
+            }
+            let Some(request) = self.receiver.peek()? else {
+                return Ok(Gathered::NeedsInput);
+            };
+            match validate(&request, geometry, self.replies.style) {
+                Err(errno) => self.refuse(&request, errno)?,
+                Ok(Task::Write) => match self.receiver.take_write(request.length as usize) {
+                    None => return Ok(Gathered::NeedsInput),
+                    Some(data) => self.collect(
+                        &request,
+                        Update::Write {
+                            offset: request.offset,
+                            data,
+                        },
+                    ),
+                },
+                Ok(task) => {
+                    self.receiver.consume_header();
+                    self.accept(&request, task);
+                }
+            }
+        }
+    }
+
+    /// A valid request without payload.
+    fn accept(&mut self, request: &Request, task: Task) {
+        let (offset, length) = (request.offset, request.length);
+        match task {
+            Task::Read => self.replies.read(request),
+            Task::Write => self.collect(
+                request,
+                Update::Write {
+                    offset,
+                    data: Bytes::new(),
+                },
+            ),
+            Task::Trim => self.collect(request, Update::Trim { offset, length }),
+            Task::Zero { allocate } => self.collect(
+                request,
+                Update::Zero {
+                    offset,
+                    length,
+                    allocate,
+                },
+            ),
+            Task::Flush => self.batch.flushes.push(request.cookie),
+            Task::Nothing => put_done(self.replies.output.open(), request.cookie),
+            Task::Disconnect => self.replies.end = Some(End::Client),
+        }
+    }
+
+    fn collect(&mut self, request: &Request, update: Update) {
+        self.batch.push(
+            update,
+            Owed {
+                cookie: request.cookie,
+                forced: request.has(CommandFlags::FUA),
+            },
+        );
+    }
+
+    /// Answers an invalid request, after its payload if it has one.
+    fn refuse(&mut self, request: &Request, errno: Errno) -> Result<(), Fault> {
+        if request.command != Command::Write {
+            self.receiver.consume_header();
+            self.replies.fail(request.cookie, errno);
+            return Ok(());
+        }
+        if request.length > MAX_SKIPPED_BYTES {
+            return Err(Fault::WriteTooLong(request.length));
+        }
+        self.receiver
+            .skip_write(request.length as usize, request.cookie, errno);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.batch.is_full() || self.replies.is_full(self.batch.len())
+    }
+
+    /// Journals the collected changes as one batch and settles what they and the flushes are owed. Earlier
+    /// replies go on being sent meanwhile; if that fails, the batch is still seen through.
+    async fn commit(&mut self) -> Result<(), Fault> {
+        let Self {
+            stream,
+            batch,
+            replies,
+            ..
+        } = self;
+        let mut progress = Ok(());
+        if !batch.updates.is_empty() {
+            let disk = Arc::clone(&replies.disk);
+            let mut update = pin!(disk.update(&mut batch.updates));
+            let result = poll_fn(|context| {
+                let result = update.as_mut().poll(context);
+                if result.is_pending() && progress.is_ok() {
+                    progress = replies.poll_progress(stream, context);
+                }
+                result
+            });
+            let result = result.await;
+            batch
+                .replies
+                .drain(..)
+                .for_each(|owed| replies.settle(owed, result));
+        }
+        batch.updates.clear();
+        if !batch.flushes.is_empty() {
+            // Covers what every connection has had acknowledged: the promise of CAN_MULTI_CONN.
+            let position = replies.disk.journaled();
+            batch
+                .flushes
+                .drain(..)
+                .for_each(|cookie| replies.deferred.push(position, cookie));
+        }
+        progress
+    }
+
+    /// Resolves when there is something to gather (`None`) or all is answered after the end (`Some`).
+    fn poll_event(
+        &mut self,
+        gathered: Gathered,
+        cancelled: Pin<&mut impl Future<Output = ()>>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<End>, Fault>> {
+        self.replies.poll_progress(&mut self.stream, context)?;
+        if gathered == Gathered::Full {
+            return if self.is_full() {
+                Poll::Pending
+            } else {
+                Poll::Ready(Ok(None))
+            };
+        }
+        if self.replies.end.is_none() && cancelled.poll(context).is_ready() {
+            self.replies.end = Some(End::Shutdown);
+        }
+        if self.replies.end.is_none() {
+            match ready!(self.receiver.poll_receive(&mut self.stream, context))? {
+                0 => self.replies.end = Some(End::Client),
+                _ => return Poll::Ready(Ok(None)),
+            }
+        }
+        match self.replies.end {
+            Some(end) if self.replies.is_settled() => Poll::Ready(Ok(Some(end))),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Ends the stream so that a peer that is still sending gets the last replies instead of a reset.
+    async fn close(mut self, end: End) {
+        if self.stream.shutdown().await.is_err() || end == End::Client {
+            return;
+        }
+        let mut ignored = vec![0; RECEIVE_BYTES];
+        let until_closed =
+            async { while self.stream.read(&mut ignored).await.is_ok_and(|bytes| bytes > 0) {} };
+        let _ = timeout(LINGER, until_closed).await;
+    }
+}
+
+impl<D: Disk> Replies<D> {
+    /// Whether no more may be taken; `collected` requests are not owed here yet.
+    fn is_full(&self, collected: usize) -> bool {
+        self.output.len() >= OUTPUT_BYTES
+            || self.deferred.len() + collected.min(BATCH_UPDATES) >= DEFERRED_REPLIES
+            || !self.cold.has_room()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.output.len() == 0 && self.deferred.len() == 0 && self.cold.len() == 0
+    }
+
+    /// Answers a valid read from the cache, or starts it beside the connection.
+    fn read(&mut self, request: &Request) {
+        if request.length > INLINE_READ_BYTES {
+            return self.cold.start(&self.disk, *request, self.style);
+        }
+        let out = self.output.open();
+        let start = out.len();
+        out.reserve(read_header_bytes(self.style, request.length) + request.length as usize);
+        put_read_header(out, self.style, request.cookie, request.offset, request.length);
+        if request.length == 0 {
+            return;
+        }
+        let data = out.len();
+        let cached = self.disk.read_cached(request.offset, request.length, out);
+        let appended = out.len() - data;
+        match cached {
+            Ok(true) if appended == request.length as usize => return,
+            _ => out.truncate(start),
+        }
+        match cached {
+            Ok(false) => self.cold.start(&self.disk, *request, self.style),
+            Ok(true) => self.fail(request.cookie, Errno::Io),
+            Err(error) => self.fail_disk(request.cookie, error),
+        }
+    }
+
+    /// Answers a change that was journaled or refused, or defers the answer until it is durable.
+    fn settle(&mut self, owed: Owed, result: Result<Position, DiskError>) {
+        match result {
+            Ok(position) if owed.forced => self.deferred.push(position, owed.cookie),
+            Ok(_) => put_done(self.output.open(), owed.cookie),
+            Err(error) => self.fail_disk(owed.cookie, error),
+        }
+    }
+
+    fn fail(&mut self, cookie: u64, errno: Errno) {
+        put_failure(self.output.open(), self.style, cookie, errno);
+    }
+
+    fn fail_disk(&mut self, cookie: u64, error: DiskError) {
+        fail_disk(&mut self.output, &mut self.end, self.style, (cookie, error));
+    }
+
+    /// Collects what has become durable or was read, and sends what can be sent.
+    fn poll_progress<S: Stream>(&mut self, stream: &mut S, context: &mut Context<'_>) -> Result<(), Fault> {
+        let Self {
+            disk,
+            style,
+            output,
+            deferred,
+            cold,
+            end,
+        } = self;
+        deferred.poll(disk, context, |cookie, result| match result {
+            Ok(()) => put_done(output.open(), cookie),
+            Err(error) => fail_disk(output, end, *style, (cookie, error)),
+        });
+        cold.poll(context, output, |output, cookie, error| {
+            fail_disk(output, end, *style, (cookie, error))
+        })?;
+        match output.poll_send(stream, context) {
+            Poll::Ready(Err(lost)) => Err(lost.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Answers with the disk's error; a disk that is going away also ends the connection.
+fn fail_disk(
+    output: &mut Output,
+    end: &mut Option<End>,
+    style: ReplyStyle,
+    (cookie, error): (u64, DiskError),
+) {
+    let errno = match error {
+        DiskError::Io => Errno::Io,
+        DiskError::NoSpace => Errno::NoSpc,
+        DiskError::ReadOnly => Errno::Perm,
+        DiskError::ShuttingDown => {
+            end.get_or_insert(End::DiskGone);
+            Errno::Shutdown
+        }
+    };
+    put_failure(output.open(), style, cookie, errno);
+}

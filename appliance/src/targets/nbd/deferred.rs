@@ -1,0 +1,71 @@
+//! Replies that wait for the journal to be durable: flushes and forced writes.
+//!
+//! They are kept in the order of their positions, and only the first is waited for: one journal sync
+//! serves all that wait, so the next is mostly ready when the first is. The waiting future is kept until it resolves,
+//! because it may be the one that carries out the sync for others.
+
+use crate::targets::{Disk, DiskError, Position};
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+type Waiting = Pin<Box<dyn Future<Output = Result<(), DiskError>> + Send>>;
+
+/// Replies in the order of the positions they wait for.
+#[derive(Default)]
+pub(super) struct Deferred {
+    replies: VecDeque<(Position, u64)>,
+    waiting: Option<(Position, Waiting)>,
+}
+
+impl fmt::Debug for Deferred {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Deferred")
+            .field("replies", &self.replies)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Deferred {
+    pub(super) fn len(&self) -> usize {
+        self.replies.len()
+    }
+
+    /// Owes the reply `cookie` when `position` is durable. A position below its predecessor's, which no disk
+    /// should give, waits with it.
+    pub(super) fn push(&mut self, position: Position, cookie: u64) {
+        let position = self
+            .replies
+            .back()
+            .map_or(position, |(last, _)| position.max(*last));
+        self.replies.push_back((position, cookie));
+    }
+
+    /// Hands every reply that is due now to `reply`.
+    pub(super) fn poll<D: Disk>(
+        &mut self,
+        disk: &Arc<D>,
+        context: &mut Context<'_>,
+        mut reply: impl FnMut(u64, Result<(), DiskError>),
+    ) {
+        while let Some((front, _)) = self.replies.front() {
+            let (position, future) = self.waiting.get_or_insert_with(|| (*front, wait(disk, *front)));
+            let Poll::Ready(result) = future.as_mut().poll(context) else {
+                return;
+            };
+            let reached = *position;
+            self.waiting = None;
+            while let Some((_, cookie)) = self.replies.pop_front_if(|(position, _)| *position <= reached) {
+                reply(cookie, result);
+            }
+        }
+    }
+}
+
+fn wait<D: Disk>(disk: &Arc<D>, position: Position) -> Waiting {
+    let disk = Arc::clone(disk);
+    Box::pin(async move { disk.durable(position).await })
+}

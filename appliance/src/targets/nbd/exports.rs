@@ -1,0 +1,42 @@
+//! How the target finds the disks it serves.
+
+use crate::targets::Disk;
+use std::sync::Arc;
+
+/// The disks that can be attached now. They may appear and vanish while the target runs: a connection keeps
+/// the disk it attached to, and ends when that disk answers [`ShuttingDown`](crate::targets::DiskError).
+pub trait Exports: Send + Sync + 'static {
+    /// The disks served.
+    type Disk: Disk;
+
+    /// The export of this name.
+    fn find(&self, name: &str) -> Option<Export<Self::Disk>>;
+
+    /// Names in the order they are listed. The protocol allows 4096 bytes for each.
+    fn names(&self) -> Vec<String>;
+
+    /// What the empty name stands for (NBD spec, `NBD_OPT_EXPORT_NAME`: the default export).
+    fn default_name(&self) -> Option<String> {
+        self.names().into_iter().next()
+    }
+}
+
+/// A disk under its name.
+#[derive(Debug)]
+pub struct Export<D> {
+    /// The canonical name.
+    pub name: String,
+    /// A sentence for people, empty if there is none.
+    pub description: String,
+    /// What is served.
+    pub disk: Arc<D>,
+}
+
+/// Finds `name`, or the default export if it is empty.
+pub(super) fn resolve<E: Exports>(exports: &E, name: &str) -> Option<Export<E::Disk>> {
+    if name.is_empty() {
+        exports.find(&exports.default_name()?)
+    } else {
+        exports.find(name)
+    }
+}

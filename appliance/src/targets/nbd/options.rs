@@ -1,0 +1,145 @@
+//! Decides the answer to each option; no sockets here.
+
+use super::exports::{Export, Exports, resolve};
+use super::limits::{MAX_PAYLOAD_BYTES, PREFERRED_BLOCK_BYTES};
+use crate::targets::{Disk, DiskGeometry};
+use bytes::BytesMut;
+use farside_protocol::nbd::{
+    BlockSizes, ClientFlags, ClientOption, InfoRequest, OptionReply, TransmissionFlags as Flags,
+    put_export_name_reply, put_info_block_size, put_info_description, put_info_export, put_info_name,
+    put_option_reply, put_server,
+};
+
+/// What the client has negotiated so far.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Agreed {
+    pub(super) client: ClientFlags,
+    pub(super) structured: bool,
+}
+
+/// What follows an option.
+#[derive(Debug)]
+pub(super) enum Next<D> {
+    /// The next option.
+    Option,
+    /// The transmission phase.
+    Transmission(Export<D>),
+    /// The end of the connection, after what was appended is sent.
+    Close,
+}
+
+/// Appends the answer to the option `code` with its `data` and says what follows.
+pub(super) fn answer<E: Exports>(
+    agreed: &mut Agreed,
+    (code, data): (u32, &[u8]),
+    exports: &E,
+    out: &mut BytesMut,
+) -> Next<E::Disk> {
+    let option = match ClientOption::decode(code, data) {
+        Ok(option) => option,
+        Err(_) if code == farside_protocol::nbd::option_code::EXPORT_NAME => return Next::Close,
+        Err(malformed) => {
+            put_option_reply(out, code, OptionReply::Invalid, malformed.0);
+            return Next::Option;
+        }
+    };
+    match option {
+        ClientOption::ExportName(name) => return attach_by_name(*agreed, name, exports, out),
+        ClientOption::Go(request) => {
+            return describe(*agreed, (code, request), exports, out).map_or(Next::Option, Next::Transmission);
+        }
+        ClientOption::Info(request) => drop(describe(*agreed, (code, request), exports, out)),
+        ClientOption::Abort => {
+            put_option_reply(out, code, OptionReply::Ack, "");
+            return Next::Close;
+        }
+        ClientOption::List => {
+            exports.names().iter().for_each(|name| put_server(out, name));
+            put_option_reply(out, code, OptionReply::Ack, "");
+        }
+        ClientOption::StructuredReply => {
+            agreed.structured = true;
+            put_option_reply(out, code, OptionReply::Ack, "");
+        }
+        ClientOption::StartTls => {
+            put_option_reply(
+                out,
+                code,
+                OptionReply::Unsupported,
+                "TLS is not available on this listener",
+            );
+        }
+        ClientOption::Unsupported => {
+            put_option_reply(out, code, OptionReply::Unsupported, "option not supported");
+        }
+    }
+    Next::Option
+}
+
+/// `NBD_OPT_EXPORT_NAME` has no way to refuse but to close.
+fn attach_by_name<E: Exports>(agreed: Agreed, name: &str, exports: &E, out: &mut BytesMut) -> Next<E::Disk> {
+    let Some(export) = resolve(exports, name) else {
+        return Next::Close;
+    };
+    let geometry = export.disk.geometry();
+    let flags = transmission_flags(geometry, agreed.structured);
+    put_export_name_reply(out, geometry.size_bytes, flags, agreed.client.no_zeroes);
+    Next::Transmission(export)
+}
+
+/// `NBD_OPT_INFO` and `NBD_OPT_GO`: the two have the same answer.
+fn describe<E: Exports>(
+    agreed: Agreed,
+    (code, request): (u32, InfoRequest<'_>),
+    exports: &E,
+    out: &mut BytesMut,
+) -> Option<Export<E::Disk>> {
+    let Some(export) = resolve(exports, request.name) else {
+        put_option_reply(out, code, OptionReply::Unknown, "no export of this name");
+        return None;
+    };
+    let geometry = export.disk.geometry();
+    put_info_export(
+        out,
+        code,
+        geometry.size_bytes,
+        transmission_flags(geometry, agreed.structured),
+    );
+    if request.wants_name {
+        put_info_name(out, code, &export.name);
+    }
+    if request.wants_description && !export.description.is_empty() {
+        put_info_description(out, code, &export.description);
+    }
+    if request.wants_block_size {
+        put_info_block_size(out, code, block_sizes(geometry));
+    }
+    put_option_reply(out, code, OptionReply::Ack, "");
+    Some(export)
+}
+
+/// Section "Transmission flags". Multiple connections are safe because durability is a position of the disk's
+/// one journal, not of a connection.
+fn transmission_flags(geometry: DiskGeometry, structured: bool) -> u16 {
+    let always = Flags::HAS_FLAGS
+        | Flags::SEND_FLUSH
+        | Flags::SEND_FUA
+        | Flags::SEND_TRIM
+        | Flags::SEND_WRITE_ZEROES
+        | Flags::CAN_MULTI_CONN
+        | Flags::SEND_CACHE;
+    let read_only = if geometry.read_only { Flags::READ_ONLY } else { 0 };
+    let unfragmented = if structured { Flags::SEND_DF } else { 0 };
+    always | read_only | unfragmented
+}
+
+fn block_sizes(geometry: DiskGeometry) -> BlockSizes {
+    let (least, most) = PREFERRED_BLOCK_BYTES;
+    let preferred = geometry.preferred_block_bytes.clamp(least, most);
+    let preferred = preferred.checked_next_power_of_two().unwrap_or(most);
+    BlockSizes {
+        minimum: 1,
+        preferred,
+        maximum: MAX_PAYLOAD_BYTES,
+    }
+}

@@ -1,0 +1,181 @@
+//! A disk in memory for tests and for trying the target alone: durability, cold reads and failures on command.
+
+use super::targets::nbd::{Export, Exports};
+use super::targets::{Disk, DiskError, DiskGeometry, Position, Update};
+use bytes::BytesMut;
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use tokio::sync::{Notify, Semaphore};
+
+/// Content and switches of a memory disk.
+#[derive(Debug)]
+pub(crate) struct MemoryDisk {
+    content: RwLock<Vec<u8>>,
+    journaled: AtomicU64,
+    durable: AtomicU64,
+    /// Durable only when [`sync`](Self::sync) is called.
+    pub(crate) manual_sync: AtomicBool,
+    synced: Notify,
+    pub(crate) read_only: AtomicBool,
+    /// Reads at or above this offset are cold.
+    pub(crate) cold_from: AtomicU64,
+    /// One permit lets one cold read finish.
+    pub(crate) cold_permits: Semaphore,
+    /// One permit lets one update finish; closed when updates are free.
+    pub(crate) update_permits: Semaphore,
+    pub(crate) fail: Mutex<Option<DiskError>>,
+    pub(crate) fail_durable: Mutex<Option<DiskError>>,
+    /// Number of calls of `update`, and the updates they carried.
+    pub(crate) batches: AtomicUsize,
+    pub(crate) updates: AtomicUsize,
+}
+
+impl MemoryDisk {
+    pub(crate) fn new(size_bytes: usize) -> Arc<Self> {
+        let free = Semaphore::new(0);
+        free.close();
+        Arc::new(Self {
+            content: RwLock::new(vec![0; size_bytes]),
+            journaled: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+            manual_sync: AtomicBool::new(false),
+            synced: Notify::new(),
+            read_only: AtomicBool::new(false),
+            cold_from: AtomicU64::new(u64::MAX),
+            cold_permits: Semaphore::new(0),
+            update_permits: free,
+            fail: Mutex::new(None),
+            fail_durable: Mutex::new(None),
+            batches: AtomicUsize::new(0),
+            updates: AtomicUsize::new(0),
+        })
+    }
+
+    /// A disk whose updates wait for a permit each.
+    #[allow(dead_code, reason = "the example does not hold updates back")]
+    pub(crate) fn with_held_updates(size_bytes: usize) -> Arc<Self> {
+        let mut disk = Self::new(size_bytes);
+        Arc::get_mut(&mut disk).expect("not shared yet").update_permits = Semaphore::new(0);
+        disk
+    }
+
+    /// Makes everything journaled so far durable.
+    pub(crate) fn sync(&self) {
+        self.durable.fetch_max(self.journaled.load(SeqCst), SeqCst);
+        self.synced.notify_waiters();
+    }
+
+    #[allow(dead_code, reason = "the example looks at nothing")]
+    pub(crate) fn content(&self, range: std::ops::Range<usize>) -> Vec<u8> {
+        self.content.read()[range].to_vec()
+    }
+
+    fn failure(&self) -> Result<(), DiskError> {
+        self.fail.lock().map_or(Ok(()), Err)
+    }
+
+    fn copy(&self, offset: u64, length: u32, into: &mut BytesMut) {
+        let start = usize::try_from(offset).expect("inside the disk");
+        into.extend_from_slice(&self.content.read()[start..start + length as usize]);
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn geometry(&self) -> DiskGeometry {
+        DiskGeometry {
+            size_bytes: self.content.read().len() as u64,
+            preferred_block_bytes: 4096,
+            read_only: self.read_only.load(SeqCst),
+        }
+    }
+
+    async fn update(&self, batch: &mut Vec<Update>) -> Result<Position, DiskError> {
+        if let Ok(permit) = self.update_permits.acquire().await {
+            permit.forget();
+        }
+        self.failure()?;
+        self.batches.fetch_add(1, SeqCst);
+        self.updates.fetch_add(batch.len(), SeqCst);
+        let count = batch.len() as u64;
+        let mut content = self.content.write();
+        for update in batch.drain(..) {
+            let (offset, length, data) = match update {
+                Update::Write { offset, data } => (offset, data.len(), Some(data)),
+                Update::Trim { offset, length } | Update::Zero { offset, length, .. } => {
+                    (offset, length as usize, None)
+                }
+            };
+            let start = usize::try_from(offset).expect("inside the disk");
+            let target = &mut content[start..start + length];
+            match data {
+                Some(data) => target.copy_from_slice(&data),
+                None => target.fill(0),
+            }
+        }
+        Ok(self.journaled.fetch_add(count, SeqCst) + count)
+    }
+
+    fn read_cached(&self, offset: u64, length: u32, into: &mut BytesMut) -> Result<bool, DiskError> {
+        self.failure()?;
+        if offset >= self.cold_from.load(SeqCst) {
+            return Ok(false);
+        }
+        self.copy(offset, length, into);
+        Ok(true)
+    }
+
+    async fn read(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u32,
+        mut into: BytesMut,
+    ) -> Result<BytesMut, DiskError> {
+        if offset >= self.cold_from.load(SeqCst) {
+            self.cold_permits.acquire().await.expect("never closed").forget();
+        }
+        self.failure()?;
+        self.copy(offset, length, &mut into);
+        Ok(into)
+    }
+
+    fn journaled(&self) -> Position {
+        self.journaled.load(SeqCst)
+    }
+
+    async fn durable(&self, position: Position) -> Result<(), DiskError> {
+        loop {
+            let synced = self.synced.notified();
+            self.fail_durable.lock().map_or(Ok(()), Err)?;
+            if !self.manual_sync.load(SeqCst) {
+                self.sync();
+            }
+            if self.durable.load(SeqCst) >= position {
+                return Ok(());
+            }
+            synced.await;
+        }
+    }
+}
+
+/// Named memory disks that come and go.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryExports(pub(crate) Mutex<BTreeMap<String, Arc<MemoryDisk>>>);
+
+impl Exports for MemoryExports {
+    type Disk = MemoryDisk;
+
+    fn find(&self, name: &str) -> Option<Export<MemoryDisk>> {
+        let disk = Arc::clone(self.0.lock().get(name)?);
+        Some(Export {
+            name: name.to_owned(),
+            description: format!("memory disk {name}"),
+            disk,
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.lock().keys().cloned().collect()
+    }
+}

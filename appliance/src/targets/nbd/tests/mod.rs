@@ -1,0 +1,10 @@
+//! The target probed with raw bytes over real sockets, in front of a disk in memory.
+
+use crate::targets;
+
+mod harness;
+mod memory;
+mod negotiation;
+mod requests;
+mod ordering;
+mod hardship;
