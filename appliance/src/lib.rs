@@ -3,3 +3,7 @@
 //! Modules stand in the order in which a write passes them.
 
 pub mod targets;
+pub mod unit;
+pub mod config;
+pub mod inspect;
+pub mod cli;
