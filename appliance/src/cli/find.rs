@@ -21,7 +21,7 @@ pub(super) fn socket(named: Option<PathBuf>) -> Result<PathBuf, CliError> {
         return Ok(named);
     }
     let defaults = DEFAULTS.iter().map(PathBuf::from).collect::<Vec<_>>();
-    if let Some(found) = defaults.iter().find(|path| UnixStream::connect(path).is_ok()) {
+    if let Some(found) = defaults.iter().find(|path| is_there(path)) {
         return Ok(found.clone());
     }
     let mut answering = announced()
@@ -45,6 +45,14 @@ pub(super) fn socket(named: Option<PathBuf>) -> Result<PathBuf, CliError> {
             );
             Err(CliError::new(Exit::Unreachable, message))
         }
+    }
+}
+
+/// Whether a unit answers, or would if its owner asked: in that case the client says so.
+fn is_there(socket: &Path) -> bool {
+    match UnixStream::connect(socket) {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
     }
 }
 

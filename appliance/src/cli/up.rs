@@ -120,13 +120,15 @@ fn welcome(config: &Config, status: &Status) -> String {
         };
         add(&mut text, &format!("  {line}"));
     }
-    let name = status
+    if let Some(volume) = status
         .volumes
-        .first()
-        .map_or(VOLUME, |volume| volume.name.as_str());
-    add(&mut text, "\nAttach it with any one of these:");
-    for line in attach_lines(config, status, name) {
-        add(&mut text, &format!("  {line}"));
+        .iter()
+        .find(|volume| volume.state != VolumeState::Failed)
+    {
+        add(&mut text, "\nAttach it with any one of these:");
+        for line in attach_lines(config, status, &volume.name) {
+            add(&mut text, &format!("  {line}"));
+        }
     }
     add(&mut text, "\nFiles:");
     for volume in &config.volumes {

@@ -98,7 +98,7 @@ impl Unit {
             view,
         });
         let control = ControlServers::start(&shared, control, console);
-        let unit = Self {
+        let mut unit = Self {
             shared,
             signals,
             control,
@@ -108,15 +108,25 @@ impl Unit {
         Ok(unit)
     }
 
-    async fn start_parts(&self, link: Vec<TcpListener>, nbd: NbdListeners) -> Result<(), UnitError> {
-        let refused = |error: parts::PartError| UnitError::Part(error.to_string());
-        let _turn = self.shared.turn.lock().await;
-        self.shared.parts.start_link(link).await.map_err(refused)?;
-        let volumes = self.shared.view.read().config.volumes.clone();
-        for volume in &volumes {
-            self.shared.open(volume).await;
+    /// Starts what serves data. Recovery can take its time, so a signal to stop is heeded here too.
+    async fn start_parts(&mut self, link: Vec<TcpListener>, nbd: NbdListeners) -> Result<(), UnitError> {
+        let Self {
+            shared,
+            signals,
+            control,
+            ..
+        } = self;
+        tokio::select! {
+            started = start_parts(shared, link, nbd) => return started,
+            () = signals.stop() => {}
         }
-        self.shared.parts.start_nbd(nbd).await.map_err(refused)
+        tokio::select! {
+            () = shut_down(shared, control) => {}
+            () = signals.stop() => {}
+        }
+        Err(UnitError::Part(
+            "told to stop before the start was complete".to_owned(),
+        ))
     }
 
     /// The state of the unit now.
@@ -151,6 +161,17 @@ impl Unit {
         // The outcome is in the log and in the status; nobody waits for an answer to a signal.
         commands::reload(&self.shared).await.ok();
     }
+}
+
+async fn start_parts(shared: &Shared, link: Vec<TcpListener>, nbd: NbdListeners) -> Result<(), UnitError> {
+    let refused = |error: parts::PartError| UnitError::Part(error.to_string());
+    let _turn = shared.turn.lock().await;
+    shared.parts.start_link(link).await.map_err(refused)?;
+    let volumes = shared.view.read().config.volumes.clone();
+    for volume in &volumes {
+        shared.open(volume).await;
+    }
+    shared.parts.start_nbd(nbd).await.map_err(refused)
 }
 
 fn first_view(config: Config) -> View {
