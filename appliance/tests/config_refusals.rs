@@ -354,3 +354,37 @@ fn defaults_and_relative_paths_are_as_documented() {
         (16 << 20, 1024)
     );
 }
+
+#[test]
+fn no_damage_to_a_file_makes_the_judge_panic() {
+    let good = farside::config::template::pair(&farside::config::template::Pair::default());
+    let settings = good
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let letters: Vec<char> = settings.chars().collect();
+    let mut refused = 0;
+    for at in 0..letters.len() {
+        for damage in ["", "\"", "é", "\n", "[", "9999999999999999999", "\u{0}"] {
+            let text: String = letters[..at]
+                .iter()
+                .chain(&damage.chars().collect::<Vec<_>>())
+                .chain(&letters[at + 1..])
+                .collect();
+            match judge(&text) {
+                Ok(_) => {}
+                Err(ConfigError::Content { problems, .. }) => {
+                    refused += 1;
+                    let lines = text.matches('\n').count() + 1;
+                    assert!(
+                        !problems.is_empty()
+                            && problems.iter().all(|problem| (1..=lines).contains(&problem.line))
+                    );
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    assert!(refused > letters.len(), "most damage is noticed");
+}

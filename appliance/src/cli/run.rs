@@ -4,7 +4,7 @@ use super::exit::{CliError, Exit};
 use super::find::Announcement;
 use super::limits;
 use crate::config::{Overrides, load};
-use crate::unit::{Start, Unit, logging};
+use crate::unit::{Start, Unit, UnitError, logging};
 use farside_protocol::control::Status;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,6 @@ pub(super) fn unit(path: &Path) -> Result<(), CliError> {
     let config = start.config_path.display().to_string();
     serve(start, move |status| {
         tracing::info!(config, name = status.unit.name, nbd = ?status.unit.nbd_listen, "unit is running");
-        Ok(())
     })
 }
 
@@ -36,20 +35,20 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
 }
 
 /// Starts the unit, calls `started` once it runs, and stays until it is told to stop.
-pub(super) fn serve(
-    start: Start,
-    started: impl FnOnce(&Status) -> Result<(), CliError>,
-) -> Result<(), CliError> {
+pub(super) fn serve(start: Start, started: impl FnOnce(&Status)) -> Result<(), CliError> {
     // Images, journals and sockets hold the content of somebody's disk: nobody else may read them.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failure(format!("no threads for the unit: {error}")))?;
     let socket = start.config.unit.control_socket.clone();
     let clean = runtime.block_on(async {
-        let unit = Unit::start(start).await?;
+        let unit = match Unit::start(start).await {
+            Err(UnitError::Stopped { clean }) => return Ok(clean),
+            other => other?,
+        };
         let status = unit.status();
         let _announcement = Announcement::new(&status.unit.uuid, &socket);
-        started(&status)?;
+        started(&status);
         Ok::<bool, CliError>(unit.run().await)
     });
     runtime.shutdown_timeout(limits::FORCED_EXIT);

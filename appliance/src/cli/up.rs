@@ -48,7 +48,12 @@ pub(super) fn up(args: &UpArgs) -> Result<(), CliError> {
     let start = run::prepare(&path, overrides)?;
     check_sizes(args, &start.config, &path)?;
     let config = start.config.clone();
-    run::serve(start, move |status| output::print(&welcome(&config, status)))
+    run::serve(start, move |status| {
+        // A unit whose standard output is closed is as good as any other.
+        if let Err(error) = output::print(&welcome(&config, status)) {
+            tracing::warn!("nobody reads how to attach: {}", error.message);
+        }
+    })
 }
 
 fn first_start(args: &UpArgs, overrides: &Overrides, directory: &Path, path: &Path) -> Result<(), CliError> {

@@ -1,5 +1,6 @@
 //! The one place where a configuration is judged.
 
+use super::names::{is_host, is_loopback, is_name};
 use super::places::Places;
 use super::raw::{RawConfig, RawLink, RawNbd, RawRemote, RawSize, RawUnit, RawVolume};
 use super::size::parse_size;
@@ -445,35 +446,5 @@ impl Checker<'_> {
                 limits::NBD_CONNECTIONS_DEFAULT
             }
         }
-    }
-}
-
-/// Whether `text` may be the name of a unit, a volume or a remote.
-pub fn is_name(text: &str) -> bool {
-    (1..=limits::NAME_BYTES).contains(&text.len())
-        && !text.starts_with(['.', '-'])
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-}
-
-fn is_host(host: &str) -> bool {
-    let inside = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    match inside {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && host
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
-        }
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<std::net::IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => bare.eq_ignore_ascii_case("localhost"),
     }
 }

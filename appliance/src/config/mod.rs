@@ -10,15 +10,17 @@ pub mod size;
 pub mod edit;
 pub mod template;
 mod raw;
+mod names;
 mod check;
 mod places;
 mod overrides;
 mod file;
 mod error;
 
-pub use check::{is_name, parse};
+pub use check::parse;
 pub use error::{ConfigError, Problem};
 pub use file::{load, read_text, write_text};
+pub use names::is_name;
 pub use overrides::Overrides;
 
 use std::net::SocketAddr;

@@ -39,6 +39,12 @@ pub enum UnitError {
         /// What failed and what to do.
         message: String,
     },
+    /// It was told to stop while it was starting.
+    #[error("told to stop before the start was complete")]
+    Stopped {
+        /// Whether what had started was shut down cleanly.
+        clean: bool,
+    },
     /// A part of the unit did not start.
     #[error("{0}")]
     Part(String),

@@ -120,13 +120,12 @@ impl Unit {
             started = start_parts(shared, link, nbd) => return started,
             () = signals.stop() => {}
         }
-        tokio::select! {
-            () = shut_down(shared, control) => {}
-            () = signals.stop() => {}
-        }
-        Err(UnitError::Part(
-            "told to stop before the start was complete".to_owned(),
-        ))
+        tracing::info!("told to stop while starting");
+        let clean = tokio::select! {
+            () = shut_down(shared, control) => true,
+            () = signals.stop() => false,
+        };
+        Err(UnitError::Stopped { clean })
     }
 
     /// The state of the unit now.

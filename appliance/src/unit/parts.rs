@@ -2,7 +2,9 @@
 //!
 //! The unit calls these functions in this order: [`Parts::new`], [`Parts::start_link`], [`Parts::open_volume`]
 //! for each volume, [`Parts::start_nbd`]; later volumes come and go; at the end [`Parts::stop_nbd`],
-//! [`Parts::stop_link`], [`Volume::close`] for each volume. Nothing else of the unit knows storage.
+//! [`Parts::stop_link`], [`Volume::close`] for each volume. A signal while the unit starts drops the call under
+//! way and goes straight to that end, so the stopping calls may come without the starting ones. Nothing else of
+//! the unit knows storage.
 
 use super::listeners::NbdListeners;
 use crate::config::{Config, RemoteConfig, VolumeConfig};

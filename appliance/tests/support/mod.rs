@@ -107,7 +107,8 @@ impl World {
         let child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut running = Running(child);
         for _ in 0..400 {
-            if self.run(&["--socket", "data/control.sock", "status"]).code == Some(0) {
+            let said = self.run(&["--socket", "data/control.sock", "volume", "list"]);
+            if said.code == Some(0) && !said.out.contains("starting") {
                 return running;
             }
             assert!(running.0.try_wait().unwrap().is_none(), "{}", self.log());
