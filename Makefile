@@ -1,0 +1,47 @@
+# Farside. 'make run' on a new machine ends with a running pair of units; 'make test' is what CI runs.
+
+CARGO  ?= cargo
+DIR    ?= ./farside-data
+BINARY := target/release/farside
+
+# Programs the tests use, as program:package. Only what is missing gets installed.
+TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:nbd-client nbd-server:nbd-server \
+  fio:fio qemu-img:qemu-utils mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fusermount3:fuse3 ip:iproute2 \
+  nft:nftables strace:strace jq:jq
+
+.PHONY: run build test deps run-deps lint man soak bench clean
+
+run: run-deps build
+	$(BINARY) up $(DIR)
+
+build:
+	$(CARGO) build --release --locked --bin farside
+
+test: deps
+	$(CARGO) build --locked --bin farside
+	$(CARGO) test --workspace --locked
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# Manual pages and shell completions, into target/man.
+man:
+	$(CARGO) run --release --locked --bin farside -- man target/man
+
+soak: deps build
+	tests/soak.sh
+
+bench: deps build
+	tests/bench/run.sh
+
+clean:
+	$(CARGO) clean
+
+# A C linker is all the Rust build needs besides Rust itself.
+run-deps:
+	@deploy/install-missing.sh cc:gcc
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it from https://rustup.rs and run this again" >&2; exit 1; }
+
+deps:
+	@deploy/install-missing.sh cc:gcc $(TEST_PROGRAMS)

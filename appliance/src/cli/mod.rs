@@ -1,0 +1,161 @@
+//! The command line.
+//!
+//! Guarantees: every command ends with a documented exit code; what scripts read goes to standard output, what
+//! people have to know to standard error. Never here: the work itself, which is the unit's.
+
+mod limits;
+mod exit;
+mod output;
+mod find;
+mod client;
+mod run;
+mod up;
+mod status;
+mod table;
+mod wait;
+mod volume;
+mod config;
+mod man;
+
+use clap::{Parser, Subcommand};
+use exit::{CliError, EXIT_CODES, Exit};
+use farside_protocol::control::VersionInfo;
+use std::future::Future;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+/// A disk that is also somewhere else: a remote mirror behind an ordinary NBD disk
+#[derive(Debug, Parser)]
+#[command(name = "farside", version = version_text(), arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Cli {
+    /// Control socket of the unit to talk to; found by itself if there is only one
+    #[arg(long, global = true, env = "FARSIDE_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Commands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Commands {
+    /// Start or continue a local and a remote half in one directory, joined over loopback
+    Up(up::UpArgs),
+    /// Run a unit as a service does
+    Unit {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Judge or explain configuration files
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Show what a running unit does
+    Status(status::StatusArgs),
+    /// Create, list and remove volumes of a running unit
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
+    /// Wait until everything written so far is safe
+    Wait(wait::WaitArgs),
+    /// Look into a journal, mirror or replica, without a unit and without changing it
+    Inspect {
+        /// The file or block device
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show version and copyright
+    Version {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write manual pages and shell completions
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        dir: PathBuf,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are asked for, everything else is a mistake; clap knows where each is printed.
+            error.print().ok();
+            return if error.use_stderr() {
+                Exit::Usage.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CliError { exit, message }) => {
+            if !message.is_empty() {
+                // Nobody can be told if this fails.
+                writeln!(std::io::stderr(), "farside: {message}").ok();
+            }
+            exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), CliError> {
+    let Cli { socket, command } = cli;
+    let client = || find::socket(socket).map(client::Client::new);
+    match command {
+        Commands::Up(args) => up::up(&args),
+        Commands::Unit { config } => run::unit(&config),
+        Commands::Config(command) => config::config(&command),
+        Commands::Status(args) => {
+            let client = client()?;
+            block_on(async move { status::status(&client, &args).await })
+        }
+        Commands::Volume(command) => {
+            let client = client()?;
+            block_on(async move { volume::volume(&client, command).await })
+        }
+        Commands::Wait(args) => {
+            let client = client()?;
+            block_on(async move { wait::wait(&client, &args).await })
+        }
+        Commands::Inspect { file, json } => {
+            Ok(crate::inspect::run(&file, json, &mut std::io::stdout().lock())?)
+        }
+        Commands::Version { json } => version(json),
+        Commands::Man { dir } => man::man(&dir),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .map_err(|error| CliError::failure(format!("no event loop: {error}")))?
+        .block_on(work)
+}
+
+fn version(json: bool) -> Result<(), CliError> {
+    if json {
+        output::print_json(&VersionInfo::current())
+    } else {
+        output::print(&format!("farside {}\n", version_text()))
+    }
+}
+
+fn version_text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let VersionInfo {
+            version,
+            copyright,
+            license,
+            ..
+        } = VersionInfo::current();
+        format!("{version}\n{copyright}\nLicence: {license}")
+    });
+    &TEXT
+}

@@ -1,0 +1,62 @@
+//! `farside unit` and what it shares with `farside up`: a unit in this process, from start to exit.
+
+use super::exit::{CliError, Exit};
+use super::find::Announcement;
+use super::limits;
+use crate::config::{Overrides, load};
+use crate::unit::{Start, Unit, UnitError, logging};
+use farside_protocol::control::Status;
+use std::path::{Path, PathBuf};
+
+/// Runs the unit of a configuration file as a service would.
+pub(super) fn unit(path: &Path) -> Result<(), CliError> {
+    let start = prepare(path, Overrides::default())?;
+    let config = start.config_path.display().to_string();
+    serve(start, move |status| {
+        tracing::info!(config, name = status.unit.name, nbd = ?status.unit.nbd_listen, "unit is running");
+    })
+}
+
+/// Reads the configuration and starts the log.
+pub(super) fn prepare(path: &Path, overrides: Overrides) -> Result<Start, CliError> {
+    let config_path = absolute(path)?;
+    let config = load(&config_path, &overrides)?;
+    logging::start(&config.unit.log);
+    Ok(Start {
+        config,
+        config_path,
+        overrides,
+    })
+}
+
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+    std::path::absolute(path)
+        .map_err(|error| CliError::new(Exit::Usage, format!("'{}': {error}", path.display())))
+}
+
+/// Starts the unit, calls `started` once it runs, and stays until it is told to stop.
+pub(super) fn serve(start: Start, started: impl FnOnce(&Status)) -> Result<(), CliError> {
+    // Images, journals and sockets hold the content of somebody's disk: nobody else may read them.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| CliError::failure(format!("no threads for the unit: {error}")))?;
+    let socket = start.config.unit.control_socket.clone();
+    let clean = runtime.block_on(async {
+        let unit = match Unit::start(start).await {
+            Err(UnitError::Stopped { clean }) => return Ok(clean),
+            other => other?,
+        };
+        let status = unit.status();
+        let _announcement = Announcement::new(&status.unit.uuid, &socket);
+        started(&status);
+        Ok::<bool, CliError>(unit.run().await)
+    });
+    runtime.shutdown_timeout(limits::FORCED_EXIT);
+    if clean? {
+        Ok(())
+    } else {
+        Err(CliError::failure(
+            "stopped by a second signal before the shutdown was complete",
+        ))
+    }
+}

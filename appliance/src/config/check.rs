@@ -1,0 +1,450 @@
+//! The one place where a configuration is judged.
+
+use super::names::{is_host, is_loopback, is_name};
+use super::places::Places;
+use super::raw::{RawConfig, RawLink, RawNbd, RawRemote, RawSize, RawUnit, RawVolume};
+use super::size::parse_size;
+use super::{
+    Config, ConfigError, LimitsConfig, LinkConfig, NbdConfig, Problem, RemoteConfig, UnitConfig,
+    VolumeConfig, limits,
+};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+const SEE_EXAMPLE: &str = "see 'farside config example' for every setting";
+
+/// Judges `text` as the content of the file `path`; relative paths in it start at the file's directory.
+///
+/// # Errors
+/// [`ConfigError::Content`] with every problem found.
+pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let refuse = |problems| ConfigError::Content {
+        path: path.to_owned(),
+        problems,
+    };
+    let raw: RawConfig = toml::from_str(text).map_err(|error| refuse(vec![syntax_problem(text, &error)]))?;
+    let base = absolute.parent().unwrap_or(Path::new("/"));
+    let mut checker = Checker {
+        text,
+        base,
+        problems: Vec::new(),
+        taken: HashSet::new(),
+    };
+    let config = checker.config(raw);
+    if checker.problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(refuse(checker.problems))
+    }
+}
+
+fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
+    let message = error.message().trim().replace('\n', ", ");
+    let remedy = if message.starts_with("unknown field") {
+        "correct the spelling or remove the line"
+    } else if message.starts_with("missing field") {
+        "add it to this table"
+    } else {
+        SEE_EXAMPLE
+    };
+    Problem::at(text, &error.span().unwrap_or(0..0), message, remedy)
+}
+
+struct Checker<'a> {
+    text: &'a str,
+    base: &'a Path,
+    problems: Vec<Problem>,
+    /// Addresses on which something listens already.
+    taken: HashSet<SocketAddr>,
+}
+
+impl Checker<'_> {
+    fn refuse(&mut self, span: &Range<usize>, message: impl Into<String>, remedy: &str) {
+        self.problems
+            .push(Problem::at(self.text, span, message.into(), remedy));
+    }
+
+    fn config(&mut self, raw: RawConfig) -> Config {
+        let unit = self.unit(&raw.unit);
+        let nbd = self.nbd(&raw.nbd);
+        let link = self.link(&raw.link);
+        let console_listen = raw
+            .console
+            .listen
+            .as_ref()
+            .and_then(|listen| self.console(listen));
+        let volumes = self.volumes(&raw, &unit, &link);
+        let limits = LimitsConfig {
+            nbd_connections: self.nbd_connections(raw.limits.nbd_connections.as_ref()),
+        };
+        Config {
+            unit,
+            nbd,
+            link,
+            console_listen,
+            volumes,
+            limits,
+        }
+    }
+
+    fn unit(&mut self, raw: &RawUnit) -> UnitConfig {
+        self.name("unit", &raw.name);
+        let data_dir = self.path(&raw.data_dir);
+        let below = |checker: &mut Self, setting: Option<&Spanned<String>>, name: &str| match setting {
+            Some(setting) => checker.path(setting),
+            None => data_dir.join(name),
+        };
+        let volumes_dir = below(self, raw.volumes_dir.as_ref(), "volumes");
+        let replicas_dir = below(self, raw.replicas_dir.as_ref(), "replicas");
+        let control_socket = below(self, raw.control_socket.as_ref(), "control.sock");
+        self.socket_length(
+            raw.control_socket.as_ref().unwrap_or(&raw.data_dir),
+            &control_socket,
+        );
+        let log = raw
+            .log
+            .as_ref()
+            .map_or("info", |log| log.get_ref().as_str())
+            .to_owned();
+        if let (Some(setting), Err(error)) = (&raw.log, log.parse::<tracing_subscriber::filter::Targets>()) {
+            let remedy = "write error, warn, info, debug or trace";
+            self.refuse(
+                &setting.span(),
+                format!("'{}' is not a log level: {error}", log.escape_debug()),
+                remedy,
+            );
+        }
+        UnitConfig {
+            name: raw.name.get_ref().clone(),
+            data_dir,
+            volumes_dir,
+            replicas_dir,
+            control_socket,
+            log,
+        }
+    }
+
+    fn nbd(&mut self, raw: &RawNbd) -> NbdConfig {
+        let listen = self.addresses(&raw.listen, "nbd", raw.trust_network);
+        let socket = raw.socket.as_ref().map(|setting| {
+            let path = self.path(setting);
+            self.socket_length(setting, &path);
+            path
+        });
+        NbdConfig { listen, socket }
+    }
+
+    fn link(&mut self, raw: &RawLink) -> LinkConfig {
+        let listen = self.addresses(&raw.listen, "link", raw.trust_network);
+        let window_bytes = self.size_or(raw.window.as_ref(), limits::WINDOW_DEFAULT);
+        if let Some(setting) = &raw.window
+            && !(limits::WINDOW_BYTES_MIN..=limits::WINDOW_BYTES_MAX).contains(&window_bytes)
+        {
+            self.refuse(
+                &setting.span(),
+                "the window must be from 1M to 1G",
+                "16M suits most links",
+            );
+        }
+        for name in raw.accept.iter().flatten() {
+            self.name("volume", name);
+        }
+        let accept = raw.accept.as_ref();
+        let accept = accept.map(|names| names.iter().map(|name| name.get_ref().clone()).collect());
+        let journal_size_bytes = self.journal_size(raw.journal_size.as_ref());
+        LinkConfig {
+            listen,
+            window_bytes,
+            accept,
+            journal_size_bytes,
+        }
+    }
+
+    fn console(&mut self, setting: &Spanned<String>) -> Option<SocketAddr> {
+        let address = self.address(setting)?;
+        if !address.ip().is_loopback() {
+            let message = format!(
+                "the console at {address} would be open to other machines, and it asks nobody who they are"
+            );
+            self.refuse(
+                &setting.span(),
+                message,
+                "give a loopback address such as 127.0.0.1:8480",
+            );
+        }
+        Some(address)
+    }
+
+    fn addresses(&mut self, settings: &[Spanned<String>], section: &str, trusted: bool) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for setting in settings {
+            let Some(address) = self.address(setting) else {
+                continue;
+            };
+            if !trusted && !address.ip().is_loopback() {
+                let message = format!(
+                    "{address} is reachable from other machines, and {section} has neither pairing nor TLS yet"
+                );
+                let remedy = format!(
+                    "give a loopback address, or set trust_network = true in [{section}] if every machine on that network may be trusted"
+                );
+                self.refuse(&setting.span(), message, &remedy);
+            }
+            addresses.push(address);
+        }
+        addresses
+    }
+
+    fn address(&mut self, setting: &Spanned<String>) -> Option<SocketAddr> {
+        let text = setting.get_ref();
+        let Ok(address) = text.parse::<SocketAddr>() else {
+            let message = format!("'{}' is not an address to listen on", text.escape_debug());
+            self.refuse(
+                &setting.span(),
+                message,
+                "write IP:PORT, as in 127.0.0.1:10809 or [::1]:10809",
+            );
+            return None;
+        };
+        // Port 0 is whatever the system gives, so it never collides.
+        if address.port() != 0 && !self.taken.insert(address) {
+            self.refuse(
+                &setting.span(),
+                format!("{address} is named twice"),
+                "give each listener its own port",
+            );
+        }
+        Some(address)
+    }
+
+    fn volumes(&mut self, raw: &RawConfig, unit: &UnitConfig, link: &LinkConfig) -> Vec<VolumeConfig> {
+        let mut names = HashSet::new();
+        let mut places = Places::default();
+        let mut volumes = Vec::new();
+        for raw_volume in &raw.volume {
+            let name = raw_volume.name.get_ref();
+            self.name("volume", &raw_volume.name);
+            if !names.insert(name) {
+                let message = format!("there are two volumes named '{}'", name.escape_debug());
+                self.refuse(&raw_volume.name.span(), message, "give each volume its own name");
+            }
+            let volume = self.volume(raw_volume, unit, &mut places);
+            let remotes = self.remotes(raw_volume, link, raw.link.trust_network);
+            volumes.push(VolumeConfig { remotes, ..volume });
+        }
+        volumes
+    }
+
+    fn volume(&mut self, raw: &RawVolume, unit: &UnitConfig, places: &mut Places) -> VolumeConfig {
+        let name = raw.name.get_ref().clone();
+        let size_bytes = self.volume_size(&raw.size);
+        let journal_size_bytes = self.journal_size(raw.journal_size.as_ref());
+        let directory = unit.volumes_dir.join(&name);
+        let mirror = self.data_file(raw.mirror.as_ref(), directory.join("mirror.img"));
+        let journal = self.data_file(raw.journal.as_ref(), directory.join("journal"));
+        let files = [
+            ("mirror", &mirror, &raw.mirror),
+            ("journal", &journal, &raw.journal),
+        ];
+        for (kind, path, setting) in files {
+            let owner = format!("the {kind} of volume {name}");
+            if let Some(other) = places.take(path, &owner) {
+                let span = setting.as_ref().unwrap_or(&raw.name).span();
+                let message = format!("{owner} is the same file as {other} ({})", path.display());
+                self.refuse(&span, message, "give each its own file");
+            }
+        }
+        VolumeConfig {
+            name,
+            size_bytes,
+            journal_size_bytes,
+            mirror,
+            journal,
+            remotes: Vec::new(),
+        }
+    }
+
+    fn data_file(&mut self, setting: Option<&Spanned<String>>, default: PathBuf) -> PathBuf {
+        let Some(setting) = setting else { return default };
+        let path = self.path(setting);
+        if path.is_dir() {
+            self.refuse(
+                &setting.span(),
+                format!("{} is a directory", path.display()),
+                "name a file or a block device",
+            );
+        }
+        path
+    }
+
+    fn remotes(&mut self, raw: &RawVolume, link: &LinkConfig, trusted: bool) -> Vec<RemoteConfig> {
+        let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
+        for remote in &raw.remote {
+            self.name("remote", &remote.name);
+            if !names.insert(remote.name.get_ref()) {
+                let message = format!(
+                    "there are two remotes named '{}'",
+                    remote.name.get_ref().escape_debug()
+                );
+                self.refuse(
+                    &remote.name.span(),
+                    message,
+                    "give each remote of a volume its own name",
+                );
+            }
+            if !addresses.insert(remote.address.get_ref()) {
+                let message = format!(
+                    "two remotes have the address {}",
+                    remote.address.get_ref().escape_debug()
+                );
+                self.refuse(
+                    &remote.address.span(),
+                    message,
+                    "a unit keeps one replica of a volume; remove one of them",
+                );
+            }
+            self.remote_address(remote, link, trusted);
+        }
+        let copy = |remote: &RawRemote| RemoteConfig {
+            name: remote.name.get_ref().clone(),
+            address: remote.address.get_ref().clone(),
+        };
+        raw.remote.iter().map(copy).collect()
+    }
+
+    fn remote_address(&mut self, remote: &RawRemote, link: &LinkConfig, trusted: bool) {
+        let (text, span) = (remote.address.get_ref(), remote.address.span());
+        let parts = text
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        let Some((host, port)) = parts.filter(|(host, _)| is_host(host)) else {
+            let message = format!("'{}' is not the address of a remote", text.escape_debug());
+            self.refuse(
+                &span,
+                message,
+                "write HOST:PORT, as in 127.0.0.1:10900 or [::1]:10900",
+            );
+            return;
+        };
+        // With port 0 the unit listens wherever the system lets it, and only the unit itself can know where.
+        if port == 0 && !link.listen.iter().any(|own| own.to_string() == *text) {
+            self.refuse(
+                &span,
+                format!("{text} has no port"),
+                "give the port on which the remote listens",
+            );
+        }
+        if !trusted && !is_loopback(host) {
+            let message = format!("{text} is another machine, and the link has neither pairing nor TLS yet");
+            let remedy = "set trust_network = true in [link] if every machine on the way may be trusted";
+            self.refuse(&span, message, remedy);
+        }
+    }
+
+    fn name(&mut self, kind: &str, setting: &Spanned<String>) {
+        if !is_name(setting.get_ref()) {
+            let message = format!(
+                "'{}' cannot be the name of a {kind}",
+                setting.get_ref().escape_debug()
+            );
+            let remedy =
+                "use 1 to 32 of the letters A-Z, a-z, 0-9, '.', '_' and '-', with no '.' or '-' in front";
+            self.refuse(&setting.span(), message, remedy);
+        }
+    }
+
+    fn path(&mut self, setting: &Spanned<String>) -> PathBuf {
+        let text = setting.get_ref();
+        if text.is_empty() || text.contains('\0') {
+            self.refuse(
+                &setting.span(),
+                "this path is empty or holds a zero byte",
+                "name a file or directory",
+            );
+        }
+        let joined = self.base.join(text);
+        // Tidies `./` and doubled slashes; symbolic links stay as they are written.
+        joined.components().collect()
+    }
+
+    fn socket_length(&mut self, setting: &Spanned<String>, path: &Path) {
+        let length = path.as_os_str().len();
+        if length > limits::SOCKET_PATH_BYTES {
+            let message = format!(
+                "{} has {length} bytes, and a unix socket's path at most 107",
+                path.display()
+            );
+            self.refuse(&setting.span(), message, "choose a shorter path");
+        }
+    }
+
+    fn volume_size(&mut self, setting: &Spanned<RawSize>) -> u64 {
+        let Some(bytes) = self.size(setting) else { return 0 };
+        if bytes == 0 || !bytes.is_multiple_of(limits::SECTOR_BYTES) || bytes > limits::VOLUME_BYTES_MAX {
+            let message = format!("a volume cannot have {bytes} bytes");
+            self.refuse(
+                &setting.span(),
+                message,
+                "give a multiple of 512 bytes, more than 0 and at most 1P",
+            );
+        }
+        bytes
+    }
+
+    fn journal_size(&mut self, setting: Option<&Spanned<RawSize>>) -> u64 {
+        let bytes = self.size_or(setting, limits::JOURNAL_SIZE_DEFAULT);
+        let Some(span) = setting.map(Spanned::span) else {
+            return bytes;
+        };
+        if !(limits::JOURNAL_BYTES_MIN..=limits::VOLUME_BYTES_MAX).contains(&bytes) {
+            let message = format!("a journal cannot have {bytes} bytes");
+            self.refuse(
+                &span,
+                message,
+                "give at least 1M (1048576 bytes, the minimum) and at most 1P",
+            );
+        } else if !bytes.is_multiple_of(limits::JOURNAL_BLOCK_BYTES) {
+            let message = format!("a journal of {bytes} bytes does not end on a block");
+            self.refuse(&span, message, "give a multiple of 4096 bytes");
+        }
+        bytes
+    }
+
+    fn size_or(&mut self, setting: Option<&Spanned<RawSize>>, default: &str) -> u64 {
+        match setting {
+            Some(setting) => self.size(setting).unwrap_or(limits::JOURNAL_BYTES_MIN),
+            None => parse_size(default).expect("the defaults are sizes, as a test shows"),
+        }
+    }
+
+    fn size(&mut self, setting: &Spanned<RawSize>) -> Option<u64> {
+        match parse_size(&setting.get_ref().0) {
+            Ok(bytes) => Some(bytes),
+            Err(why) => {
+                self.refuse(&setting.span(), why, "units are binary: 1K is 1024 bytes");
+                None
+            }
+        }
+    }
+
+    fn nbd_connections(&mut self, setting: Option<&Spanned<i64>>) -> u32 {
+        let Some(setting) = setting else {
+            return limits::NBD_CONNECTIONS_DEFAULT;
+        };
+        match u32::try_from(*setting.get_ref()) {
+            Ok(count) if (1..=limits::NBD_CONNECTIONS_MAX).contains(&count) => count,
+            _ => {
+                self.refuse(
+                    &setting.span(),
+                    "nbd_connections must be from 1 to 65536",
+                    "1024 is the default",
+                );
+                limits::NBD_CONNECTIONS_DEFAULT
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Changes to the text of a configuration that leave everything else, comments included, as it was.
+
+use farside_protocol::control::CreateVolume;
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
+
+/// The text with a `[[volume]]` added at its end. Whether the result is valid is for
+/// [`parse`](super::parse) to say.
+///
+/// # Errors
+/// A sentence: the text is no TOML, or writes its volumes in a way this cannot extend.
+pub fn add_volume(text: &str, create: &CreateVolume) -> Result<String, String> {
+    let mut document = document(text)?;
+    let item = document
+        .entry("volume")
+        .or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+    let volumes = item.as_array_of_tables_mut().ok_or_else(inline_volumes)?;
+    volumes.push(volume_table(create));
+    Ok(document.to_string())
+}
+
+/// The text without the `[[volume]]` of this name and the comments right above it. `None` if there is none.
+///
+/// # Errors
+/// As [`add_volume`].
+pub fn remove_volume(text: &str, name: &str) -> Result<Option<String>, String> {
+    let mut document = document(text)?;
+    let Some(item) = document.get_mut("volume") else {
+        return Ok(None);
+    };
+    let volumes = item.as_array_of_tables_mut().ok_or_else(inline_volumes)?;
+    let named = |table: &Table| table.get("name").and_then(Item::as_str) == Some(name);
+    let Some(index) = volumes.iter().position(named) else {
+        return Ok(None);
+    };
+    volumes.remove(index);
+    if volumes.is_empty() {
+        document.remove("volume");
+    }
+    Ok(Some(document.to_string()))
+}
+
+fn document(text: &str) -> Result<DocumentMut, String> {
+    text.parse().map_err(|error: toml_edit::TomlError| {
+        format!(
+            "the configuration file is not TOML any more: {}; run 'farside config check' on it",
+            error.message()
+        )
+    })
+}
+
+fn inline_volumes() -> String {
+    "the configuration file writes its volumes as one line; write each as a [[volume]] table".to_owned()
+}
+
+fn volume_table(create: &CreateVolume) -> Table {
+    let mut table = Table::new();
+    table.decor_mut().set_prefix("\n");
+    table.insert("name", value(&create.name));
+    table.insert("size", value(&create.size));
+    let rest = [
+        ("journal_size", &create.journal_size),
+        ("mirror", &create.mirror),
+        ("journal", &create.journal),
+    ];
+    for (key, setting) in rest {
+        if let Some(setting) = setting {
+            table.insert(key, value(setting));
+        }
+    }
+    if !create.remotes.is_empty() {
+        let mut remotes = ArrayOfTables::new();
+        for remote in &create.remotes {
+            let mut entry = Table::new();
+            entry.decor_mut().set_prefix("\n");
+            entry.insert("name", value(&remote.name));
+            entry.insert("address", value(&remote.address));
+            remotes.push(entry);
+        }
+        table.insert("remote", Item::ArrayOfTables(remotes));
+    }
+    table
+}

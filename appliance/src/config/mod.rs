@@ -1,0 +1,123 @@
+//! The configuration of a unit: one TOML file, read and judged in one place.
+//!
+//! Guarantees: what [`parse`] returns is valid as a whole; every refusal says file, line, column and what to
+//! do; changes by [`edit`] keep the operator's comments and are written whole or not at all.
+//! Never here: opening data files, sockets, reading the time. Whether a mirror holds somebody else's data is
+//! for the volume to judge when it opens it.
+
+pub mod limits;
+pub mod size;
+pub mod edit;
+pub mod template;
+mod raw;
+mod names;
+mod check;
+mod places;
+mod overrides;
+mod file;
+mod error;
+
+pub use check::parse;
+pub use error::{ConfigError, Problem};
+pub use file::{load, read_text, write_text};
+pub use names::is_name;
+pub use overrides::Overrides;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A valid configuration. Paths are absolute; sizes are bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The unit as a whole.
+    pub unit: UnitConfig,
+    /// Where hosts attach.
+    pub nbd: NbdConfig,
+    /// Where other units send replicas, and how this one sends.
+    pub link: LinkConfig,
+    /// Address of the console, if there is to be one; always loopback.
+    pub console_listen: Option<SocketAddr>,
+    /// Volumes, in the order of the file.
+    pub volumes: Vec<VolumeConfig>,
+    /// Bounds an operator may set.
+    pub limits: LimitsConfig,
+}
+
+/// `[unit]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitConfig {
+    /// Name of the unit, sent to its peers.
+    pub name: String,
+    /// Where the unit keeps its identity and its lock.
+    pub data_dir: PathBuf,
+    /// Where volumes get a directory each unless they name their files.
+    pub volumes_dir: PathBuf,
+    /// Where replicas get a directory each.
+    pub replicas_dir: PathBuf,
+    /// The control socket.
+    pub control_socket: PathBuf,
+    /// Log filter: a level, or directives as `RUST_LOG` takes them.
+    pub log: String,
+}
+
+/// `[nbd]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NbdConfig {
+    /// TCP addresses.
+    pub listen: Vec<SocketAddr>,
+    /// Unix socket.
+    pub socket: Option<PathBuf>,
+}
+
+/// `[link]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// TCP addresses; replicas are accepted if there is one.
+    pub listen: Vec<SocketAddr>,
+    /// Bytes that may be under way to a remote unconfirmed.
+    pub window_bytes: u64,
+    /// Names of volumes accepted as replicas; all if absent.
+    pub accept: Option<Vec<String>>,
+    /// Size of the journal of a new replica.
+    pub journal_size_bytes: u64,
+}
+
+/// `[[volume]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeConfig {
+    /// Name, and name of the export.
+    pub name: String,
+    /// Size of the disk.
+    pub size_bytes: u64,
+    /// Size of the journal.
+    pub journal_size_bytes: u64,
+    /// The local image: a file or a block device.
+    pub mirror: PathBuf,
+    /// The journal: a file or a block device.
+    pub journal: PathBuf,
+    /// Where the volume is sent.
+    pub remotes: Vec<RemoteConfig>,
+}
+
+/// `[[volume.remote]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteConfig {
+    /// Name used in status and commands.
+    pub name: String,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// NBD connections open at the same time.
+    pub nbd_connections: u32,
+}
+
+impl Config {
+    /// The volume of this name.
+    pub fn volume(&self, name: &str) -> Option<&VolumeConfig> {
+        self.volumes.iter().find(|volume| volume.name == name)
+    }
+}

@@ -1,0 +1,60 @@
+//! Addresses given on the command line, which count more than those in the file.
+
+use super::{Config, ConfigError};
+use std::net::SocketAddr;
+
+/// Addresses that replace those of the file at every reading.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Instead of `nbd.listen`.
+    pub nbd: Option<SocketAddr>,
+    /// Instead of `link.listen`; remotes that are this unit itself follow.
+    pub link: Option<SocketAddr>,
+    /// Instead of `console.listen`.
+    pub console: Option<SocketAddr>,
+}
+
+impl Overrides {
+    /// Puts the addresses into `config`.
+    ///
+    /// # Errors
+    /// An address beyond loopback: the command line cannot say that a network is trusted.
+    pub fn apply(&self, config: &mut Config) -> Result<(), ConfigError> {
+        for (flag, address) in [
+            ("--nbd", self.nbd),
+            ("--link", self.link),
+            ("--console", self.console),
+        ] {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+                return Err(ConfigError::Flag(format!(
+                    "{flag} {address} is reachable from other machines; give a loopback address such as \
+                     127.0.0.1:{port}, or put it into the configuration file with trust_network = true",
+                    port = address.port()
+                )));
+            }
+        }
+        if let Some(address) = self.nbd {
+            config.nbd.listen = vec![address];
+        }
+        if let Some(address) = self.link {
+            config.redirect_own_link(address);
+        }
+        if let Some(address) = self.console {
+            config.console_listen = Some(address);
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Makes `address` the only link address, and lets remotes that named an old one name the new one.
+    pub fn redirect_own_link(&mut self, address: SocketAddr) {
+        let old: Vec<String> = self.link.listen.iter().map(ToString::to_string).collect();
+        for remote in self.volumes.iter_mut().flat_map(|volume| &mut volume.remotes) {
+            if old.contains(&remote.address) {
+                remote.address = address.to_string();
+            }
+        }
+        self.link.listen = vec![address];
+    }
+}

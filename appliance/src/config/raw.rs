@@ -1,0 +1,112 @@
+//! The file as it is written: types for serde, with the place of every value.
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use std::fmt;
+use toml::Spanned;
+
+/// The whole file.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) unit: RawUnit,
+    #[serde(default)]
+    pub(super) nbd: RawNbd,
+    #[serde(default)]
+    pub(super) link: RawLink,
+    #[serde(default)]
+    pub(super) console: RawConsole,
+    #[serde(default)]
+    pub(super) volume: Vec<RawVolume>,
+    #[serde(default)]
+    pub(super) limits: RawLimits,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUnit {
+    pub(super) name: Spanned<String>,
+    pub(super) data_dir: Spanned<String>,
+    pub(super) volumes_dir: Option<Spanned<String>>,
+    pub(super) replicas_dir: Option<Spanned<String>>,
+    pub(super) control_socket: Option<Spanned<String>>,
+    pub(super) log: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNbd {
+    #[serde(default)]
+    pub(super) listen: Vec<Spanned<String>>,
+    pub(super) socket: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) trust_network: bool,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLink {
+    #[serde(default)]
+    pub(super) listen: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) trust_network: bool,
+    pub(super) window: Option<Spanned<RawSize>>,
+    pub(super) accept: Option<Vec<Spanned<String>>>,
+    pub(super) journal_size: Option<Spanned<RawSize>>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConsole {
+    pub(super) listen: Option<Spanned<String>>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawVolume {
+    pub(super) name: Spanned<String>,
+    pub(super) size: Spanned<RawSize>,
+    pub(super) journal_size: Option<Spanned<RawSize>>,
+    pub(super) mirror: Option<Spanned<String>>,
+    pub(super) journal: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) remote: Vec<RawRemote>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRemote {
+    pub(super) name: Spanned<String>,
+    pub(super) address: Spanned<String>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub(super) nbd_connections: Option<Spanned<i64>>,
+}
+
+/// A size as text; a bare number of bytes is taken too.
+#[derive(Debug)]
+pub(super) struct RawSize(pub(super) String);
+
+impl<'de> Deserialize<'de> for RawSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SizeVisitor;
+        impl Visitor<'_> for SizeVisitor {
+            type Value = RawSize;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a size such as \"512M\" or a number of bytes")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawSize, E> {
+                Ok(RawSize(text.to_owned()))
+            }
+
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<RawSize, E> {
+                Ok(RawSize(bytes.to_string()))
+            }
+        }
+        deserializer.deserialize_any(SizeVisitor)
+    }
+}

@@ -1,0 +1,297 @@
+//! Commands: each a change of the configuration file and of the running unit, made whole or taken back.
+
+use super::reload::{changes, in_force_after};
+use super::shared::{Shared, Slot};
+use crate::config::{Config, ConfigError, VolumeConfig, edit, read_text, write_text};
+use farside_protocol::control::{
+    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, Status,
+};
+use farside_web::{Control, Execution};
+use std::sync::Arc;
+
+/// The unit as the control interface sees it.
+#[derive(Debug)]
+pub(super) struct UnitControl(pub(super) Arc<Shared>);
+
+impl Control for UnitControl {
+    fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    fn execute(&self, command: Command) -> Execution {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let _turn = shared.turn.lock().await;
+            shared.refuse_while_stopping()?;
+            match command {
+                Command::CreateVolume(create) => create_volume(&shared, create).await,
+                Command::RemoveVolume(remove) => remove_volume(&shared, remove).await,
+                Command::Reload => reload(&shared).await,
+            }
+        })
+    }
+}
+
+async fn create_volume(shared: &Shared, create: CreateVolume) -> Result<Reply, ControlError> {
+    if shared.view.read().volumes.contains_key(&create.name) {
+        let message = format!("there is a volume '{}' already", create.name.escape_default());
+        return Err(ControlError::new(
+            ErrorCode::Conflict,
+            message,
+            "choose another name or remove that one first",
+        ));
+    }
+    let old = current_text(shared)?;
+    let new = edit::add_volume(&old, &create).map_err(invalid)?;
+    let wanted = shared
+        .judge(&new)
+        .map_err(|error| invalid(without_places(&error)))?;
+    let volume = wanted
+        .volume(&create.name)
+        .ok_or_else(|| invalid("the volume did not reach the file".to_owned()))?;
+    write_text(&shared.config_path, &new).map_err(|error| failed(&error))?;
+    match shared.parts.open_volume(volume, create.force).await {
+        Ok(open) => {
+            let mut view = shared.view.write();
+            view.config.volumes.push(volume.clone());
+            view.volumes.insert(volume.name.clone(), Slot::Open(open));
+        }
+        Err(error) => {
+            let undone = write_text(&shared.config_path, &old).map_err(|error| failed(&error));
+            let message = format!("volume {} was not created: {error}", volume.name);
+            undone
+                .map_err(|undo| ControlError::plain(ErrorCode::Failed, format!("{message}; and {undo}")))?;
+            return Err(ControlError::plain(error.code, message));
+        }
+    }
+    tracing::info!(volume = volume.name, "volume created");
+    Ok(Reply {
+        message: format!("volume {} is in service", volume.name),
+        files: files_of(volume),
+    })
+}
+
+async fn remove_volume(shared: &Shared, remove: RemoveVolume) -> Result<Reply, ControlError> {
+    let (slot, config) = {
+        let view = shared.view.read();
+        (
+            view.volumes.get(&remove.name).cloned(),
+            view.config.volume(&remove.name).cloned(),
+        )
+    };
+    let (Some(slot), Some(config)) = (slot, config) else {
+        let message = format!("there is no volume '{}' here", remove.name.escape_default());
+        return Err(ControlError::new(
+            ErrorCode::NotFound,
+            message,
+            "list the volumes with 'farside volume list'",
+        ));
+    };
+    refuse_attached(&slot, &remove)?;
+    let old = current_text(shared)?;
+    if let Some(new) = edit::remove_volume(&old, &remove.name).map_err(invalid)? {
+        shared.judge(&new).map_err(|error| invalid(error.to_string()))?;
+        write_text(&shared.config_path, &new).map_err(|error| failed(&error))?;
+    }
+    take_out(shared, &remove.name).await;
+    let files = files_of(&config);
+    let message = if remove.delete_data {
+        delete_files(&config)?
+    } else {
+        left_behind(&config)
+    };
+    Ok(Reply { message, files })
+}
+
+fn refuse_attached(slot: &Slot, remove: &RemoveVolume) -> Result<(), ControlError> {
+    let connections = if let Slot::Open(volume) = slot {
+        volume.connections()
+    } else {
+        0
+    };
+    if connections == 0 || remove.force {
+        return Ok(());
+    }
+    let message = format!(
+        "{connections} connections of hosts to volume {} are open",
+        remove.name
+    );
+    Err(ControlError::new(
+        ErrorCode::Conflict,
+        message,
+        "detach the hosts first, or give --force",
+    ))
+}
+
+/// Closes a volume and forgets it; the file says so already.
+async fn take_out(shared: &Shared, name: &str) {
+    let slot = {
+        let mut view = shared.view.write();
+        view.config.volumes.retain(|volume| volume.name != name);
+        view.volumes.remove(name)
+    };
+    if let Some(Slot::Open(volume)) = slot {
+        let connections = volume.connections();
+        if connections > 0 {
+            tracing::warn!(
+                volume = name,
+                connections,
+                "hosts are detached from a volume that is being removed"
+            );
+        }
+        volume.close().await;
+    }
+    tracing::info!(volume = name, "volume removed");
+}
+
+fn files_of(volume: &VolumeConfig) -> Vec<String> {
+    [&volume.mirror, &volume.journal]
+        .map(|path| path.display().to_string())
+        .to_vec()
+}
+
+fn left_behind(volume: &VolumeConfig) -> String {
+    let (mirror, journal) = (volume.mirror.display(), volume.journal.display());
+    format!(
+        "volume {} is removed; its data stays in {mirror} and {journal}",
+        volume.name
+    )
+}
+
+fn delete_files(volume: &VolumeConfig) -> Result<String, ControlError> {
+    let mut kept = Vec::new();
+    for path in [&volume.mirror, &volume.journal] {
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if found.is_file() => std::fs::remove_file(path).map_err(|error| {
+                let message = format!(
+                    "volume {} is removed, but {} is not: {error}",
+                    volume.name,
+                    path.display()
+                );
+                ControlError::new(ErrorCode::Failed, message, "delete what is left of it by hand")
+            })?,
+            Ok(_) => kept.push(path.display().to_string()),
+            // Never made, or gone already.
+            Err(_) => {}
+        }
+    }
+    if let Some(directory) = volume
+        .mirror
+        .parent()
+        .filter(|directory| directory.ends_with(&volume.name))
+    {
+        // Only if nothing else is in it.
+        std::fs::remove_dir(directory).ok();
+    }
+    let note = if kept.is_empty() {
+        String::new()
+    } else {
+        format!("; no regular file, left as it is: {}", kept.join(", "))
+    };
+    Ok(format!("volume {} and its data are deleted{note}", volume.name))
+}
+
+/// Reads the file again and makes the changes that can be made live. A wrong file changes nothing.
+pub(super) async fn reload(shared: &Shared) -> Result<Reply, ControlError> {
+    let wanted = read_text(&shared.config_path).and_then(|text| shared.judge(&text));
+    let wanted = match wanted {
+        Ok(wanted) => wanted,
+        Err(error) => {
+            tracing::error!("configuration not reread, the one before stays in force: {error}");
+            shared.view.write().config_error = Some(error.to_string());
+            return Err(invalid(error.to_string()));
+        }
+    };
+    let pending = apply(shared, &wanted).await;
+    let message = if pending.is_empty() {
+        "configuration reread".to_owned()
+    } else {
+        format!(
+            "configuration reread; these changes wait for a restart: {}",
+            pending.join(", ")
+        )
+    };
+    tracing::info!("{message}");
+    Ok(Reply {
+        message,
+        files: vec![shared.config_path.display().to_string()],
+    })
+}
+
+async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
+    let steps = {
+        let mut view = shared.view.write();
+        let steps = changes(&view.config, wanted);
+        view.config_error = None;
+        view.pending_restart.clone_from(&steps.pending_restart);
+        steps
+    };
+    for name in &steps.remove_volumes {
+        take_out(shared, name).await;
+    }
+    for (volume, remote) in &steps.remove_remotes {
+        if let Some(volume) = open_volume(shared, volume) {
+            volume.remove_remote(remote).await;
+        }
+    }
+    for (name, remote) in &steps.add_remotes {
+        if let Some(volume) = open_volume(shared, name)
+            && let Err(error) = volume.add_remote(remote).await
+        {
+            tracing::error!(volume = name, remote = remote.name, "remote not started: {error}");
+        }
+    }
+    let retry = {
+        let mut view = shared.view.write();
+        view.config = in_force_after(&view.config, wanted);
+        let idle = |volume: &&VolumeConfig| !matches!(view.volumes.get(&volume.name), Some(Slot::Open(_)));
+        view.config
+            .volumes
+            .iter()
+            .filter(idle)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    // New ones, and those that could not be opened before: whatever was in the way may be gone.
+    for volume in &retry {
+        shared.open(volume).await;
+    }
+    steps.pending_restart
+}
+
+fn open_volume(shared: &Shared, name: &str) -> Option<Arc<super::parts::Volume>> {
+    match shared.view.read().volumes.get(name) {
+        Some(Slot::Open(volume)) => Some(Arc::clone(volume)),
+        _ => None,
+    }
+}
+
+/// The text of the file, which has to be valid before a command may add to it.
+fn current_text(shared: &Shared) -> Result<String, ControlError> {
+    let judged = read_text(&shared.config_path).and_then(|text| shared.judge(&text).map(|_| text));
+    judged.map_err(|error| {
+        let message = format!("the configuration file has to be corrected first: {error}");
+        ControlError::plain(ErrorCode::InvalidConfiguration, message)
+    })
+}
+
+/// Problems of what a command adds, without lines of a file that was never written.
+fn without_places(error: &ConfigError) -> String {
+    match error {
+        ConfigError::Content { problems, .. } => {
+            let texts = problems
+                .iter()
+                .map(|problem| format!("{}; {}", problem.message, problem.remedy));
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn invalid(message: String) -> ControlError {
+    ControlError::plain(ErrorCode::InvalidConfiguration, message)
+}
+
+fn failed(error: &ConfigError) -> ControlError {
+    ControlError::plain(ErrorCode::Failed, error.to_string())
+}

@@ -1,0 +1,390 @@
+//! Every way in which a configuration can be wrong: the exact place, and what is said about it.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it should be"
+)]
+
+use farside::config::{Config, ConfigError, Overrides, load, parse};
+use std::path::{Path, PathBuf};
+
+const UNIT: &str = "[unit]\nname = \"u\"\ndata_dir = \"/nowhere/d\"\n";
+
+fn judge(text: &str) -> Result<Config, ConfigError> {
+    parse(text, Path::new("/nowhere/f.toml"))
+}
+
+/// Problems as `line:column text`.
+fn problems(text: &str) -> Vec<String> {
+    match judge(text) {
+        Err(ConfigError::Content { problems, .. }) => problems
+            .into_iter()
+            .map(|problem| {
+                format!(
+                    "{}:{} {}; {}",
+                    problem.line, problem.column, problem.message, problem.remedy
+                )
+            })
+            .collect(),
+        other => panic!("expected problems, got {other:?}"),
+    }
+}
+
+fn check(cases: &[(&str, &str)]) {
+    for (added, expected) in cases {
+        let found = problems(&format!("{UNIT}{added}"));
+        assert!(
+            found.iter().any(|problem| problem == expected),
+            "{added}\nexpected {expected}\nfound    {found:#?}"
+        );
+        assert_eq!(found.len(), 1, "{added}: {found:#?}");
+    }
+}
+
+#[test]
+fn wrong_settings_are_refused_at_their_place() {
+    const ADDRESS: &str = "write IP:PORT, as in 127.0.0.1:10809 or [::1]:10809";
+    check(&[
+        (
+            "[nbd]\nlisten = [\"localhost:1\"]\n",
+            &format!("5:11 'localhost:1' is not an address to listen on; {ADDRESS}"),
+        ),
+        (
+            "[nbd]\nlisten = [\"127.0.0.1:5\",\n  \"127.0.0.1:5\"]\n",
+            "6:3 127.0.0.1:5 is named twice; give each listener its own port",
+        ),
+        (
+            "[nbd]\nlisten = [\"127.0.0.1:5\"]\n[link]\nlisten = [\"127.0.0.1:5\"]\n",
+            "7:11 127.0.0.1:5 is named twice; give each listener its own port",
+        ),
+        (
+            "[nbd]\nlisten = [\"0.0.0.0:5\"]\n",
+            "5:11 0.0.0.0:5 is reachable from other machines, and nbd has neither pairing nor TLS yet; give a \
+             loopback address, or set trust_network = true in [nbd] if every machine on that network may be trusted",
+        ),
+        (
+            "[link]\nlisten = [\"[::]:5\"]\n",
+            "5:11 [::]:5 is reachable from other machines, and link has neither pairing nor TLS yet; give a \
+             loopback address, or set trust_network = true in [link] if every machine on that network may be trusted",
+        ),
+        (
+            "[console]\nlisten = \"192.0.2.1:80\"\n",
+            "5:10 the console at 192.0.2.1:80 would be open to other machines, and it asks nobody who they are; \
+             give a loopback address such as 127.0.0.1:8480",
+        ),
+        (
+            "[link]\nwindow = \"1K\"\n",
+            "5:10 the window must be from 1M to 1G; 16M suits most links",
+        ),
+        (
+            "[limits]\nnbd_connections = 0\n",
+            "5:19 nbd_connections must be from 1 to 65536; 1024 is the default",
+        ),
+        (
+            "[limits]\nnbd_connexions = 1\n",
+            "5:1 unknown field `nbd_connexions`, expected `nbd_connections`; correct the spelling or remove the line",
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_volumes_are_refused_at_their_place() {
+    const NAME: &str =
+        "use 1 to 32 of the letters A-Z, a-z, 0-9, '.', '_' and '-', with no '.' or '-' in front";
+    const SIZE: &str = "give a multiple of 512 bytes, more than 0 and at most 1P";
+    let volume = |rest: &str| format!("[[volume]]\nname = \"a\"\n{rest}");
+    check(&[
+        (
+            &volume("size = \"0\"\n"),
+            &format!("6:8 a volume cannot have 0 bytes; {SIZE}"),
+        ),
+        (
+            &volume("size = 513\n"),
+            &format!("6:8 a volume cannot have 513 bytes; {SIZE}"),
+        ),
+        (
+            &volume("size = \"2P\"\n"),
+            &format!("6:8 a volume cannot have 2251799813685248 bytes; {SIZE}"),
+        ),
+        (
+            &volume("size = \"1X\"\n"),
+            "6:8 '1X' is not a size: write a number and K, M, G, T or P, as in 512M or 1.5T; units are binary: 1K is 1024 bytes",
+        ),
+        (
+            &volume("size = \"1G\"\njournal_size = \"64K\"\n"),
+            "7:16 a journal cannot have 65536 bytes; give at least 1M (1048576 bytes, the minimum) and at most 1P",
+        ),
+        (
+            &volume("size = \"1G\"\njournal_size = 1049088\n"),
+            "7:16 a journal of 1049088 bytes does not end on a block; give a multiple of 4096 bytes",
+        ),
+        (
+            &volume("size = \"1G\"\nmirror = \"/x\"\njournal = \"/x\"\n"),
+            "8:11 the journal of volume a is the same file as the mirror of volume a (/x); give each its own file",
+        ),
+        (
+            &volume("size = \"1G\"\nmirror = \"/\"\n"),
+            "7:10 / is a directory; name a file or a block device",
+        ),
+        (
+            &volume("size = \"1G\"\nmirror = \"\"\n"),
+            "7:10 this path is empty or holds a zero byte; name a file or directory",
+        ),
+        (
+            "[[volume]]\nname = \"../a\"\nsize = \"1G\"\n",
+            &format!("5:8 '../a' cannot be the name of a volume; {NAME}"),
+        ),
+        (
+            "[[volume]]\nname = \"é\"\nsize = \"1G\"\n",
+            &format!("5:8 'é' cannot be the name of a volume; {NAME}"),
+        ),
+        (
+            "[[volume]]\nname = \"\"\nsize = \"1G\"\n",
+            &format!("5:8 '' cannot be the name of a volume; {NAME}"),
+        ),
+        (
+            "[[volume]]\nname = \"a\"\n",
+            "4:1 missing field `size`; add it to this table",
+        ),
+        (
+            &volume("size = true\n"),
+            "6:8 invalid type: boolean `true`, expected a size such as \"512M\" or a number of bytes; see 'farside config example' for every setting",
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_remotes_are_refused_at_their_place() {
+    const WRITE: &str = "write HOST:PORT, as in 127.0.0.1:10900 or [::1]:10900";
+    let remote = |rest: &str| {
+        format!("[[volume]]\nname = \"a\"\nsize = \"1G\"\n[[volume.remote]]\nname = \"r\"\n{rest}")
+    };
+    check(&[
+        (
+            &remote("address = \"far\"\n"),
+            &format!("9:11 'far' is not the address of a remote; {WRITE}"),
+        ),
+        (
+            &remote("address = \":1\"\n"),
+            &format!("9:11 ':1' is not the address of a remote; {WRITE}"),
+        ),
+        (
+            &remote("address = \"::1:1\"\n"),
+            &format!("9:11 '::1:1' is not the address of a remote; {WRITE}"),
+        ),
+        (
+            &remote("address = \"a:99999\"\n"),
+            &format!("9:11 'a:99999' is not the address of a remote; {WRITE}"),
+        ),
+        (
+            &remote("address = \"127.0.0.1:0\"\n"),
+            "9:11 127.0.0.1:0 has no port; give the port on which the remote listens",
+        ),
+        (
+            &remote("address = \"far.example:1\"\n"),
+            "9:11 far.example:1 is another machine, and the link has neither pairing nor TLS yet; set trust_network = \
+             true in [link] if every machine on the way may be trusted",
+        ),
+        (
+            &remote(
+                "address = \"127.0.0.1:1\"\n[[volume.remote]]\nname = \"r\"\naddress = \"127.0.0.1:2\"\n",
+            ),
+            "11:8 there are two remotes named 'r'; give each remote of a volume its own name",
+        ),
+        (
+            &remote(
+                "address = \"127.0.0.1:1\"\n[[volume.remote]]\nname = \"s\"\naddress = \"127.0.0.1:1\"\n",
+            ),
+            "12:11 two remotes have the address 127.0.0.1:1; a unit keeps one replica of a volume; remove one of them",
+        ),
+    ]);
+    for good in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1"] {
+        judge(&format!("{UNIT}{}", remote(&format!("address = \"{good}\"\n")))).unwrap();
+    }
+    let trusted = format!(
+        "{UNIT}[link]\ntrust_network = true\n{}",
+        remote("address = \"far.example:1\"\n")
+    );
+    judge(&trusted).unwrap();
+}
+
+#[test]
+fn text_that_is_no_configuration_is_refused_at_its_place() {
+    for (text, expected) in [
+        ("", "1:1 missing field `unit`; add it to this table"),
+        ("[unit]\nname = \n", "2:8 "),
+        ("[unit]\nname = \"u\"\nname = \"v\"\n", "3:1 duplicate key"),
+        (
+            "[unit]\nname = \"u\"\ndata_dir = \"/d\"\n[volume]\n",
+            "4:1 invalid type",
+        ),
+        ("\u{1}\u{2}", "1:3 key with no value"),
+    ] {
+        let found = problems(text);
+        assert!(
+            found.len() == 1 && found[0].starts_with(expected),
+            "{text:?}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = format!("{UNIT}[nbd]\nlisten = [\"x\"]\n[[volume]]\nname = \"-\"\nsize = \"1\"\n");
+    let places: Vec<_> = problems(&text)
+        .iter()
+        .map(|problem| problem.split(' ').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(places, ["5:11", "7:8", "8:8"]);
+    let message = judge(&text).unwrap_err().to_string();
+    assert!(
+        message.lines().all(|line| line.starts_with("/nowhere/f.toml:")),
+        "{message}"
+    );
+}
+
+#[test]
+fn one_file_under_two_names_is_seen_through_links() {
+    let directory = tempfile::tempdir().unwrap();
+    let real = directory.path().join("real");
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, directory.path().join("alias")).unwrap();
+    std::fs::write(real.join("one"), "").unwrap();
+    std::fs::hard_link(real.join("one"), real.join("two")).unwrap();
+    for (mirror, journal) in [
+        ("real/x", "alias/x"),
+        ("real/x", "real/./sub/../x"),
+        ("real/one", "alias/two"),
+    ] {
+        let text = format!(
+            "{UNIT}[[volume]]\nname = \"a\"\nsize = \"1G\"\nmirror = \"{mirror}\"\njournal = \"{journal}\"\n"
+        );
+        let found = parse(&text, &directory.path().join("f.toml"));
+        assert!(
+            found.is_err_and(|error| error.to_string().contains("is the same file as")),
+            "{mirror} {journal}"
+        );
+    }
+    let apart =
+        format!("{UNIT}[[volume]]\nname = \"a\"\nsize = \"1G\"\nmirror = \"real/x\"\njournal = \"real/y\"\n");
+    parse(&apart, &directory.path().join("f.toml")).unwrap();
+}
+
+#[test]
+fn files_that_cannot_be_a_configuration_are_refused_without_hanging() {
+    let directory = tempfile::tempdir().unwrap();
+    let make = |name: &str, bytes: &[u8]| -> PathBuf {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let pipe = directory.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    for (path, expected) in [
+        (directory.path().join("absent"), "cannot be read"),
+        (directory.path().to_owned(), "is not a regular file"),
+        (pipe, "is not a regular file"),
+        (
+            make("latin", b"[unit]\nname = \"\xe9\"\n"),
+            "latin:2:9: this byte is not UTF-8",
+        ),
+        (make("huge", &vec![b'\n'; 1_048_577]), "larger than 1 MiB"),
+    ] {
+        let message = load(&path, &Overrides::default()).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn command_line_addresses_count_more_than_the_file_and_stay_on_loopback() {
+    let text = format!(
+        "{UNIT}[link]\nlisten = [\"127.0.0.1:5\"]\n[[volume]]\nname = \"a\"\nsize = \"1G\"\n\
+         [[volume.remote]]\nname = \"own\"\naddress = \"127.0.0.1:5\"\n[[volume.remote]]\nname = \"far\"\naddress = \"127.0.0.1:6\"\n"
+    );
+    let mut config = judge(&text).unwrap();
+    let link = Some("127.0.0.1:7".parse().unwrap());
+    Overrides {
+        link,
+        ..Overrides::default()
+    }
+    .apply(&mut config)
+    .unwrap();
+    let addresses: Vec<_> = config.volumes[0]
+        .remotes
+        .iter()
+        .map(|remote| remote.address.as_str())
+        .collect();
+    assert_eq!(
+        addresses,
+        ["127.0.0.1:7", "127.0.0.1:6"],
+        "the unit's own remote follows its link, others stay"
+    );
+    let open = Overrides {
+        nbd: Some("0.0.0.0:1".parse().unwrap()),
+        ..Overrides::default()
+    };
+    assert!(
+        open.apply(&mut config)
+            .unwrap_err()
+            .to_string()
+            .contains("--nbd 0.0.0.0:1")
+    );
+}
+
+#[test]
+fn defaults_and_relative_paths_are_as_documented() {
+    let text = "[unit]\nname = \"u\"\ndata_dir = \"data\"\n[[volume]]\nname = \"a\"\nsize = \"1.5G\"\n";
+    let config = parse(text, Path::new("/etc/farside/farside.toml")).unwrap();
+    assert_eq!(
+        config.unit.control_socket,
+        Path::new("/etc/farside/data/control.sock")
+    );
+    assert_eq!(
+        config.volumes[0].mirror,
+        Path::new("/etc/farside/data/volumes/a/mirror.img")
+    );
+    assert_eq!(
+        config.volumes[0].journal,
+        Path::new("/etc/farside/data/volumes/a/journal")
+    );
+    assert_eq!(config.volumes[0].size_bytes, 3 << 29);
+    assert_eq!(config.volumes[0].journal_size_bytes, 512 << 20);
+    assert_eq!(
+        (config.link.window_bytes, config.limits.nbd_connections),
+        (16 << 20, 1024)
+    );
+}
+
+#[test]
+fn no_damage_to_a_file_makes_the_judge_panic() {
+    let good = farside::config::template::pair(&farside::config::template::Pair::default());
+    let settings = good
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let letters: Vec<char> = settings.chars().collect();
+    let mut refused = 0;
+    for at in 0..letters.len() {
+        for damage in ["", "\"", "é", "\n", "[", "9999999999999999999", "\u{0}"] {
+            let text: String = letters[..at]
+                .iter()
+                .chain(&damage.chars().collect::<Vec<_>>())
+                .chain(&letters[at + 1..])
+                .collect();
+            match judge(&text) {
+                Ok(_) => {}
+                Err(ConfigError::Content { problems, .. }) => {
+                    refused += 1;
+                    let lines = text.matches('\n').count() + 1;
+                    assert!(
+                        !problems.is_empty()
+                            && problems.iter().all(|problem| (1..=lines).contains(&problem.line))
+                    );
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    assert!(refused > letters.len(), "most damage is noticed");
+}

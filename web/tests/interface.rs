@@ -1,0 +1,203 @@
+//! The two routers, against a unit that only pretends.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it should be"
+)]
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use farside_protocol::control::{
+    Command, ControlError, ErrorCode, Reply, SCHEMA, Status, UnitStatus, VolumeState, VolumeStatus,
+};
+use farside_web::{Control, Execution, console_router, control_router};
+use http_body_util::BodyExt;
+use std::sync::{Arc, Mutex};
+use tower::ServiceExt;
+
+#[derive(Default)]
+struct Pretended {
+    problem: Option<&'static str>,
+    seen: Mutex<Vec<Command>>,
+}
+
+impl Control for Pretended {
+    fn status(&self) -> Status {
+        let mut volume = VolumeStatus::out_of_service("disk0", 1 << 30, self.problem.map(str::to_owned));
+        if self.problem.is_none() {
+            volume.state = VolumeState::Healthy;
+        }
+        Status {
+            schema: SCHEMA,
+            version: "0".into(),
+            unit: UnitStatus {
+                name: "<here>".into(),
+                uuid: "u".into(),
+                started_at: "2026-01-02T03:04:05Z".into(),
+                config_file: None,
+                config_error: None,
+                pending_restart: vec![],
+                nbd_listen: vec!["127.0.0.1:10809".into()],
+                link_listen: vec![],
+                console_listen: None,
+            },
+            volumes: vec![volume],
+            replicas: vec![],
+        }
+    }
+
+    fn execute(&self, command: Command) -> Execution {
+        let refused = matches!(&command, Command::RemoveVolume(remove) if remove.name == "absent");
+        self.seen.lock().unwrap().push(command);
+        Box::pin(async move {
+            if refused {
+                return Err(ControlError::plain(ErrorCode::NotFound, "no such volume"));
+            }
+            Ok(Reply {
+                message: "done".into(),
+                files: vec![],
+            })
+        })
+    }
+}
+
+async fn ask(router: &Router, method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, String) {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", "application/json")
+        .body(body.into())
+        .unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn console_shows_everything_and_changes_nothing() {
+    let unit = Arc::new(Pretended::default());
+    let console = console_router(unit.clone());
+    for path in [
+        "/",
+        "/health",
+        "/api/v1/status",
+        "/api/v1/volumes",
+        "/api/v1/volumes/disk0",
+        "/api/v1/version",
+    ] {
+        assert_eq!(ask(&console, "GET", path, "").await.0, StatusCode::OK, "{path}");
+    }
+    for (method, path, body) in [
+        ("POST", "/api/v1/volumes", r#"{"name":"a","size":"1G"}"#),
+        ("DELETE", "/api/v1/volumes/disk0", ""),
+        ("POST", "/api/v1/reload", ""),
+        ("PUT", "/api/v1/status", ""),
+    ] {
+        let (status, text) = ask(&console, method, path, body).await;
+        assert!(matches!(status.as_u16(), 404 | 405), "{method} {path}: {status}");
+        assert!(text.contains("\"message\""), "{text}");
+    }
+    assert!(unit.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn control_socket_takes_commands_whole() {
+    let unit = Arc::new(Pretended::default());
+    let control = control_router(unit.clone());
+    let (status, text) = ask(&control, "POST", "/api/v1/volumes", r#"{"name":"a","size":"1G"}"#).await;
+    assert_eq!(
+        (status, text.as_str()),
+        (StatusCode::OK, r#"{"message":"done","files":[]}"#)
+    );
+    let (status, _) = ask(&control, "DELETE", "/api/v1/volumes/a?delete_data=true", "").await;
+    assert_eq!(status, StatusCode::OK);
+    let seen = unit.seen.lock().unwrap();
+    assert!(matches!(&seen[0], Command::CreateVolume(create) if create.name == "a" && create.size == "1G"));
+    assert!(matches!(&seen[1], Command::RemoveVolume(remove) if remove.delete_data && !remove.force));
+}
+
+#[tokio::test]
+async fn malformed_and_oversized_commands_are_refused_before_the_unit_sees_them() {
+    let unit = Arc::new(Pretended::default());
+    let control = control_router(unit.clone());
+    let huge = format!(r#"{{"name":"a","size":"{}"}}"#, "9".repeat(70_000));
+    for body in [
+        "",
+        "{",
+        r#"{"name":"a"}"#,
+        r#"{"name":"a","size":"1G","sise":"2G"}"#,
+        huge.as_str(),
+    ] {
+        let (status, text) = ask(&control, "POST", "/api/v1/volumes", body.to_owned()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{text}");
+    }
+    assert_eq!(
+        ask(&control, "DELETE", "/api/v1/volumes/a?force=perhaps", "")
+            .await
+            .0,
+        StatusCode::BAD_REQUEST
+    );
+    assert!(unit.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn refusals_carry_code_and_message() {
+    let control = control_router(Arc::new(Pretended::default()));
+    let (status, text) = ask(&control, "DELETE", "/api/v1/volumes/absent", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        text,
+        r#"{"code":"not_found","message":"no such volume","remedy":null}"#
+    );
+    let (status, text) = ask(&control, "GET", "/api/v1/volumes/other", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(text.contains("farside volume list"));
+}
+
+#[tokio::test]
+async fn health_turns_503_with_the_reason_when_a_volume_fails() {
+    let well = console_router(Arc::new(Pretended::default()));
+    let (status, text) = ask(&well, "GET", "/health", "").await;
+    assert_eq!(
+        (status.as_u16(), text.as_str()),
+        (200, r#"{"healthy":true,"problems":[]}"#)
+    );
+    let ill = console_router(Arc::new(Pretended {
+        problem: Some("journal sync failed"),
+        ..Pretended::default()
+    }));
+    let (status, text) = ask(&ill, "GET", "/health", "").await;
+    assert_eq!(status.as_u16(), 503);
+    assert!(text.contains("volume disk0: journal sync failed"));
+}
+
+#[tokio::test]
+async fn page_escapes_what_came_from_outside() {
+    let router = console_router(Arc::new(Pretended {
+        problem: Some("<script>"),
+        ..Pretended::default()
+    }));
+    let (_, text) = ask(&router, "GET", "/", "").await;
+    assert!(text.contains("&lt;here&gt;") && text.contains("&lt;script&gt;") && !text.contains("<script"));
+}
+
+#[tokio::test]
+async fn shutdown_ends_the_server_and_a_silent_client_does_not_hold_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let router = control_router(Arc::new(Pretended::default()));
+    let server = tokio::spawn(farside_web::serve_unix(listener, router, async {
+        stopped.await.ok();
+    }));
+    let silent = tokio::net::UnixStream::connect(&path).await.unwrap();
+    stop.send(()).unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(20), server)
+        .await
+        .expect("the server ends")
+        .unwrap();
+    drop(silent);
+}
