@@ -5,6 +5,8 @@
 pub mod limits;
 pub mod sink;
 pub mod receiver;
+pub mod replica;
 
 pub use receiver::{Receiver, ReceiverConfig, ReplicaLink};
+pub use replica::{FailedReplica, Replica, ReplicaSet, ReplicaSetConfig};
 pub use sink::{Replicas, Sink, SinkError, SinkState};

@@ -7,8 +7,11 @@
 mod limits;
 mod shared;
 mod commit;
+mod source;
 #[cfg(test)]
 mod tests;
+
+pub use source::LinkSource;
 
 use crate::targets::{Disk, DiskError, DiskGeometry, Position, Update};
 use bytes::{Bytes, BytesMut};

@@ -22,6 +22,14 @@ impl Store {
         self.state.lock().copy
     }
 
+    /// Sets the copy back to what of it is durable: a new sender session copies from there.
+    pub fn rewind_copy(&self) {
+        let mut state = self.state.lock();
+        if state.copy.state == CopyState::Copying {
+            state.copy.written = state.copy.durable;
+        }
+    }
+
     /// Gives up what the replica holds and begins a copy whose first chunk follows `base` of the sender's chain.
     ///
     /// # Errors

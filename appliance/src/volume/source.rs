@@ -1,0 +1,216 @@
+//! A volume as one of its link senders sees it.
+
+use super::Volume;
+use crate::link::limits::BATCH_CHUNKS;
+use crate::link::{ChunkSpan, Extent, Identity, Points, Source, SourceError};
+use bytes::BufMut;
+use farside_protocol::journal::{ChainPoint, ConsumerState, What};
+use farside_storage::{ReadError, StorageError, StoreFiles, open_map};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Chunks read for a remote and not yet confirmed by it, at most, whose blocks are counted on confirmation.
+const MAX_UNCONFIRMED: usize = 1 << 16;
+
+/// One remote's view of a volume.
+#[derive(Debug)]
+pub struct LinkSource {
+    volume: Arc<Volume>,
+    unit: Uuid,
+    unit_name: String,
+    /// (last record, blocks) of chunks that were read and are not confirmed.
+    unconfirmed: Mutex<VecDeque<(u64, u64)>>,
+}
+
+impl LinkSource {
+    /// The view of a remote, which is added to the volume's consumers if it is new.
+    ///
+    /// # Errors
+    /// [`StorageError`], also when the volume has too many remotes.
+    pub fn new(
+        volume: Arc<Volume>,
+        unit: (Uuid, String),
+        remote: &str,
+        files: &StoreFiles,
+    ) -> Result<Self, StorageError> {
+        let store = volume.store();
+        if store.consumer(remote).is_none() {
+            let map = open_map(files, remote, &store.superblock())?;
+            store.add_consumer(remote, map)?;
+        }
+        let (unit, unit_name) = unit;
+        Ok(Self {
+            volume,
+            unit,
+            unit_name,
+            unconfirmed: Mutex::default(),
+        })
+    }
+
+    fn count_confirmed(&self, record: u64) {
+        let mut unconfirmed = self.unconfirmed.lock();
+        let mut blocks = 0;
+        while let Some((_, more)) = unconfirmed.front().copied().filter(|(last, _)| *last <= record) {
+            blocks += more;
+            unconfirmed.pop_front();
+        }
+        drop(unconfirmed);
+        if blocks > 0 {
+            self.volume.store().count_link(0, blocks);
+        }
+    }
+
+    /// Runs a step that may wait for a disk.
+    async fn waiting<T: Send + 'static>(
+        &self,
+        step: impl FnOnce(&Volume) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let volume = self.volume.clone();
+        let done = tokio::task::spawn_blocking(move || step(&volume)).await;
+        done.map_err(|_| SourceError::Storage("the unit is shutting down".to_owned()))?
+            .map_err(storage_error)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+fn storage_error(error: StorageError) -> SourceError {
+    SourceError::Storage(error.to_string())
+}
+
+impl Source for LinkSource {
+    fn identity(&self) -> Identity {
+        let superblock = self.volume.store().superblock();
+        Identity {
+            unit: self.unit,
+            unit_name: self.unit_name.clone(),
+            volume: superblock.volume,
+            volume_name: superblock.name,
+            volume_bytes: superblock.volume_bytes,
+            segment_bytes: superblock.segment_bytes,
+            epoch: superblock.epoch,
+        }
+    }
+
+    fn points(&self) -> Points {
+        let points = self.volume.store().points();
+        Points {
+            tail: points.tail,
+            image: points.applied,
+            durable: points.durable,
+            journaled: points.journaled,
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.volume.store().clock().wall_us()
+    }
+
+    fn consumer(&self, remote: &str) -> (ConsumerState, ChainPoint) {
+        let view = self.volume.store().consumer(remote);
+        view.map_or((ConsumerState::NeedsCopy, ChainPoint::default()), |view| {
+            (view.state, view.acked)
+        })
+    }
+
+    fn set_consumer(&self, remote: &str, state: ConsumerState, acked: ChainPoint) {
+        self.count_confirmed(acked.record);
+        let complete = state == ConsumerState::Attached;
+        if let Err(error) = self.volume.store().acknowledge(remote, acked, complete) {
+            tracing::warn!(volume = %self.volume.store().name(), remote, "position not taken: {error}");
+        }
+        self.volume.remote_moved();
+    }
+
+    async fn start_copy(&self, remote: &str) -> Result<ChainPoint, SourceError> {
+        self.unconfirmed.lock().clear();
+        let remote = remote.to_owned();
+        self.waiting(move |volume| volume.store().begin_consumer_copy(&remote))
+            .await
+    }
+
+    async fn locate(&self, record: u64) -> Result<Option<ChainPoint>, SourceError> {
+        self.unconfirmed.lock().clear();
+        self.waiting(move |volume| volume.store().locate(record)).await
+    }
+
+    async fn read_chunks(
+        &self,
+        from: ChainPoint,
+        up_to: ChainPoint,
+        max_bytes: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Vec<ChunkSpan>, SourceError> {
+        buffer.clear();
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        let read = self.volume.store().read_chunks(&from, &up_to, max_bytes, buffer);
+        let spans = read.map_err(|error| match error {
+            ReadError::Behind(_) => SourceError::Behind,
+            ReadError::Storage(error) => storage_error(error),
+        })?;
+        let mut sent_blocks = 0;
+        let mut chunks = Vec::with_capacity(spans.len().min(BATCH_CHUNKS));
+        let mut unconfirmed = self.unconfirmed.lock();
+        for span in spans.into_iter().take(BATCH_CHUNKS) {
+            let what = What::decode(&buffer[span.what.clone()]);
+            let blocks = what.map_or(0, |what| what.records().map(|record| record.blocks()).sum());
+            sent_blocks += blocks;
+            if unconfirmed.len() < MAX_UNCONFIRMED {
+                unconfirmed.push_back((span.after.record, blocks));
+            }
+            chunks.push(ChunkSpan {
+                what: span.what,
+                data: span.data,
+                after: span.after,
+                blocks,
+            });
+        }
+        drop(unconfirmed);
+        self.volume.store().count_link(sent_blocks, 0);
+        Ok(chunks)
+    }
+
+    async fn read_image(
+        &self,
+        offset: u64,
+        max_bytes: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Extent, SourceError> {
+        buffer.clear();
+        let end = self.volume.store().volume_bytes();
+        if offset >= end {
+            // What the image consumer was writing during the last read is durable, so the sender's `durable`
+            // taken after this covers it.
+            return Ok(Extent::End);
+        }
+        let image = self.volume.store().image().clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let extent = image.extent_at(offset, end)?;
+            if !extent.data {
+                return Ok((
+                    Extent::Hole {
+                        offset,
+                        length: extent.length,
+                    },
+                    Vec::new(),
+                ));
+            }
+            let length = u32::try_from(extent.length).unwrap_or(u32::MAX).min(max_bytes);
+            let mut data = vec![0; length as usize];
+            image.read_at(&mut data, offset)?;
+            Ok((Extent::Data { offset, length }, data))
+        });
+        let read = read
+            .await
+            .map_err(|_| SourceError::Storage("the unit is shutting down".to_owned()))?;
+        let (extent, data) = read.map_err(storage_error)?;
+        buffer.put_slice(&data);
+        Ok(extent)
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.volume.changed()
+    }
+}

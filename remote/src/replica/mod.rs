@@ -1,0 +1,215 @@
+//! A replica: a store fed by a link instead of a host.
+//!
+//! Contract: what is appended is journaled, made durable in groups by the store's own threads, counted as
+//! received only then, and applied after that. After a crash the journal is replayed, so the image is again
+//! exactly the state after the last record received.
+
+mod set;
+
+pub use set::{FailedReplica, ReplicaSet, ReplicaSetConfig};
+
+use crate::sink::{Sink, SinkError, SinkState};
+use farside_protocol::journal::{ChainPoint, What};
+use farside_storage::{AppendError, Keeper, StorageError, Store, StoreEvent, StoreFiles, StoreObserver};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// One replica in service.
+#[derive(Debug)]
+pub struct Replica {
+    store: Arc<Store>,
+    files: StoreFiles,
+    source: Uuid,
+    changed: watch::Sender<u64>,
+    keeper: OnceLock<Keeper>,
+    stopping: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Observer(std::sync::Weak<Replica>);
+
+impl StoreObserver for Observer {
+    fn observe(&self, _event: StoreEvent) {
+        if let Some(replica) = self.0.upgrade() {
+            replica.wake();
+        }
+    }
+}
+
+impl Replica {
+    /// Takes an open store into service for the unit `source`.
+    ///
+    /// # Errors
+    /// The operating system's, when it gives no threads.
+    pub fn start(store: Store, files: StoreFiles, source: Uuid) -> std::io::Result<Arc<Self>> {
+        let replica = Arc::new(Self {
+            store: Arc::new(store),
+            files,
+            source,
+            changed: watch::Sender::new(0),
+            keeper: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+        });
+        let keeper = Keeper::start(
+            replica.store.clone(),
+            Arc::new(Observer(Arc::downgrade(&replica))),
+        )?;
+        replica.keeper.set(keeper).expect("the keeper is set once, here");
+        Ok(replica)
+    }
+
+    /// The store behind the replica.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn files(&self) -> &StoreFiles {
+        &self.files
+    }
+
+    /// Applies what was received, makes everything durable and marks the journal clean. Blocks.
+    ///
+    /// # Errors
+    /// [`StorageError`]; nothing confirmed is lost, but the next start is an unclean one.
+    pub fn shut_down(&self) -> Result<(), StorageError> {
+        self.stopping.store(true, Ordering::Release);
+        if let Some(keeper) = self.keeper.get() {
+            keeper.stop();
+        }
+        let result = self.store.shut_down();
+        self.wake();
+        result
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn with_keeper(&self, act: impl FnOnce(&Keeper)) {
+        if let Some(keeper) = self.keeper.get() {
+            act(keeper);
+        }
+    }
+
+    fn check(&self) -> Result<(), SinkError> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(SinkError::ShuttingDown);
+        }
+        match self.store.failure() {
+            Some(problem) => Err(SinkError::Degraded(problem)),
+            None => Ok(()),
+        }
+    }
+
+    fn degraded(&self, error: &StorageError) -> SinkError {
+        if self.stopping.load(Ordering::Acquire) {
+            return SinkError::ShuttingDown;
+        }
+        SinkError::Degraded(error.to_string())
+    }
+}
+
+impl Sink for Replica {
+    fn state(&self) -> SinkState {
+        let points = self.store.points();
+        let copy = self.store.copy_progress();
+        SinkState {
+            copy: copy.state,
+            received: points.durable,
+            applied: points.applied.record,
+            copy_offset: copy.durable,
+            consistent_from: if copy.consistent_from == u64::MAX {
+                0
+            } else {
+                copy.consistent_from
+            },
+        }
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    async fn settle(&self) -> Result<SinkState, SinkError> {
+        self.store.rewind_copy();
+        let mut changed = self.changed();
+        loop {
+            self.check()?;
+            let points = self.store.points();
+            if points.durable == points.journaled {
+                return Ok(self.state());
+            }
+            self.with_keeper(Keeper::flush);
+            if changed.changed().await.is_err() {
+                return Err(SinkError::ShuttingDown);
+            }
+        }
+    }
+
+    async fn begin_copy(&self, base: ChainPoint) -> Result<(), SinkError> {
+        self.check()?;
+        let (store, source) = (self.store.clone(), self.source);
+        let begun = tokio::task::spawn_blocking(move || store.begin_copy(&base, source)).await;
+        begun
+            .map_err(|_| SinkError::ShuttingDown)?
+            .map_err(|error| self.degraded(&error))?;
+        self.wake();
+        Ok(())
+    }
+
+    async fn append(&self, what: &[u8], data: &[u8]) -> Result<(), SinkError> {
+        let what = What::decode(what).map_err(|error| SinkError::Degraded(error.to_string()))?;
+        let mut changed = self.changed();
+        loop {
+            self.check()?;
+            changed.mark_unchanged();
+            match self.store.append_sealed(&what, data) {
+                Ok(_) => {
+                    // The sender waits for this; nothing is gained by waiting for more.
+                    self.with_keeper(Keeper::flush);
+                    return Ok(());
+                }
+                Err(AppendError::Full | AppendError::NotDurable | AppendError::Pending) => {
+                    self.with_keeper(Keeper::flush);
+                    self.with_keeper(Keeper::relieve);
+                    if changed.changed().await.is_err() {
+                        return Err(SinkError::ShuttingDown);
+                    }
+                }
+                Err(AppendError::Storage(error)) => return Err(self.degraded(&error)),
+                Err(gap @ AppendError::Gap { .. }) => return Err(SinkError::Degraded(gap.to_string())),
+            }
+        }
+    }
+
+    async fn write_copy(&self, offset: u64, data: &[u8]) -> Result<(), SinkError> {
+        self.check()?;
+        self.store
+            .write_copy(offset, data)
+            .map_err(|error| self.degraded(&error))
+    }
+
+    async fn zero_copy(&self, offset: u64, length: u64) -> Result<(), SinkError> {
+        self.check()?;
+        let store = self.store.clone();
+        // Without holes at the receiver this writes zeroes, which can take long.
+        let zeroed = tokio::task::spawn_blocking(move || store.zero_copy(offset, length)).await;
+        zeroed
+            .map_err(|_| SinkError::ShuttingDown)?
+            .map_err(|error| self.degraded(&error))
+    }
+
+    async fn end_copy(&self, consistent_from: u64) -> Result<(), SinkError> {
+        self.check()?;
+        self.store
+            .end_copy(consistent_from)
+            .map_err(|error| self.degraded(&error))?;
+        self.with_keeper(Keeper::relieve);
+        Ok(())
+    }
+}
