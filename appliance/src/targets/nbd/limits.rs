@@ -17,7 +17,7 @@ pub(super) const RETAINED_BYTES: usize = (1 << 20) + (64 << 10);
 /// Changes journaled together at most.
 pub(super) const BATCH_UPDATES: usize = 1024;
 /// No request is taken while more than this waits to be sent.
-pub(super) const OUTPUT_BYTES: usize = 1 << 20;
+pub(super) const OUTPUT_BYTES: usize = 256 << 10;
 /// Longest single send.
 pub(super) const SEND_BYTES: usize = 1 << 20;
 /// Longer reads go to the disk's own threads even when cached, so that copying them delays nobody else.

@@ -181,3 +181,52 @@ async fn unix_socket_is_served_like_tcp() {
     drop(stream);
     task.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_that_never_reads_its_replies_is_not_read_for_ever() {
+    let (server, disk) = Server::new().await;
+    let mut client = server.attached().await;
+    let all: Vec<u8> = (0..8000)
+        .flat_map(|cookie| request(READ, 0, cookie, (0, 65536)))
+        .collect();
+    client.send(&all).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The sockets between us hold some megabytes; half a gigabyte was asked for.
+    let taken = disk.reads.load(SeqCst);
+    assert!(
+        taken < 1000,
+        "{taken} reads were carried out for a client that takes no replies"
+    );
+    for cookie in 0..2000 {
+        assert_eq!(client.reply().await, (0, cookie));
+        client.take(65536).await;
+    }
+    drop(client);
+    server.until_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_that_never_stops_sending_does_not_hold_up_the_shutdown() {
+    let (server, _disk) = Server::new().await;
+    let mut client = server.attached().await;
+    let pump = tokio::spawn(async move {
+        let batch: Vec<u8> = (0..64)
+            .flat_map(|cookie| write(0, cookie, 0, &[1; 512]))
+            .collect();
+        let (mut reader, mut writer) = client.stream.split();
+        let send = async { while writer.write_all(&batch).await.is_ok() {} };
+        let receive = async {
+            let mut replies = vec![0; 65536];
+            while reader.read(&mut replies).await.is_ok_and(|bytes| bytes > 0) {}
+        };
+        tokio::join!(send, receive);
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), server.task)
+        .await
+        .expect("ends before the drain limit")
+        .unwrap();
+    assert_eq!(server.counters.open(), 0);
+    pump.await.unwrap();
+}

@@ -30,6 +30,8 @@ pub(crate) struct MemoryDisk {
     /// Number of calls of `update`, and the updates they carried.
     pub(crate) batches: AtomicUsize,
     pub(crate) updates: AtomicUsize,
+    /// Number of calls of `read_cached` and `read`.
+    pub(crate) reads: AtomicUsize,
 }
 
 impl MemoryDisk {
@@ -50,6 +52,7 @@ impl MemoryDisk {
             fail_durable: Mutex::new(None),
             batches: AtomicUsize::new(0),
             updates: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
         })
     }
 
@@ -118,6 +121,7 @@ impl Disk for MemoryDisk {
     }
 
     fn read_cached(&self, offset: u64, length: u32, into: &mut BytesMut) -> Result<bool, DiskError> {
+        self.reads.fetch_add(1, SeqCst);
         self.failure()?;
         if offset >= self.cold_from.load(SeqCst) {
             return Ok(false);
