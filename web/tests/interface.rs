@@ -201,3 +201,29 @@ async fn shutdown_ends_the_server_and_a_silent_client_does_not_hold_it() {
         .unwrap();
     drop(silent);
 }
+
+#[tokio::test]
+async fn many_silent_clients_do_not_keep_others_from_being_served() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = console_router(Arc::new(Pretended::default()));
+    let server = tokio::spawn(farside_web::serve_tcp(listener, router, std::future::pending()));
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HT").await.unwrap();
+        silent.push(client);
+    }
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = b"GET /health HTTP/1.1\r\nhost: unit\r\nconnection: close\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    let patience = std::time::Duration::from_secs(60);
+    tokio::time::timeout(patience, client.read_to_string(&mut answer))
+        .await
+        .expect("served at last")
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.abort();
+}
