@@ -6,17 +6,25 @@ use std::time::{Duration, Instant};
 
 /// The current time of the monotonic clock.
 #[must_use]
-#[allow(clippy::disallowed_methods, reason = "tests drive real processes, so they need real time; this is their one door")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests drive real processes, so they need real time; this is their one door"
+)]
 pub fn now() -> Instant {
     Instant::now()
 }
 
 /// A number that differs from run to run, for seeds.
 #[must_use]
-#[allow(clippy::disallowed_methods, reason = "a fresh seed is wanted here; it is printed, so the run can be repeated")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a fresh seed is wanted here; it is printed, so the run can be repeated"
+)]
 pub fn fresh_seed() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let nanos = since.map_or(0, |passed| u64::from(passed.subsec_nanos()) ^ (passed.as_secs() << 30));
+    let nanos = since.map_or(0, |passed| {
+        u64::from(passed.subsec_nanos()) ^ (passed.as_secs() << 30)
+    });
     nanos ^ u64::from(std::process::id())
 }
 
@@ -62,6 +70,10 @@ pub enum Seen {
 impl Seen {
     /// `Yes` if `holds`, else the description of what is there.
     pub fn when(holds: bool, otherwise: impl FnOnce() -> String) -> Self {
-        if holds { Self::Yes } else { Self::NotYet(otherwise()) }
+        if holds {
+            Self::Yes
+        } else {
+            Self::NotYet(otherwise())
+        }
     }
 }

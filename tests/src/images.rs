@@ -27,7 +27,10 @@ pub fn expect_equal(one: &Path, other: &Path) -> Result<()> {
     let (mut left, mut right) = (vec![0; STEP_BYTES], vec![0; STEP_BYTES]);
     while at < one_size {
         let step = usize::try_from((one_size - at).min(STEP_BYTES as u64))?;
-        let (left, right) = (left.get_mut(..step).unwrap_or_default(), right.get_mut(..step).unwrap_or_default());
+        let (left, right) = (
+            left.get_mut(..step).unwrap_or_default(),
+            right.get_mut(..step).unwrap_or_default(),
+        );
         first.read_exact(left)?;
         second.read_exact(right)?;
         for (index, (a, b)) in left.chunks(4096).zip(right.chunks(4096)).enumerate() {
@@ -40,7 +43,9 @@ pub fn expect_equal(one: &Path, other: &Path) -> Result<()> {
     }
     match difference {
         None => Ok(()),
-        Some((offset, blocks)) => bail!("{names} differ in {blocks} blocks of 4 KiB, the first at byte {offset}"),
+        Some((offset, blocks)) => {
+            bail!("{names} differ in {blocks} blocks of 4 KiB, the first at byte {offset}")
+        }
     }
 }
 
@@ -51,7 +56,9 @@ pub fn expect_equal(one: &Path, other: &Path) -> Result<()> {
 pub fn expect_state(what: &str, image: &Path, history: &History, demand: Demand) -> Result<Report> {
     let bytes = std::fs::read(image).with_context(|| format!("cannot read {what} {}", image.display()))?;
     let snapshot = history.snapshot();
-    Checker::new(&snapshot, &bytes).check(demand).expect_prefix(&format!("{what} ({})", image.display()))
+    Checker::new(&snapshot, &bytes)
+        .check(demand)
+        .expect_prefix(&format!("{what} ({})", image.display()))
 }
 
 fn open(path: &Path) -> Result<File> {

@@ -40,8 +40,14 @@ impl Mount {
     /// When the kernel refuses, with what `mount` said.
     pub fn device(source: &Path, path: &Path, options: &str) -> Result<Self> {
         std::fs::create_dir_all(path)?;
-        Tool::new("mount").args(["-o", options]).path(source).path(path).ok()?;
-        Ok(Self { path: path.to_owned() })
+        Tool::new("mount")
+            .args(["-o", options])
+            .path(source)
+            .path(path)
+            .ok()?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
     }
 
     /// A file system in memory that can hold `size_bytes`.
@@ -51,8 +57,13 @@ impl Mount {
     pub fn memory(path: &Path, size_bytes: u64) -> Result<Self> {
         std::fs::create_dir_all(path)?;
         let options = format!("size={size_bytes}");
-        Tool::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).path(path).ok()?;
-        Ok(Self { path: path.to_owned() })
+        Tool::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .path(path)
+            .ok()?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
     }
 
     /// Where it is.
@@ -93,8 +104,14 @@ impl LoopDevice {
     /// # Errors
     /// When the kernel refuses, with what `losetup` said.
     pub fn attach(file: &Path, options: &[&str]) -> Result<Self> {
-        let done = Tool::new("losetup").args(["-f", "--show"]).args(options).path(file).ok()?;
-        Ok(Self { path: PathBuf::from(done.stdout.trim()) })
+        let done = Tool::new("losetup")
+            .args(["-f", "--show"])
+            .args(options)
+            .path(file)
+            .ok()?;
+        Ok(Self {
+            path: PathBuf::from(done.stdout.trim()),
+        })
     }
 
     /// The device.
@@ -133,7 +150,9 @@ impl FuseFile {
             if let Some(status) = process.exit_status()? {
                 anyhow::bail!("nbdfuse ended with {status}");
             }
-            Ok(Seen::when(std::fs::metadata(&path)?.len() > 0, || "an empty file".to_owned()))
+            Ok(Seen::when(std::fs::metadata(&path)?.len() > 0, || {
+                "an empty file".to_owned()
+            }))
         })?;
         Ok(Self { path, process })
     }

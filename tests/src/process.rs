@@ -25,9 +25,18 @@ impl Process {
     pub(crate) fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let output = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
         let mut tied = tied_to_parent(command);
-        tied.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = tied.spawn().with_context(|| format!("cannot start {name}: {command:?}"))?;
-        Ok(Self { name: name.to_owned(), log: log.to_owned(), pid: child.id(), child: Mutex::new(child) })
+        tied.stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let child = tied
+            .spawn()
+            .with_context(|| format!("cannot start {name}: {command:?}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            log: log.to_owned(),
+            pid: child.id(),
+            child: Mutex::new(child),
+        })
     }
 
     /// The process id.
@@ -51,9 +60,16 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let mut child = lock(&self.child);
         if let Some(status) = child.try_wait()? {
-            bail!("{} should be running and has ended: {status}\n{}", self.name, self.log_tail(limits::LOG_TAIL_LINES));
+            bail!(
+                "{} should be running and has ended: {status}\n{}",
+                self.name,
+                self.log_tail(limits::LOG_TAIL_LINES)
+            );
         }
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("a process id that is none")?;
+        let pid = i32::try_from(self.pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("a process id that is none")?;
         kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
@@ -83,7 +99,9 @@ impl Process {
     pub fn wait_end(&self, limit: Duration) -> Result<ExitStatus> {
         let start = now();
         wait_until(&format!("the end of {}", self.name), limit, || {
-            Ok(Seen::when(self.exit_status()?.is_some(), || format!("still running after {:?}", start.elapsed())))
+            Ok(Seen::when(self.exit_status()?.is_some(), || {
+                format!("still running after {:?}", start.elapsed())
+            }))
         })?;
         self.exit_status()?.context("it has just ended")
     }
@@ -91,7 +109,9 @@ impl Process {
     /// All it has written so far.
     #[must_use]
     pub fn log_text(&self) -> String {
-        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        std::fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// The last lines it has written.
@@ -99,7 +119,9 @@ impl Process {
     pub fn log_tail(&self, lines: usize) -> String {
         let text = self.log_text();
         let all: Vec<&str> = text.lines().collect();
-        all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+        all.get(all.len().saturating_sub(lines)..)
+            .unwrap_or_default()
+            .join("\n")
     }
 
     /// The number of open file descriptors.
@@ -116,7 +138,10 @@ impl Process {
     /// When the process is gone.
     pub fn resident_kib(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS line")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS line")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
@@ -126,6 +151,11 @@ impl Process {
             _ => "running".to_owned(),
         };
         format!("{} (pid {}, {state}), end of its output:", self.name, self.pid)
+    }
+
+    /// Ends it, running or not, before the files below it are taken away.
+    pub fn end_for_test(&self) {
+        self.end_now();
     }
 
     pub(crate) fn end_now(&self) {
@@ -148,7 +178,8 @@ impl Drop for Process {
 fn tied_to_parent(command: &Command) -> Command {
     let mut tied = if Path::new("/usr/bin/setpriv").exists() {
         let mut tied = Command::new("/usr/bin/setpriv");
-        tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program());
+        tied.args(["--pdeathsig", "KILL", "--"])
+            .arg(command.get_program());
         tied
     } else {
         Command::new(command.get_program())

@@ -89,7 +89,11 @@ impl Proxy {
         });
         let shared = Arc::clone(&orders);
         let listener = std::thread::spawn(move || accept_all(&listener, &shared));
-        Ok(Self { address, orders, listener: Some(listener) })
+        Ok(Self {
+            address,
+            orders,
+            listener: Some(listener),
+        })
     }
 
     /// Where it listens.
@@ -134,12 +138,16 @@ impl Proxy {
 
     /// Holds every piece back for so long.
     pub fn delay(&self, delay: Duration) {
-        self.orders.delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(0), Ordering::SeqCst);
+        self.orders
+            .delay_ms
+            .store(u64::try_from(delay.as_millis()).unwrap_or(0), Ordering::SeqCst);
     }
 
     /// Passes at most so many bytes at once; 1 is byte by byte.
     pub fn limit_step(&self, bytes: usize) {
-        self.orders.largest_step_bytes.store(bytes.max(1) as u64, Ordering::SeqCst);
+        self.orders
+            .largest_step_bytes
+            .store(bytes.max(1) as u64, Ordering::SeqCst);
     }
 
     /// Ends the connection after exactly so many more bytes one way.
@@ -149,7 +157,9 @@ impl Proxy {
 
     /// Flips a bit of the byte that comes after so many more bytes one way.
     pub fn corrupt_after(&self, way: Way, bytes: u32) {
-        self.lane(way).corrupt_in.store(i64::from(bytes), Ordering::SeqCst);
+        self.lane(way)
+            .corrupt_in
+            .store(i64::from(bytes), Ordering::SeqCst);
     }
 
     /// Connections taken so far.
@@ -226,9 +236,10 @@ fn pass_on(client: TcpStream, orders: &Arc<Orders>) -> Result<()> {
     open.push(client.try_clone()?);
     open.push(server.try_clone()?);
     drop(open);
-    for (from, into, way) in
-        [(client.try_clone()?, server.try_clone()?, Way::Out), (server, client, Way::Back)]
-    {
+    for (from, into, way) in [
+        (client.try_clone()?, server.try_clone()?, Way::Out),
+        (server, client, Way::Back),
+    ] {
         let orders = Arc::clone(orders);
         std::thread::spawn(move || {
             // Every end of a pump, clean or not, ends both halves of the connection.
@@ -249,7 +260,9 @@ fn pump(mut from: &TcpStream, mut into: &TcpStream, orders: &Orders, way: Way) -
             continue;
         }
         let step = usize::try_from(orders.largest_step_bytes.load(Ordering::SeqCst))?;
-        let room = buffer.get_mut(..step.min(limits::PROXY_BUFFER_BYTES)).unwrap_or_default();
+        let room = buffer
+            .get_mut(..step.min(limits::PROXY_BUFFER_BYTES))
+            .unwrap_or_default();
         let length = match from.read(room) {
             Ok(0) => return Ok(()),
             Ok(length) => length,

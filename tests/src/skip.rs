@@ -27,7 +27,9 @@ pub(crate) fn record(test: &str, reason: &str) {
     let line = format!("SKIPPED {test}: {reason}\n");
     // A closed standard error is no reason to fail a test.
     let _ = std::io::stderr().write_all(line.as_bytes());
-    let Ok(path) = std::env::var("FARSIDE_SKIP_LOG") else { return };
+    let Ok(path) = std::env::var("FARSIDE_SKIP_LOG") else {
+        return;
+    };
     if let Ok(mut log) = std::fs::File::options().create(true).append(true).open(path) {
         let _ = log.write_all(line.as_bytes());
     }

@@ -39,13 +39,17 @@ impl Status {
     /// # Errors
     /// When it is no JSON.
     pub fn parse(text: &str) -> Result<Self> {
-        serde_json::from_str(text).map(Self).with_context(|| format!("status --json printed no JSON: {text}"))
+        serde_json::from_str(text)
+            .map(Self)
+            .with_context(|| format!("status --json printed no JSON: {text}"))
     }
 
     fn named<'a>(list: &'a Value, kind: &str, name: &str) -> Result<&'a Value> {
         let entries = list.get(kind).and_then(Value::as_array);
         let found = entries.and_then(|entries| {
-            entries.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(name))
+            entries
+                .iter()
+                .find(|entry| entry.get("name").and_then(Value::as_str) == Some(name))
         });
         found.with_context(|| format!("no {kind} entry named {name} in {list:#}"))
     }
@@ -72,7 +76,10 @@ impl Status {
     /// When the volume has none.
     pub fn remote(&self, volume: &str) -> Result<&Value> {
         let entry = self.volume(volume)?;
-        let remote = entry.get("remotes").and_then(Value::as_array).and_then(|remotes| remotes.first());
+        let remote = entry
+            .get("remotes")
+            .and_then(Value::as_array)
+            .and_then(|remotes| remotes.first());
         remote.with_context(|| format!("volume {volume} has no remotes in {entry:#}"))
     }
 
@@ -97,7 +104,9 @@ impl Status {
 fn field<'a>(value: &'a Value, path: &[&str]) -> Result<&'a Value> {
     let mut at = value;
     for step in path {
-        at = at.get(step).ok_or_else(|| anyhow!("no field {} in {value:#}", path.join(".")))?;
+        at = at
+            .get(step)
+            .ok_or_else(|| anyhow!("no field {} in {value:#}", path.join(".")))?;
     }
     Ok(at)
 }
@@ -108,7 +117,9 @@ fn field<'a>(value: &'a Value, path: &[&str]) -> Result<&'a Value> {
 /// When it is missing or no number; the message shows the document.
 pub fn number(value: &Value, path: &[&str]) -> Result<u64> {
     let found = field(value, path)?;
-    found.as_u64().with_context(|| format!("{} is no number but {found} in {value:#}", path.join(".")))
+    found
+        .as_u64()
+        .with_context(|| format!("{} is no number but {found} in {value:#}", path.join(".")))
 }
 
 /// The text at a path of field names.
@@ -117,7 +128,9 @@ pub fn number(value: &Value, path: &[&str]) -> Result<u64> {
 /// When it is missing or no text; the message shows the document.
 pub fn text<'a>(value: &'a Value, path: &[&str]) -> Result<&'a str> {
     let found = field(value, path)?;
-    found.as_str().with_context(|| format!("{} is no text but {found} in {value:#}", path.join(".")))
+    found
+        .as_str()
+        .with_context(|| format!("{} is no text but {found} in {value:#}", path.join(".")))
 }
 
 /// The truth value at a path of field names.
@@ -126,5 +139,10 @@ pub fn text<'a>(value: &'a Value, path: &[&str]) -> Result<&'a str> {
 /// When it is missing or neither true nor false; the message shows the document.
 pub fn flag(value: &Value, path: &[&str]) -> Result<bool> {
     let found = field(value, path)?;
-    found.as_bool().with_context(|| format!("{} is neither true nor false but {found} in {value:#}", path.join(".")))
+    found.as_bool().with_context(|| {
+        format!(
+            "{} is neither true nor false but {found} in {value:#}",
+            path.join(".")
+        )
+    })
 }

@@ -49,8 +49,15 @@ impl Done {
     }
 
     fn describe(&self) -> String {
-        let late = if matches!(self.code, 124 | 137) { " (ended: it took too long)" } else { "" };
-        format!("`{}` ended with {}{late}\n{}{}", self.shown, self.code, self.stdout, self.stderr)
+        let late = if matches!(self.code, 124 | 137) {
+            " (ended: it took too long)"
+        } else {
+            ""
+        };
+        format!(
+            "`{}` ended with {}{late}\n{}{}",
+            self.shown, self.code, self.stdout, self.stderr
+        )
     }
 }
 
@@ -67,13 +74,19 @@ impl Tool {
     /// A tool by name or path.
     #[must_use]
     pub fn new(program: &str) -> Self {
-        Self { program: program.to_owned(), args: Vec::new(), limit: limits::TOOL, directory: None }
+        Self {
+            program: program.to_owned(),
+            args: Vec::new(),
+            limit: limits::TOOL,
+            directory: None,
+        }
     }
 
     /// More arguments.
     #[must_use]
     pub fn args<S: AsRef<str>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args
+            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
@@ -106,7 +119,10 @@ impl Tool {
         need(&self.program)?;
         let seconds = self.limit.as_secs().max(1).to_string();
         let mut command = Command::new("timeout");
-        command.args(["-k", "2", &seconds, &self.program]).args(&self.args).env("LC_ALL", "C");
+        command
+            .args(["-k", "2", &seconds, &self.program])
+            .args(&self.args)
+            .env("LC_ALL", "C");
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
@@ -119,7 +135,10 @@ impl Tool {
     /// A skip when the tool is not installed; an error when it cannot be started.
     pub fn run(&self) -> Result<Done> {
         let mut command = self.command()?;
-        let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", self.program))?;
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run {}", self.program))?;
         Ok(Done {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -144,7 +163,8 @@ impl Tool {
 pub fn need(program: &str) -> Result<()> {
     let direct = program.contains('/') && Path::new(program).exists();
     let search = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = std::env::split_paths(&search).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")]);
+    let mut places =
+        std::env::split_paths(&search).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")]);
     if direct || places.any(|place| place.join(program).is_file()) {
         return Ok(());
     }

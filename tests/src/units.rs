@@ -44,7 +44,13 @@ impl<'w> Unit<'w> {
     #[must_use]
     pub fn new(world: &'w World, name: &str, args: Vec<String>, control_socket: PathBuf) -> Self {
         world.watch_socket(&control_socket);
-        Self { world, name: name.to_owned(), args, control_socket, process: Mutex::default() }
+        Self {
+            world,
+            name: name.to_owned(),
+            args,
+            control_socket,
+            process: Mutex::default(),
+        }
     }
 
     /// The socket it is controlled by.
@@ -59,7 +65,10 @@ impl<'w> Unit<'w> {
     /// When the binary cannot be started.
     pub fn launch(&self) -> Result<Arc<Process>> {
         let mut command = Command::new(farside()?);
-        command.args(&self.args).env("RUST_BACKTRACE", "1").env("NO_COLOR", "1");
+        command
+            .args(&self.args)
+            .env("RUST_BACKTRACE", "1")
+            .env("NO_COLOR", "1");
         let process = self.world.spawn(&self.name, &mut command)?;
         *lock(&self.process) = Some(Arc::clone(&process));
         Ok(process)
@@ -73,7 +82,11 @@ impl<'w> Unit<'w> {
         let process = self.launch()?;
         wait_until(&format!("unit {} to answer", self.name), limits::START, || {
             if let Some(status) = process.exit_status()? {
-                bail!("unit {} ended with {status} instead of serving:\n{}", self.name, process.log_tail(20));
+                bail!(
+                    "unit {} ended with {status} instead of serving:\n{}",
+                    self.name,
+                    process.log_tail(20)
+                );
             }
             Ok(match self.try_status() {
                 Ok(_) => Seen::Yes,
@@ -87,7 +100,9 @@ impl<'w> Unit<'w> {
     /// # Errors
     /// When it was never started.
     pub fn process(&self) -> Result<Arc<Process>> {
-        lock(&self.process).clone().with_context(|| format!("unit {} was not started", self.name))
+        lock(&self.process)
+            .clone()
+            .with_context(|| format!("unit {} was not started", self.name))
     }
 
     /// `kill -9`.
@@ -116,7 +131,9 @@ impl<'w> Unit<'w> {
     /// When there is no binary; a failing command is no error here.
     pub fn command(&self, args: &[&str]) -> Result<Done> {
         let socket = self.control_socket.to_string_lossy();
-        let tool = Tool::new(&farside()?.to_string_lossy()).args(args).args(["--socket", &socket]);
+        let tool = Tool::new(&farside()?.to_string_lossy())
+            .args(args)
+            .args(["--socket", &socket]);
         tool.limit(limits::CATCH_UP + limits::STATUS).run()
     }
 
@@ -125,7 +142,8 @@ impl<'w> Unit<'w> {
     /// # Errors
     /// When it does not answer.
     pub fn status(&self) -> Result<Status> {
-        self.try_status().with_context(|| format!("unit {} gives no status", self.name))
+        self.try_status()
+            .with_context(|| format!("unit {} gives no status", self.name))
     }
 
     fn try_status(&self) -> Result<Status> {
@@ -163,7 +181,8 @@ impl<'w> Unit<'w> {
     /// When that takes too long.
     pub fn wait_applied(&self) -> Result<()> {
         let limit = format!("{}s", limits::CATCH_UP.as_secs());
-        self.command(&["wait", "--volume", VOLUME, "--applied", "--timeout", &limit])?.success()?;
+        self.command(&["wait", "--volume", VOLUME, "--applied", "--timeout", &limit])?
+            .success()?;
         self.wait_mirrored()
     }
 
@@ -174,7 +193,9 @@ impl<'w> Unit<'w> {
     pub fn wait_mirrored(&self) -> Result<()> {
         wait_until("the mirror to have everything", limits::CATCH_UP, || {
             let positions = self.positions()?;
-            Ok(Seen::when(positions.mirrored == positions.journaled, || format!("{positions:?}")))
+            Ok(Seen::when(positions.mirrored == positions.journaled, || {
+                format!("{positions:?}")
+            }))
         })
     }
 }
@@ -190,11 +211,14 @@ pub struct Sizes {
 
 impl Sizes {
     /// A disk of 64 MiB with a journal of 16 MiB, so that the journal wraps soon.
-    pub const SMALL: Self = Self { disk_mib: 64, journal_mib: 16 };
+    pub const SMALL: Self = Self {
+        disk_mib: 64,
+        journal_mib: 16,
+    };
 
     /// Size of the disk in bytes.
     #[must_use]
-    pub fn disk_bytes(self) -> u64 {
+    pub const fn disk_bytes(self) -> u64 {
         self.disk_mib << 20
     }
 }
@@ -237,9 +261,21 @@ impl<'w> Pair<'w> {
             ("--link", link.to_string()),
             ("--console", console.to_string()),
         ];
-        let args = args.chain(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value])).collect();
+        let args = args
+            .chain(
+                options
+                    .into_iter()
+                    .flat_map(|(name, value)| [name.to_owned(), value]),
+            )
+            .collect();
         let unit = Unit::new(world, "up", args, directory.join("control.sock"));
-        Ok(Self { unit, directory: directory.to_owned(), nbd, link, console })
+        Ok(Self {
+            unit,
+            directory: directory.to_owned(),
+            nbd,
+            link,
+            console,
+        })
     }
 
     /// A running pair.
@@ -255,7 +291,10 @@ impl<'w> Pair<'w> {
     /// The local image.
     #[must_use]
     pub fn mirror(&self) -> PathBuf {
-        self.directory.join("local/volumes").join(VOLUME).join("mirror.img")
+        self.directory
+            .join("local/volumes")
+            .join(VOLUME)
+            .join("mirror.img")
     }
 
     /// The local journal.
@@ -267,13 +306,19 @@ impl<'w> Pair<'w> {
     /// The remote image.
     #[must_use]
     pub fn replica(&self) -> PathBuf {
-        self.directory.join("remote/replicas").join(VOLUME).join("replica.img")
+        self.directory
+            .join("remote/replicas")
+            .join(VOLUME)
+            .join("replica.img")
     }
 
     /// The remote journal.
     #[must_use]
     pub fn replica_journal(&self) -> PathBuf {
-        self.directory.join("remote/replicas").join(VOLUME).join("journal")
+        self.directory
+            .join("remote/replicas")
+            .join(VOLUME)
+            .join("journal")
     }
 
     /// Where hosts attach by TCP.
@@ -340,9 +385,23 @@ impl<'w> TwoUnits<'w> {
         let (nbd, link, between) = (free_address()?, free_address()?, free_address()?);
         let proxy = Proxy::start(between, link)?;
         let (local_directory, remote_directory) = (world.file("local"), world.file("remote"));
-        let local = local_unit(world, "local", &local_directory, nbd, &volume_toml(sizes, between))?;
+        let local = local_unit(
+            world,
+            "local",
+            &local_directory,
+            nbd,
+            &volume_toml(sizes, between),
+        )?;
         let remote = remote_unit(world, "remote", &remote_directory, link)?;
-        Ok(Self { local, remote, proxy, nbd, link, local_directory, remote_directory })
+        Ok(Self {
+            local,
+            remote,
+            proxy,
+            nbd,
+            link,
+            local_directory,
+            remote_directory,
+        })
     }
 
     /// Both units running, and the first copy of the empty disk done.
@@ -360,13 +419,19 @@ impl<'w> TwoUnits<'w> {
     /// The local image.
     #[must_use]
     pub fn mirror(&self) -> PathBuf {
-        self.local_directory.join("volumes").join(VOLUME).join("mirror.img")
+        self.local_directory
+            .join("volumes")
+            .join(VOLUME)
+            .join("mirror.img")
     }
 
     /// The remote image.
     #[must_use]
     pub fn replica(&self) -> PathBuf {
-        self.remote_directory.join("replicas").join(VOLUME).join("replica.img")
+        self.remote_directory
+            .join("replicas")
+            .join(VOLUME)
+            .join("replica.img")
     }
 
     /// Where hosts attach.
@@ -396,7 +461,10 @@ impl<'w> TwoUnits<'w> {
 /// The volume section of a local unit's configuration.
 #[must_use]
 pub fn volume_toml(sizes: Sizes, remote: SocketAddr) -> String {
-    let Sizes { disk_mib, journal_mib } = sizes;
+    let Sizes {
+        disk_mib,
+        journal_mib,
+    } = sizes;
     format!(
         "[[volume]]\nname = \"{VOLUME}\"\nsize = \"{disk_mib}M\"\njournal_size = \"{journal_mib}M\"\n\n\
          [[volume.remote]]\nname = \"remote\"\naddress = \"{remote}\"\n"
@@ -425,7 +493,10 @@ pub fn local_unit<'w>(
     nbd: SocketAddr,
     volumes: &str,
 ) -> Result<Unit<'w>> {
-    let toml = format!("{}[nbd]\nlisten = [\"{nbd}\"]\n\n{volumes}", unit_toml(name, directory));
+    let toml = format!(
+        "{}[nbd]\nlisten = [\"{nbd}\"]\n\n{volumes}",
+        unit_toml(name, directory)
+    );
     configured(world, name, directory, &toml)
 }
 
@@ -434,7 +505,10 @@ pub fn local_unit<'w>(
 /// # Errors
 /// When the file cannot be written.
 pub fn remote_unit<'w>(world: &'w World, name: &str, directory: &Path, link: SocketAddr) -> Result<Unit<'w>> {
-    let toml = format!("{}[nbd]\nlisten = []\n\n[link]\nlisten = [\"{link}\"]\n", unit_toml(name, directory));
+    let toml = format!(
+        "{}[nbd]\nlisten = []\n\n[link]\nlisten = [\"{link}\"]\n",
+        unit_toml(name, directory)
+    );
     configured(world, name, directory, &toml)
 }
 
@@ -445,6 +519,10 @@ pub fn remote_unit<'w>(world: &'w World, name: &str, directory: &Path, link: Soc
 pub fn configured<'w>(world: &'w World, name: &str, directory: &Path, toml: &str) -> Result<Unit<'w>> {
     let file = world.file(&format!("{name}.toml"));
     std::fs::write(&file, toml)?;
-    let args = vec!["unit".to_owned(), "--config".to_owned(), file.to_string_lossy().into_owned()];
+    let args = vec![
+        "unit".to_owned(),
+        "--config".to_owned(),
+        file.to_string_lossy().into_owned(),
+    ];
     Ok(Unit::new(world, name, args, directory.with_extension("sock")))
 }

@@ -39,7 +39,10 @@ pub fn promise(body: impl FnOnce(&World) -> Result<()>) {
         },
         Err(payload) => {
             let evidence = world.evidence();
-            #[allow(clippy::print_stderr, reason = "the panic's own message is already out; this belongs below it")]
+            #[allow(
+                clippy::print_stderr,
+                reason = "the panic's own message is already out; this belongs below it"
+            )]
             {
                 eprintln!("{evidence}");
             }
@@ -60,8 +63,16 @@ impl World {
             Err(_) => clock::fresh_seed(),
         };
         let parent = std::env::var_os("FARSIDE_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        let directory = tempfile::Builder::new().prefix("farside-test.").tempdir_in(parent)?;
-        Ok(Self { name, seed, processes: Mutex::default(), control_sockets: Mutex::default(), directory })
+        let directory = tempfile::Builder::new()
+            .prefix("farside-test.")
+            .tempdir_in(parent)?;
+        Ok(Self {
+            name,
+            seed,
+            processes: Mutex::default(),
+            control_sockets: Mutex::default(),
+            directory,
+        })
     }
 
     /// The directory of this test.
@@ -101,32 +112,56 @@ impl World {
 
     fn replay_command(&self) -> String {
         let program = std::env::current_exe().unwrap_or_default();
-        let stem = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = program
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let test = stem.rsplit_once('-').map_or(stem.as_str(), |(test, _)| test);
         let long = if clock::long_run() { "FARSIDE_SOAK=1 " } else { "" };
-        let target = if test == "farside_tests" { "--lib".to_owned() } else { format!("--test {test}") };
+        let target = if test == "farside_tests" {
+            "--lib".to_owned()
+        } else {
+            format!("--test {test}")
+        };
         let seed = self.seed;
-        format!("{long}FARSIDE_SEED={seed} cargo test -p farside-tests {target} -- --exact {} --nocapture", self.name)
+        format!(
+            "{long}FARSIDE_SEED={seed} cargo test -p farside-tests {target} -- --exact {} --nocapture",
+            self.name
+        )
     }
 
     fn evidence(&self) -> String {
         let mut text = format!("run it again: {}\n", self.replay_command());
-        for socket in lock(&self.control_sockets).iter().filter(|socket| socket.exists()) {
+        for socket in lock(&self.control_sockets)
+            .iter()
+            .filter(|socket| socket.exists())
+        {
             let seen = last_status(socket);
             let _ = writeln!(text, "--- status at {}\n{seen}", socket.display());
         }
         for process in lock(&self.processes).iter() {
-            let _ = writeln!(text, "--- {}\n{}", process.describe(), process.log_tail(limits::LOG_TAIL_LINES));
+            let _ = writeln!(
+                text,
+                "--- {}\n{}",
+                process.describe(),
+                process.log_tail(limits::LOG_TAIL_LINES)
+            );
         }
         text
     }
 }
 
 fn last_status(socket: &Path) -> String {
-    let Ok(farside) = binary::farside() else { return "the binary is missing".to_owned() };
+    let Ok(farside) = binary::farside() else {
+        return "the binary is missing".to_owned();
+    };
     let farside = farside.to_string_lossy();
     let socket = socket.to_string_lossy();
-    let run = tools::Tool::new(&farside).args(["status", "--json", "--socket", &socket]).limit(limits::STATUS).run();
+    let run = tools::Tool::new(&farside)
+        .args(["status", "--json", "--socket", &socket])
+        .limit(limits::STATUS)
+        .run();
     match run {
         Ok(done) => format!("{}{}", done.stdout, done.stderr),
         Err(error) => format!("no status: {error:#}"),

@@ -27,10 +27,17 @@ fn sample(world: &World, size_bytes: u64) -> Result<PathBuf> {
 
 fn qemu_io(uri: &str, commands: &[&str]) -> Result<String> {
     let args = commands.iter().flat_map(|command| ["-c", command]);
-    let done = Tool::new("qemu-io").args(["-f", "raw", "-t", "none"]).args(args).args([uri]).ok()?;
+    let done = Tool::new("qemu-io")
+        .args(["-f", "raw", "-t", "none"])
+        .args(args)
+        .args([uri])
+        .ok()?;
     let output = done.output();
     // qemu-io reports a failed pattern in words.
-    ensure!(!output.contains("verification failed") && !output.contains("failed:"), "{output}");
+    ensure!(
+        !output.contains("verification failed") && !output.contains("failed:"),
+        "{output}"
+    );
     Ok(output)
 }
 
@@ -38,10 +45,17 @@ fn qemu_io(uri: &str, commands: &[&str]) -> Result<String> {
 fn nbdinfo_describes_the_disk() {
     promise(|world| {
         let pair = pair(world)?;
-        for uri in [pair.uri(), pair.unix_endpoint().uri(VOLUME), pair.endpoint().uri("")] {
+        for uri in [
+            pair.uri(),
+            pair.unix_endpoint().uri(VOLUME),
+            pair.endpoint().uri(""),
+        ] {
             let text = Tool::new("nbdinfo").args(["--json", &uri]).ok()?.stdout;
             let json: serde_json::Value = serde_json::from_str(&text)?;
-            let export = json.get("exports").and_then(|exports| exports.get(0)).context("no exports")?;
+            let export = json
+                .get("exports")
+                .and_then(|exports| exports.get(0))
+                .context("no exports")?;
             ensure!(export["export-size"] == Sizes::SMALL.disk_bytes(), "{text}");
             for promise in ["can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn"] {
                 ensure!(export[promise] == true, "{promise} in {text}");
@@ -56,10 +70,14 @@ fn nbdinfo_describes_the_disk() {
 fn exports_are_listed_to_nbdinfo_and_nbd_client() {
     promise(|world| {
         let pair = pair(world)?;
-        let listed = Tool::new("nbdinfo").args(["--list", &pair.endpoint().uri("")]).ok()?;
+        let listed = Tool::new("nbdinfo")
+            .args(["--list", &pair.endpoint().uri("")])
+            .ok()?;
         ensure!(listed.stdout.contains(VOLUME), "{}", listed.stdout);
         let port = pair.nbd.port().to_string();
-        let listed = Tool::new("/usr/sbin/nbd-client").args(["-l", "127.0.0.1", "-p", &port]).ok()?;
+        let listed = Tool::new("/usr/sbin/nbd-client")
+            .args(["-l", "127.0.0.1", "-p", &port])
+            .ok()?;
         ensure!(listed.output().contains(VOLUME), "{}", listed.output());
         Ok(())
     });
@@ -69,7 +87,10 @@ fn exports_are_listed_to_nbdinfo_and_nbd_client() {
 fn an_unknown_export_is_refused_and_the_server_goes_on() {
     promise(|world| {
         let pair = pair(world)?;
-        Tool::new("nbdinfo").args(["--size", &pair.endpoint().uri("no-such-disk")]).run()?.failure()?;
+        Tool::new("nbdinfo")
+            .args(["--size", &pair.endpoint().uri("no-such-disk")])
+            .run()?
+            .failure()?;
         Tool::new("nbdinfo").args(["--size", &pair.uri()]).ok()?;
         Ok(())
     });
@@ -80,9 +101,17 @@ fn nbdcopy_moves_an_image_in_and_out_unchanged() {
     promise(|world| {
         let pair = pair(world)?;
         let sample = sample(world, Sizes::SMALL.disk_bytes())?;
-        for (uri, connections) in [(pair.uri(), "1"), (pair.uri(), "4"), (pair.unix_endpoint().uri(VOLUME), "4")] {
+        for (uri, connections) in [
+            (pair.uri(), "1"),
+            (pair.uri(), "4"),
+            (pair.unix_endpoint().uri(VOLUME), "4"),
+        ] {
             let connections = format!("--connections={connections}");
-            Tool::new("nbdcopy").args([&connections, "--flush"]).path(&sample).args([&uri]).ok()?;
+            Tool::new("nbdcopy")
+                .args([&connections, "--flush"])
+                .path(&sample)
+                .args([&uri])
+                .ok()?;
             let back = world.file("back.img");
             Tool::new("nbdcopy").args([&connections, &uri]).path(&back).ok()?;
             images::expect_equal(&sample, &back)?;
@@ -98,12 +127,27 @@ fn qemu_img_converts_and_compares() {
         let pair = pair(world)?;
         let sample = sample(world, Sizes::SMALL.disk_bytes())?;
         let into = ["convert", "-n", "-f", "raw", "-O", "raw"];
-        Tool::new("qemu-img").args(into).path(&sample).args([pair.uri()]).ok()?;
+        Tool::new("qemu-img")
+            .args(into)
+            .path(&sample)
+            .args([pair.uri()])
+            .ok()?;
         let compare = ["compare", "-f", "raw", "-F", "raw"];
-        Tool::new("qemu-img").args(compare).path(&sample).args([pair.uri()]).ok()?;
+        Tool::new("qemu-img")
+            .args(compare)
+            .path(&sample)
+            .args([pair.uri()])
+            .ok()?;
         let out = world.file("out.qcow2");
-        Tool::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2", &pair.uri()]).path(&out).ok()?;
-        Tool::new("qemu-img").args(["compare", "-f", "raw", "-F", "qcow2"]).path(&sample).path(&out).ok()?;
+        Tool::new("qemu-img")
+            .args(["convert", "-f", "raw", "-O", "qcow2", &pair.uri()])
+            .path(&out)
+            .ok()?;
+        Tool::new("qemu-img")
+            .args(["compare", "-f", "raw", "-F", "qcow2"])
+            .path(&sample)
+            .path(&out)
+            .ok()?;
         pair.expect_same_on_both_sides()
     });
 }
@@ -142,7 +186,15 @@ fn qemu_io_patterns_read_back() {
         pair.expect_same_on_both_sides()?;
         // What the replica says by itself, without Farside.
         let replica = pair.replica().to_string_lossy().into_owned();
-        qemu_io(&replica, &["read -P 0x33 3M 64k", "read -P 0 512k 128k", "read -P 0xee 63M 1M"]).map(drop)
+        qemu_io(
+            &replica,
+            &[
+                "read -P 0x33 3M 64k",
+                "read -P 0 512k 128k",
+                "read -P 0xee 63M 1M",
+            ],
+        )
+        .map(drop)
     });
 }
 
@@ -164,7 +216,11 @@ fn fio_verify(pair: &Pair<'_>, directory: &Path, jobs: u64, uri: &str) -> Result
         "--fsync=64",
     ]);
     if jobs > 1 {
-        tool = tool.args([&format!("--numjobs={jobs}"), &format!("--offset_increment={size}"), "--group_reporting"]);
+        tool = tool.args([
+            &format!("--numjobs={jobs}"),
+            &format!("--offset_increment={size}"),
+            "--group_reporting",
+        ]);
     }
     let done = tool.ok()?;
     // fio has been seen to hide errors behind exit code 0.

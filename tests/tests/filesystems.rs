@@ -8,7 +8,10 @@ use farside_tests::{Random, World, promise, soak};
 use std::path::Path;
 
 /// mkfs.xfs asks for 300 MiB.
-const SIZES: Sizes = Sizes { disk_mib: 320, journal_mib: 64 };
+const SIZES: Sizes = Sizes {
+    disk_mib: 320,
+    journal_mib: 64,
+};
 
 /// Directories, small and large files, an overwrite in the middle, links, and something deleted.
 fn write_files(world: &World, root: &Path) -> Result<()> {
@@ -26,7 +29,10 @@ fn write_files(world: &World, root: &Path) -> Result<()> {
     let large = root.join("large");
     std::fs::write(&large, random.bytes(12 << 20))?;
     use std::os::unix::fs::FileExt as _;
-    std::fs::File::options().write(true).open(&large)?.write_all_at(&random.bytes(100_000), 5_000_001)?;
+    std::fs::File::options()
+        .write(true)
+        .open(&large)?
+        .write_all_at(&random.bytes(100_000), 5_000_001)?;
     Ok(())
 }
 
@@ -71,7 +77,11 @@ fn file_system_lives_on_both_sides(world: &World, kind: &str, connections: u32) 
     pair.unit.shut_down()?;
     let device = LoopDevice::attach(&pair.replica(), &["--read-only"])?;
     check_file_system(kind, device.path()).context("the replica")?;
-    let options = if kind == "ext4" { "ro,noload" } else { "ro,norecovery" };
+    let options = if kind == "ext4" {
+        "ro,noload"
+    } else {
+        "ro,norecovery"
+    };
     let mount = Mount::device(device.path(), &world.file("replica-mounted"), options)?;
     ensure!(digests(mount.path())? == written, "the replica has other files");
     mount.unmount()

@@ -18,12 +18,26 @@ const SIZE: u64 = 32 << 20;
 /// nbdkit serving a file, on a port that stays the same over restarts.
 fn serve(world: &World, endpoint: &Endpoint, image: &Path, filters: &[&str]) -> Result<Arc<Process>> {
     need("nbdkit")?;
-    let Endpoint::Tcp(address) = endpoint else { anyhow::bail!("TCP only") };
+    let Endpoint::Tcp(address) = endpoint else {
+        anyhow::bail!("TCP only")
+    };
     let mut command = Command::new("nbdkit");
-    command.args(["-f", "-i", "127.0.0.1", "-p", &address.port().to_string(), "-e", "disk0"]).args(filters);
+    command
+        .args([
+            "-f",
+            "-i",
+            "127.0.0.1",
+            "-p",
+            &address.port().to_string(),
+            "-e",
+            "disk0",
+        ])
+        .args(filters);
     let process = world.spawn("nbdkit", command.arg("file").arg(image))?;
     wait_until("nbdkit to listen", limits::START, || {
-        Ok(Seen::when(NbdClient::connect(endpoint, "disk0").is_ok(), || "refused".to_owned()))
+        Ok(Seen::when(NbdClient::connect(endpoint, "disk0").is_ok(), || {
+            "refused".to_owned()
+        }))
     })?;
     Ok(process)
 }
@@ -54,7 +68,14 @@ fn the_client_reads_back_what_it_wrote() {
         let past_end = client.read(SIZE, 512);
         ensure!(past_end.is_err() && client.read(0, 512).is_ok(), "{past_end:?}");
         for number in 0..32_u32 {
-            client.submit(Request { command: command::READ, length: 512 * (number + 1), ..Request::default() }, &[])?;
+            client.submit(
+                Request {
+                    command: command::READ,
+                    length: 512 * (number + 1),
+                    ..Request::default()
+                },
+                &[],
+            )?;
         }
         for _ in 0..32 {
             ensure!(client.receive()?.outcome.is_ok());
@@ -111,9 +132,13 @@ fn a_copy_of_a_live_disk_is_caught_and_a_frozen_one_passes() {
         for _ in 0..5 {
             writer.wait_progress(500)?;
             let copy = slow_copy(world, &image)?;
-            caught += u32::from(images::expect_state("a live copy", &copy, &history, Demand::AnyPrefix).is_err());
+            caught +=
+                u32::from(images::expect_state("a live copy", &copy, &history, Demand::AnyPrefix).is_err());
         }
-        ensure!(caught >= 4, "only {caught} of 5 copies of the live disk were caught");
+        ensure!(
+            caught >= 4,
+            "only {caught} of 5 copies of the live disk were caught"
+        );
         writer.stop()?;
         server.kill9()?;
         let copy = slow_copy(world, &image)?;
@@ -151,7 +176,10 @@ fn a_server_that_drops_writes_is_caught() {
         writer.abandon()?;
         server.kill9()?;
         let lost = images::expect_state("the image", &image, &history, Demand::Acknowledged);
-        ensure!(lost.is_err(), "everything was lost and the checker did not notice");
+        ensure!(
+            lost.is_err(),
+            "everything was lost and the checker did not notice"
+        );
         images::expect_state("the image", &image, &history, Demand::AnyPrefix)?;
         Ok(())
     });

@@ -13,7 +13,11 @@ use farside_tests::{Random, World, images, limits, promise, soak};
 use std::sync::Arc;
 use std::time::Duration;
 
-const SIZES: Sizes = Sizes::SMALL;
+/// The journal holds what is written while one side is away, so that a full copy is never needed.
+const SIZES: Sizes = Sizes {
+    disk_mib: 64,
+    journal_mib: 128,
+};
 
 fn rounds() -> u32 {
     soak(5, 100)
@@ -23,7 +27,7 @@ fn rounds() -> u32 {
 fn writer(world: &World, endpoint: Endpoint) -> (Arc<History>, Writer) {
     let history = Arc::new(History::new(world.seed()));
     let mut options = WriterOptions::new(endpoint, VOLUME, SIZES.disk_bytes(), world.seed());
-    options.per_second = soak(400, 150);
+    options.per_second = soak(150, 100);
     let writer = Writer::start(&history, &options);
     (history, writer)
 }
@@ -35,7 +39,10 @@ fn pause(random: &mut Random) {
 /// The volume as a host reads it, to a file.
 fn read_volume(world: &World, endpoint: &Endpoint) -> Result<std::path::PathBuf> {
     let copy = world.file("volume.img");
-    Tool::new("nbdcopy").args([endpoint.uri(VOLUME)]).path(&copy).ok()?;
+    Tool::new("nbdcopy")
+        .args([endpoint.uri(VOLUME)])
+        .path(&copy)
+        .ok()?;
     Ok(copy)
 }
 
@@ -63,12 +70,20 @@ fn acked_writes_survive_kills_of_the_local_unit() {
             units.local.kill9()?;
             units.local.start().with_context(|| format!("round {round}"))?;
             let positions = units.local.positions()?;
-            ensure!(positions.durable >= journaled, "round {round}: durable went back from {journaled}: {positions:?}");
+            ensure!(
+                positions.durable >= journaled,
+                "round {round}: durable went back from {journaled}: {positions:?}"
+            );
             journaled = positions.durable;
         }
         writer.stop()?;
         let copy = read_volume(world, &units.endpoint())?;
-        images::expect_state("the volume after the kills", &copy, &history, Demand::Acknowledged)?;
+        images::expect_state(
+            "the volume after the kills",
+            &copy,
+            &history,
+            Demand::Acknowledged,
+        )?;
         units.expect_same_on_both_sides()?;
         images::expect_state("the replica", &units.replica(), &history, Demand::Acknowledged)?;
         Ok(())
@@ -118,7 +133,10 @@ fn the_replica_is_a_prefix_after_every_kill_of_the_remote() {
             wait_replica_recovered(&units)?;
             let status = units.remote.status()?;
             let now = number(status.replica(VOLUME)?, &["received"])?;
-            ensure!(now >= confirmed.max(received), "round {round}: {confirmed} was confirmed, {now} is there");
+            ensure!(
+                now >= confirmed.max(received),
+                "round {round}: {confirmed} was confirmed, {now} is there"
+            );
             received = now;
             let what = format!("the replica after kill {round}");
             let report = images::expect_state(&what, &units.replica(), &history, Demand::Before(horizon))?;
@@ -190,15 +208,29 @@ fn no_kill_leads_to_a_full_copy() {
         units.local.wait_applied()?;
         let before = units.proxy.passed_bytes(Way::Out);
         for round in 0..rounds() {
-            units.connect()?.write(u64::from(round) * 4096, &random.bytes(4096))?;
-            if round % 2 == 0 { units.local.kill9()? } else { units.remote.kill9()? }
-            let killed = if round % 2 == 0 { &units.local } else { &units.remote };
+            units
+                .connect()?
+                .write(u64::from(round) * 4096, &random.bytes(4096))?;
+            if round % 2 == 0 {
+                units.local.kill9()?
+            } else {
+                units.remote.kill9()?
+            }
+            let killed = if round % 2 == 0 {
+                &units.local
+            } else {
+                &units.remote
+            };
             killed.start()?;
             units.local.wait_applied()?;
         }
         let passed = units.proxy.passed_bytes(Way::Out) - before;
         let allowed = u64::from(rounds()) * (2 << 20);
-        ensure!(passed < allowed, "{passed} bytes went over the link for {} small writes", rounds());
+        ensure!(
+            passed < allowed,
+            "{passed} bytes went over the link for {} small writes",
+            rounds()
+        );
         units.expect_same_on_both_sides()
     });
 }
@@ -212,17 +244,45 @@ fn fio_verifies_through_kills_by_a_reconnecting_client() {
         let mut random = Random::new(world.seed());
         let front = free_address()?;
         let mut nbdkit = std::process::Command::new("nbdkit");
-        nbdkit.args(["-f", "-i", "127.0.0.1", "-p", &front.port().to_string(), "--filter=retry", "nbd"]);
-        nbdkit.args([&format!("uri={}", units.endpoint().uri(VOLUME)), "retries=60", "retry-delay=1"]);
+        nbdkit.args([
+            "-f",
+            "-i",
+            "127.0.0.1",
+            "-p",
+            &front.port().to_string(),
+            "--filter=retry",
+            "nbd",
+        ]);
+        nbdkit.args([
+            &format!("uri={}", units.endpoint().uri(VOLUME)),
+            "retries=60",
+            "retry-delay=1",
+        ]);
         let nbdkit = world.spawn("nbdkit-retry", nbdkit.arg("retry-exponential=no"))?;
         let endpoint = Endpoint::Tcp(front);
         wait_until("nbdkit to listen", limits::START, || {
-            Ok(Seen::when(endpoint.connect(limits::STATUS).is_ok(), || nbdkit.log_tail(5)))
+            Ok(Seen::when(endpoint.connect(limits::STATUS).is_ok(), || {
+                nbdkit.log_tail(5)
+            }))
         })?;
         let runtime = format!("--runtime={}", soak(12, 300));
-        let fio = Tool::new("fio").limit(Duration::from_secs(soak(50, 600))).directory(world.path());
-        let fio = fio.args(["--name=verify", "--ioengine=nbd", &format!("--uri={}", endpoint.uri("")), "--rw=randwrite"]);
-        let fio = fio.args(["--bs=4k", "--size=16M", "--iodepth=16", "--time_based", &runtime, "--rate_iops=800"]);
+        let fio = Tool::new("fio")
+            .limit(Duration::from_secs(soak(50, 600)))
+            .directory(world.path());
+        let fio = fio.args([
+            "--name=verify",
+            "--ioengine=nbd",
+            &format!("--uri={}", endpoint.uri("")),
+            "--rw=randwrite",
+        ]);
+        let fio = fio.args([
+            "--bs=4k",
+            "--size=16M",
+            "--iodepth=16",
+            "--time_based",
+            &runtime,
+            "--rate_iops=800",
+        ]);
         let fio = fio.args(["--verify=crc32c", "--do_verify=1", "--verify_fatal=1"]);
         let fio = world.spawn("fio", &mut fio.command()?)?;
         let mut kills = 0;
@@ -236,7 +296,10 @@ fn fio_verifies_through_kills_by_a_reconnecting_client() {
         }
         let status = fio.wait_end(limits::POLL)?;
         if !status.success() || !fio.log_text().contains("err= 0") {
-            bail!("fio ended with {status} after {kills} kills:\n{}", fio.log_tail(40));
+            bail!(
+                "fio ended with {status} after {kills} kills:\n{}",
+                fio.log_tail(40)
+            );
         }
         ensure!(kills > 0, "fio was over before the first kill");
         units.expect_same_on_both_sides()

@@ -55,7 +55,12 @@ impl NbdClient {
     pub fn connect(endpoint: &Endpoint, export: &str) -> io::Result<Self> {
         let mut raw = RawNbd::greeted(endpoint)?;
         let info = raw.ask(option::GO, export)?;
-        Ok(Self { raw, info, next_cookie: 1, reads: HashMap::new() })
+        Ok(Self {
+            raw,
+            info,
+            next_cookie: 1,
+            reads: HashMap::new(),
+        })
     }
 
     /// What the server said about the export.
@@ -90,7 +95,10 @@ impl NbdClient {
             (0, None) => Ok(Vec::new()),
             (error, _) => Err(ServerError(error)),
         };
-        Ok(Reply { cookie: header.cookie, outcome })
+        Ok(Reply {
+            cookie: header.cookie,
+            outcome,
+        })
     }
 
     /// Sends one request and waits for its answer; nothing else may be in flight.
@@ -101,7 +109,10 @@ impl NbdClient {
         let cookie = self.submit(request, payload)?;
         let reply = self.receive()?;
         if reply.cookie != cookie {
-            return Err(io::Error::other(format!("answer to {} instead of {cookie}", reply.cookie)));
+            return Err(io::Error::other(format!(
+                "answer to {} instead of {cookie}",
+                reply.cookie
+            )));
         }
         reply.outcome.map_err(io::Error::other)
     }
@@ -111,7 +122,15 @@ impl NbdClient {
     /// # Errors
     /// As `call`.
     pub fn read(&mut self, offset: u64, length: u32) -> io::Result<Vec<u8>> {
-        self.call(Request { command: command::READ, offset, length, ..Request::default() }, &[])
+        self.call(
+            Request {
+                command: command::READ,
+                offset,
+                length,
+                ..Request::default()
+            },
+            &[],
+        )
     }
 
     /// Writes.
@@ -120,7 +139,16 @@ impl NbdClient {
     /// As `call`.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         let length = length_of(data)?;
-        self.call(Request { command: command::WRITE, offset, length, ..Request::default() }, data).map(drop)
+        self.call(
+            Request {
+                command: command::WRITE,
+                offset,
+                length,
+                ..Request::default()
+            },
+            data,
+        )
+        .map(drop)
     }
 
     /// Writes, answered only when it is on stable storage.
@@ -128,8 +156,20 @@ impl NbdClient {
     /// # Errors
     /// As `call`.
     pub fn write_fua(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let request = Request { command: command::WRITE, flags: flags::FUA, offset, ..Request::default() };
-        self.call(Request { length: length_of(data)?, ..request }, data).map(drop)
+        let request = Request {
+            command: command::WRITE,
+            flags: flags::FUA,
+            offset,
+            ..Request::default()
+        };
+        self.call(
+            Request {
+                length: length_of(data)?,
+                ..request
+            },
+            data,
+        )
+        .map(drop)
     }
 
     /// Flushes.
@@ -137,7 +177,14 @@ impl NbdClient {
     /// # Errors
     /// As `call`.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.call(Request { command: command::FLUSH, ..Request::default() }, &[]).map(drop)
+        self.call(
+            Request {
+                command: command::FLUSH,
+                ..Request::default()
+            },
+            &[],
+        )
+        .map(drop)
     }
 
     /// Trims.
@@ -145,7 +192,16 @@ impl NbdClient {
     /// # Errors
     /// As `call`.
     pub fn trim(&mut self, offset: u64, length: u32) -> io::Result<()> {
-        self.call(Request { command: command::TRIM, offset, length, ..Request::default() }, &[]).map(drop)
+        self.call(
+            Request {
+                command: command::TRIM,
+                offset,
+                length,
+                ..Request::default()
+            },
+            &[],
+        )
+        .map(drop)
     }
 
     /// Writes zeroes.
@@ -153,7 +209,16 @@ impl NbdClient {
     /// # Errors
     /// As `call`.
     pub fn zero(&mut self, offset: u64, length: u32) -> io::Result<()> {
-        self.call(Request { command: command::WRITE_ZEROES, offset, length, ..Request::default() }, &[]).map(drop)
+        self.call(
+            Request {
+                command: command::WRITE_ZEROES,
+                offset,
+                length,
+                ..Request::default()
+            },
+            &[],
+        )
+        .map(drop)
     }
 
     /// Says goodbye.
@@ -161,7 +226,13 @@ impl NbdClient {
     /// # Errors
     /// When the connection is gone already.
     pub fn disconnect(mut self) -> io::Result<()> {
-        self.raw.request(Request { command: command::DISC, ..Request::default() }, &[])
+        self.raw.request(
+            Request {
+                command: command::DISC,
+                ..Request::default()
+            },
+            &[],
+        )
     }
 
     /// The connection below, for messages no client would send.

@@ -59,8 +59,12 @@ impl Stream {
     /// When the socket refuses it.
     pub fn set_limit(&self, limit: Option<Duration>) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)),
-            Self::Unix(stream) => stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)),
+            Self::Tcp(stream) => stream
+                .set_read_timeout(limit)
+                .and_then(|()| stream.set_write_timeout(limit)),
+            Self::Unix(stream) => stream
+                .set_read_timeout(limit)
+                .and_then(|()| stream.set_write_timeout(limit)),
         }
     }
 
@@ -70,7 +74,10 @@ impl Stream {
     /// When the socket refuses it.
     pub fn reset_on_close(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => Ok(rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?),
+            Self::Tcp(stream) => Ok(rustix::net::sockopt::set_socket_linger(
+                stream,
+                Some(Duration::ZERO),
+            )?),
             Self::Unix(_) => Ok(()),
         }
     }

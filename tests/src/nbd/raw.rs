@@ -147,7 +147,9 @@ impl RawNbd {
     /// # Errors
     /// When nobody listens.
     pub fn connect(endpoint: &Endpoint) -> io::Result<Self> {
-        Ok(Self { stream: endpoint.connect(limits::NBD_REPLY)? })
+        Ok(Self {
+            stream: endpoint.connect(limits::NBD_REPLY)?,
+        })
     }
 
     /// Connects and answers the greeting with fixed newstyle and without zeroes.
@@ -237,7 +239,9 @@ impl RawNbd {
                 reply::INFO => read_info(&reply.data, &mut info),
                 refused => {
                     let reason = String::from_utf8_lossy(&reply.data).into_owned();
-                    return Err(wrong(format!("export {export:?} refused with {refused:#x}: {reason}")));
+                    return Err(wrong(format!(
+                        "export {export:?} refused with {refused:#x}: {reason}"
+                    )));
                 }
             }
         }
@@ -262,7 +266,10 @@ impl RawNbd {
         if magic != REPLY_MAGIC {
             return Err(wrong(format!("a reply starts with {magic:08x}")));
         }
-        Ok(ReplyHeader { error: self.read_u32()?, cookie: self.read_u64()? })
+        Ok(ReplyHeader {
+            error: self.read_u32()?,
+            cookie: self.read_u64()?,
+        })
     }
 
     /// Reads exactly this many bytes.
@@ -284,7 +291,10 @@ impl RawNbd {
         let mut byte = [0];
         match self.stream.read(&mut byte) {
             Ok(0) => Ok(()),
-            Ok(_) => Err(wrong(format!("data ({:02x}) instead of a closed connection", byte[0]))),
+            Ok(_) => Err(wrong(format!(
+                "data ({:02x}) instead of a closed connection",
+                byte[0]
+            ))),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
             Err(error) => Err(error),
         }
@@ -324,11 +334,17 @@ fn export_request(export: &str) -> Vec<u8> {
 }
 
 fn read_info(data: &[u8], info: &mut InfoReply) {
-    let (Some(kind), body) = (data.first_chunk::<2>(), data.get(2..).unwrap_or_default()) else { return };
+    let (Some(kind), body) = (data.first_chunk::<2>(), data.get(2..).unwrap_or_default()) else {
+        return;
+    };
     match u16::from_be_bytes(*kind) {
         0 => {
-            info.size_bytes = body.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-            info.flags = body.last_chunk::<2>().map_or(0, |bytes| u16::from_be_bytes(*bytes));
+            info.size_bytes = body
+                .first_chunk::<8>()
+                .map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            info.flags = body
+                .last_chunk::<2>()
+                .map_or(0, |bytes| u16::from_be_bytes(*bytes));
         }
         3 => {
             let word = |at: usize| body.get(at..).and_then(|rest| rest.first_chunk::<4>());

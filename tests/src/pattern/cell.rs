@@ -15,7 +15,12 @@ const MAGIC: u32 = 0xFA25_1DE0;
 pub(crate) fn cell(seed: u64, id: OperationId, index: u64) -> [u8; CELL] {
     let mut bytes = [0; CELL];
     let (sum, body) = bytes.split_at_mut(4);
-    let fields = [&MAGIC.to_be_bytes()[..], &id.to_be_bytes(), &index.to_be_bytes(), &seed.to_be_bytes()];
+    let fields = [
+        &MAGIC.to_be_bytes()[..],
+        &id.to_be_bytes(),
+        &index.to_be_bytes(),
+        &seed.to_be_bytes(),
+    ];
     body.copy_from_slice(&fields.concat());
     sum.copy_from_slice(&crc32c::crc32c(body).to_be_bytes());
     bytes
@@ -24,7 +29,10 @@ pub(crate) fn cell(seed: u64, id: OperationId, index: u64) -> [u8; CELL] {
 /// Who wrote this cell, if it is whole, of this writer, and belongs at `index`.
 #[must_use]
 pub fn read_cell(seed: u64, index: u64, bytes: &[u8]) -> Option<OperationId> {
-    let id = bytes.get(8..16).and_then(|field| field.first_chunk::<8>()).map(|field| u64::from_be_bytes(*field))?;
+    let id = bytes
+        .get(8..16)
+        .and_then(|field| field.first_chunk::<8>())
+        .map(|field| u64::from_be_bytes(*field))?;
     (bytes == cell(seed, id, index)).then_some(id)
 }
 

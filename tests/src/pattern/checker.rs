@@ -61,7 +61,11 @@ impl<'a> Checker<'a> {
     /// A checker for an image of the whole disk.
     #[must_use]
     pub fn new(history: &'a Snapshot, image: &'a [u8]) -> Self {
-        Self { history, image, base: 0 }
+        Self {
+            history,
+            image,
+            base: 0,
+        }
     }
 
     /// Checks the image.
@@ -113,7 +117,9 @@ impl<'a> Checker<'a> {
     }
 
     fn bytes(&self, start: u64, end: u64) -> &'a [u8] {
-        self.image.get(to_index(start - self.base)..to_index(end - self.base)).unwrap_or_default()
+        self.image
+            .get(to_index(start - self.base)..to_index(end - self.base))
+            .unwrap_or_default()
     }
 
     /// What each cell of a span shows, neighbours with the same content joined.
@@ -137,12 +143,18 @@ impl<'a> Checker<'a> {
         let whole = found.len() as u64 == CELL_BYTES;
         if whole && let Some(id) = read_cell(self.history.seed, index, found) {
             let known = covering.contains(&id) && self.kind(id) == Some(Kind::Write);
-            return if known { Shown::One(id) } else { Shown::Foreign(found.to_vec()) };
+            return if known {
+                Shown::One(id)
+            } else {
+                Shown::Foreign(found.to_vec())
+            };
         }
         let zero = found.iter().all(|byte| *byte == 0);
         let skip = to_index(offset - index * CELL_BYTES);
         let like = |id: OperationId| match self.kind(id) {
-            Some(Kind::Write) => !whole && cell(self.history.seed, id, index).get(skip..skip + found.len()) == Some(found),
+            Some(Kind::Write) => {
+                !whole && cell(self.history.seed, id, index).get(skip..skip + found.len()) == Some(found)
+            }
             Some(Kind::Zero | Kind::Trim) => zero,
             None => false,
         };
@@ -194,7 +206,10 @@ impl<'a> Verdict<'a> {
                 && let Some(operation) = self.history.operation(id)
             {
                 self.visible.insert(id);
-                if self.newest.is_none_or(|newest| newest.submitted < operation.submitted) {
+                if self
+                    .newest
+                    .is_none_or(|newest| newest.submitted < operation.submitted)
+                {
                     self.newest = Some(*operation);
                 }
             }
@@ -230,20 +245,34 @@ impl<'a> Verdict<'a> {
     fn judge(&mut self, covering: &[OperationId], piece: &Piece) {
         let shown: &[OperationId] = match &piece.shown {
             Shown::Foreign(found) => {
-                self.add(Violation::Foreign { offset: piece.offset, found: found.clone() });
+                self.add(Violation::Foreign {
+                    offset: piece.offset,
+                    found: found.clone(),
+                });
                 return;
             }
             Shown::One(id) => std::slice::from_ref(id),
             Shown::AnyOf(ids) => ids,
         };
         for id in covering {
-            let Some(because) = self.required.get(id).copied() else { continue };
-            let Some(operation) = self.history.operation(*id).copied() else { continue };
-            let explained = shown.iter().any(|top| *top == *id || self.may_follow(*top, &operation));
+            let Some(because) = self.required.get(id).copied() else {
+                continue;
+            };
+            let Some(operation) = self.history.operation(*id).copied() else {
+                continue;
+            };
+            let explained = shown
+                .iter()
+                .any(|top| *top == *id || self.may_follow(*top, &operation));
             if !explained {
                 if self.reported.insert(*id) {
                     let instead = shown.first().copied().unwrap_or(0);
-                    self.add(Violation::Missing { operation, offset: piece.offset, instead, because });
+                    self.add(Violation::Missing {
+                        operation,
+                        offset: piece.offset,
+                        instead,
+                        because,
+                    });
                 }
             } else if let Shown::One(top) = piece.shown {
                 self.note_order(top, *id, piece.offset);
@@ -252,18 +281,26 @@ impl<'a> Verdict<'a> {
     }
 
     fn may_follow(&self, top: OperationId, below: &Operation) -> bool {
-        self.history.operation(top).is_some_and(|operation| !operation.surely_before(below))
+        self.history
+            .operation(top)
+            .is_some_and(|operation| !operation.surely_before(below))
     }
 
     /// Remembers which of two concurrent operations is on top, and reports when it is the other one elsewhere.
     fn note_order(&mut self, top: OperationId, below: OperationId, offset: u64) {
-        let (Some(above), Some(under)) = (self.history.operation(top), self.history.operation(below)) else { return };
+        let (Some(above), Some(under)) = (self.history.operation(top), self.history.operation(below)) else {
+            return;
+        };
         if top == below || under.surely_before(above) {
             return;
         }
         self.over.insert((top, below), offset);
         if self.over.contains_key(&(below, top)) && self.reported.insert(top) {
-            self.add(Violation::Interleaved { one: top, other: below, offset });
+            self.add(Violation::Interleaved {
+                one: top,
+                other: below,
+                offset,
+            });
         }
     }
 

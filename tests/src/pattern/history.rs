@@ -105,7 +105,10 @@ impl History {
     /// An empty history; `seed` goes into every cell.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, inner: Mutex::default() }
+        Self {
+            seed,
+            inner: Mutex::default(),
+        }
     }
 
     /// The same, and every event also goes to a file.
@@ -135,9 +138,19 @@ impl History {
         }
         let submitted = inner.tick();
         let id = inner.operations.len() as OperationId + 1;
-        let operation = Operation { id, kind, offset, length, fua, submitted, acknowledged: None };
+        let operation = Operation {
+            id,
+            kind,
+            offset,
+            length,
+            fua,
+            submitted,
+            acknowledged: None,
+        };
         inner.operations.push(operation);
-        inner.note(&format!("{submitted} submit {id} {kind:?} {offset} {length} fua={fua}"));
+        inner.note(&format!(
+            "{submitted} submit {id} {kind:?} {offset} {length} fua={fua}"
+        ));
         Ok(operation)
     }
 
@@ -174,7 +187,11 @@ impl History {
     #[must_use]
     pub fn counts(&self) -> (u64, u64, u64) {
         let inner = lock(&self.inner);
-        let acknowledged = inner.operations.iter().filter(|operation| operation.acknowledged.is_some()).count();
+        let acknowledged = inner
+            .operations
+            .iter()
+            .filter(|operation| operation.acknowledged.is_some())
+            .count();
         (inner.operations.len() as u64, acknowledged as u64, inner.flushes)
     }
 
@@ -183,7 +200,12 @@ impl History {
     pub fn snapshot(&self) -> Snapshot {
         let mut inner = lock(&self.inner);
         let now = inner.tick();
-        Snapshot { seed: self.seed, operations: inner.operations.clone(), flushed: inner.flushed, now }
+        Snapshot {
+            seed: self.seed,
+            operations: inner.operations.clone(),
+            flushed: inner.flushed,
+            now,
+        }
     }
 }
 

@@ -76,8 +76,16 @@ impl Report {
             return Ok(self);
         }
         let total = self.violations.len() as u64 + self.more;
-        let shown: Vec<String> = self.violations.iter().take(8).map(|found| format!("  {found}")).collect();
-        anyhow::bail!("{what} is no state the disk ever had, {total} violations:\n{}", shown.join("\n"))
+        let shown: Vec<String> = self
+            .violations
+            .iter()
+            .take(8)
+            .map(|found| format!("  {found}"))
+            .collect();
+        anyhow::bail!(
+            "{what} is no state the disk ever had, {total} violations:\n{}",
+            shown.join("\n")
+        )
     }
 }
 
@@ -85,11 +93,24 @@ impl std::fmt::Display for Violation {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Foreign { offset, found } => write!(out, "byte {offset}: nobody wrote {found:02x?}"),
-            Self::Missing { operation, offset, instead, because } => {
+            Self::Missing {
+                operation,
+                offset,
+                instead,
+                because,
+            } => {
                 let id = operation.id;
                 let (kind, start, length) = (operation.kind, operation.offset, operation.length);
-                write!(out, "byte {offset}: operation {id} ({kind:?} {start}+{length}, submitted {}, ", operation.submitted)?;
-                write!(out, "acknowledged {:?}) is missing, there is {instead} instead; ", operation.acknowledged)?;
+                write!(
+                    out,
+                    "byte {offset}: operation {id} ({kind:?} {start}+{length}, submitted {}, ",
+                    operation.submitted
+                )?;
+                write!(
+                    out,
+                    "acknowledged {:?}) is missing, there is {instead} instead; ",
+                    operation.acknowledged
+                )?;
                 match because {
                     Because::PartIsVisible => write!(out, "another part of it is there"),
                     Because::OlderThanVisible(newer) => write!(out, "{newer} is there, which came later"),
@@ -97,7 +118,10 @@ impl std::fmt::Display for Violation {
                 }
             }
             Self::Interleaved { one, other, offset } => {
-                write!(out, "byte {offset}: {one} lies over {other} here, and under it elsewhere")
+                write!(
+                    out,
+                    "byte {offset}: {one} lies over {other} here, and under it elsewhere"
+                )
             }
         }
     }

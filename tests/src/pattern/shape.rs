@@ -40,7 +40,10 @@ impl Shape {
     /// Only whole 4 KiB blocks.
     #[must_use]
     pub fn blocks(size_bytes: u64) -> Self {
-        Self { odd_percent: 0, ..Self::whole(size_bytes) }
+        Self {
+            odd_percent: 0,
+            ..Self::whole(size_bytes)
+        }
     }
 
     /// The next operation: what, where, how long, with FUA.
@@ -58,10 +61,19 @@ impl Shape {
         };
         let length = self.length(random, unit);
         // Half of everything goes to a sixteenth of the range, so that operations overlap all the time.
-        let span = if random.chance(50) { (self.span_bytes / 16).max(length) } else { self.span_bytes };
+        let span = if random.chance(50) {
+            (self.span_bytes / 16).max(length)
+        } else {
+            self.span_bytes
+        };
         let offset = random.below((span - length) / unit + 1) * unit;
         let fua = random.chance(self.fua_percent);
-        (kind, self.start + offset, u32::try_from(length).unwrap_or(self.largest_bytes), fua)
+        (
+            kind,
+            self.start + offset,
+            u32::try_from(length).unwrap_or(self.largest_bytes),
+            fua,
+        )
     }
 
     /// Mostly small, now and then large; always a multiple of `unit`.

@@ -1,6 +1,6 @@
 //! The checker on histories made by hand: what it must accept, and what it must catch.
 
-use super::cell::fill;
+use super::cell::{fill, to_index};
 use super::history::{History, Kind, Operation, OperationId, Snapshot};
 use super::report::{Because, Violation};
 use super::shape::Shape;
@@ -19,7 +19,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { history: History::new(SEED), image: vec![0; SIZE], states: vec![vec![0; SIZE]] }
+        Self {
+            history: History::new(SEED),
+            image: vec![0; SIZE],
+            states: vec![vec![0; SIZE]],
+        }
     }
 
     fn submit(&self, kind: Kind, offset: u64, length: u32) -> Operation {
@@ -50,7 +54,7 @@ fn apply(image: &mut [u8], operation: &Operation) {
         Kind::Write => fill(SEED, operation.id, operation.offset, operation.length),
         Kind::Zero | Kind::Trim => vec![0; operation.length as usize],
     };
-    image[operation.offset as usize..operation.end() as usize].copy_from_slice(&data);
+    image[to_index(operation.offset)..to_index(operation.end())].copy_from_slice(&data);
 }
 
 #[test]
@@ -67,7 +71,10 @@ fn cells_name_their_operation_and_only_at_their_place() {
 fn every_state_of_a_serial_history_is_accepted() {
     let mut world = World::new();
     let mut random = Random::new(1);
-    let shape = Shape { flush_every: 0, ..Shape::whole(SIZE as u64) };
+    let shape = Shape {
+        flush_every: 0,
+        ..Shape::whole(SIZE as u64)
+    };
     for _ in 0..300 {
         let (kind, offset, length, _) = shape.next(&mut random);
         let operation = world.submit(kind, offset, length);
@@ -75,9 +82,15 @@ fn every_state_of_a_serial_history_is_accepted() {
         world.history.acknowledge(operation.id);
     }
     for state in world.states.iter().step_by(5) {
-        world.check(state, Demand::AnyPrefix).expect_prefix("a state").unwrap();
+        world
+            .check(state, Demand::AnyPrefix)
+            .expect_prefix("a state")
+            .unwrap();
     }
-    world.check(&world.image, Demand::Acknowledged).expect_prefix("the last state").unwrap();
+    world
+        .check(&world.image, Demand::Acknowledged)
+        .expect_prefix("the last state")
+        .unwrap();
 }
 
 #[test]
@@ -85,7 +98,10 @@ fn every_state_of_a_history_with_many_requests_in_flight_is_accepted() {
     for seed in 0..8 {
         let mut world = World::new();
         let mut random = Random::new(seed);
-        let shape = Shape { flush_every: 0, ..Shape::whole(SIZE as u64) };
+        let shape = Shape {
+            flush_every: 0,
+            ..Shape::whole(SIZE as u64)
+        };
         let mut submitted: Vec<Operation> = Vec::new();
         let mut applied: Vec<Operation> = Vec::new();
         for _ in 0..600 {
@@ -95,21 +111,27 @@ fn every_state_of_a_history_with_many_requests_in_flight_is_accepted() {
                     submitted.push(world.submit(kind, offset, length));
                 }
                 1 if !submitted.is_empty() => {
-                    let operation = submitted.swap_remove(random.below(submitted.len() as u64) as usize);
+                    let operation = submitted.swap_remove(to_index(random.below(submitted.len() as u64)));
                     world.apply(&operation);
                     applied.push(operation);
                 }
                 _ if !applied.is_empty() => {
-                    let operation = applied.swap_remove(random.below(applied.len() as u64) as usize);
+                    let operation = applied.swap_remove(to_index(random.below(applied.len() as u64)));
                     world.history.acknowledge(operation.id);
                 }
                 _ => {}
             }
         }
         for state in world.states.iter().step_by(13) {
-            world.check(state, Demand::AnyPrefix).expect_prefix("a state").unwrap();
+            world
+                .check(state, Demand::AnyPrefix)
+                .expect_prefix("a state")
+                .unwrap();
         }
-        world.check(&world.image, Demand::Acknowledged).expect_prefix("the last state").unwrap();
+        world
+            .check(&world.image, Demand::Acknowledged)
+            .expect_prefix("the last state")
+            .unwrap();
     }
 }
 
@@ -121,7 +143,14 @@ fn a_lost_write_is_caught() {
     let mut image = world.image.clone();
     image[4096..8192].fill(0);
     let report = world.check(&image, Demand::AnyPrefix);
-    let [Violation::Missing { operation, because: Because::OlderThanVisible(2), .. }] = &report.violations[..] else {
+    let [
+        Violation::Missing {
+            operation,
+            because: Because::OlderThanVisible(2),
+            ..
+        },
+    ] = &report.violations[..]
+    else {
         panic!("{report:?}")
     };
     assert_eq!(operation.id, lost);
@@ -137,7 +166,16 @@ fn a_missing_last_write_is_a_prefix_but_not_all_that_was_acknowledged() {
     assert!(world.check(&before, Demand::AnyPrefix).is_prefix());
     assert!(world.check(&before, Demand::Before(moment)).is_prefix());
     let report = world.check(&before, Demand::Acknowledged);
-    assert!(matches!(report.violations[..], [Violation::Missing { because: Because::Demanded, .. }]), "{report:?}");
+    assert!(
+        matches!(
+            report.violations[..],
+            [Violation::Missing {
+                because: Because::Demanded,
+                ..
+            }]
+        ),
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -160,7 +198,14 @@ fn a_torn_write_is_caught_also_when_nobody_waited_for_it() {
     image[8192..12288].copy_from_slice(&world.image[8192..12288]);
     let report = world.check(&image, Demand::AnyPrefix);
     assert!(
-        matches!(report.violations[..], [Violation::Missing { because: Because::PartIsVisible, offset: 8192, .. }]),
+        matches!(
+            report.violations[..],
+            [Violation::Missing {
+                because: Because::PartIsVisible,
+                offset: 8192,
+                ..
+            }]
+        ),
         "{report:?}"
     );
 }
@@ -186,7 +231,10 @@ fn reordered_writes_are_caught() {
     apply(&mut image, &second);
     apply(&mut image, &first);
     let report = world.check(&image, Demand::AnyPrefix);
-    assert!(matches!(report.violations[..], [Violation::Missing { instead: 1, .. }]), "{report:?}");
+    assert!(
+        matches!(report.violations[..], [Violation::Missing { instead: 1, .. }]),
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -201,7 +249,10 @@ fn two_overlapping_writes_each_over_the_other_are_caught() {
     assert!(world.check(&image, Demand::AnyPrefix).is_prefix());
     image[4096..8192].copy_from_slice(&second[4096..8192]);
     let report = world.check(&image, Demand::AnyPrefix);
-    assert!(matches!(report.violations[..], [Violation::Interleaved { .. }]), "{report:?}");
+    assert!(
+        matches!(report.violations[..], [Violation::Interleaved { .. }]),
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -245,7 +296,13 @@ fn foreign_misplaced_and_future_content_is_caught() {
         let mut image = world.image.clone();
         image[8192..8192 + content.len()].copy_from_slice(&content);
         let report = world.check(&image, Demand::AnyPrefix);
-        assert!(matches!(report.violations.first(), Some(Violation::Foreign { offset: 8192, .. })), "{what}: {report:?}");
+        assert!(
+            matches!(
+                report.violations.first(),
+                Some(Violation::Foreign { offset: 8192, .. })
+            ),
+            "{what}: {report:?}"
+        );
     }
 }
 
@@ -270,9 +327,15 @@ fn a_sent_again_write_counts_from_its_first_sending() {
     world.apply(&again);
     world.history.acknowledge(again.id);
     for state in &world.states {
-        world.check(state, Demand::AnyPrefix).expect_prefix("a state").unwrap();
+        world
+            .check(state, Demand::AnyPrefix)
+            .expect_prefix("a state")
+            .unwrap();
     }
-    world.check(&world.image, Demand::Acknowledged).expect_prefix("the end").unwrap();
+    world
+        .check(&world.image, Demand::Acknowledged)
+        .expect_prefix("the end")
+        .unwrap();
 }
 
 #[test]
@@ -281,16 +344,28 @@ fn the_horizon_never_goes_back_along_a_history() {
     for at in 0..50 {
         world.write(at * 700, 600);
     }
-    let horizons: Vec<_> = world.states.iter().map(|state| world.check(state, Demand::AnyPrefix).horizon).collect();
+    let horizons: Vec<_> = world
+        .states
+        .iter()
+        .map(|state| world.check(state, Demand::AnyPrefix).horizon)
+        .collect();
     assert!(horizons.is_sorted());
-    assert!(!world.check(&world.states[10], Demand::Before(horizons[40])).is_prefix());
+    assert!(
+        !world
+            .check(&world.states[10], Demand::Before(horizons[40]))
+            .is_prefix()
+    );
 }
 
 #[test]
 fn a_random_hole_in_a_busy_image_is_caught() {
     let mut world = World::new();
     let mut random = Random::new(5);
-    let shape = Shape { flush_every: 0, zero_percent: 0, ..Shape::whole(SIZE as u64) };
+    let shape = Shape {
+        flush_every: 0,
+        zero_percent: 0,
+        ..Shape::whole(SIZE as u64)
+    };
     for _ in 0..200 {
         let (kind, offset, length, _) = shape.next(&mut random);
         let operation = world.submit(kind, offset, length);
@@ -302,12 +377,21 @@ fn a_random_hole_in_a_busy_image_is_caught() {
         // One operation of the middle is left out of a replay.
         let skipped = 50 + random.below(100);
         let mut image = vec![0; SIZE];
-        for operation in world.history.snapshot().operations.iter().filter(|operation| operation.id != skipped) {
+        for operation in world
+            .history
+            .snapshot()
+            .operations
+            .iter()
+            .filter(|operation| operation.id != skipped)
+        {
             apply(&mut image, operation);
         }
         // Covered by later writes altogether, it cannot be missed.
         if image != world.image {
-            assert!(!world.check(&image, Demand::AnyPrefix).is_prefix(), "operation {skipped} left out");
+            assert!(
+                !world.check(&image, Demand::AnyPrefix).is_prefix(),
+                "operation {skipped} left out"
+            );
             caught += 1;
         }
     }

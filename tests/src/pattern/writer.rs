@@ -11,8 +11,8 @@ use crate::random::Random;
 use anyhow::{Result, anyhow, bail};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,15 @@ impl WriterOptions {
     #[must_use]
     pub fn new(endpoint: Endpoint, export: &str, size_bytes: u64, seed: u64) -> Self {
         let shape = Shape::whole(size_bytes);
-        Self { endpoint, export: export.to_owned(), connections: 4, depth: 8, shape, per_second: 1000, seed }
+        Self {
+            endpoint,
+            export: export.to_owned(),
+            connections: 4,
+            depth: 8,
+            shape,
+            per_second: 1000,
+            seed,
+        }
     }
 }
 
@@ -121,13 +129,19 @@ impl Writer {
     /// When a connection gave up, or nothing goes on for too long.
     pub fn wait_progress(&self, operations: u64) -> Result<()> {
         let goal = self.totals().acknowledged + operations;
-        wait_until(&format!("{operations} more acknowledged writes"), limits::RECONNECT, || {
-            if let Some(problem) = self.shared.problem.get() {
-                bail!("a writing connection has given up: {problem}");
-            }
-            let totals = self.totals();
-            Ok(Seen::when(totals.acknowledged >= goal, || format!("{totals:?}, wanted {goal}")))
-        })
+        wait_until(
+            &format!("{operations} more acknowledged writes"),
+            limits::RECONNECT,
+            || {
+                if let Some(problem) = self.shared.problem.get() {
+                    bail!("a writing connection has given up: {problem}");
+                }
+                let totals = self.totals();
+                Ok(Seen::when(totals.acknowledged >= goal, || {
+                    format!("{totals:?}, wanted {goal}")
+                }))
+            },
+        )
     }
 
     /// Ends after everything sent was answered.
@@ -152,7 +166,9 @@ impl Writer {
         self.shared.orders.store(orders, Ordering::SeqCst);
         let mut first = Ok(());
         for worker in self.workers.drain(..) {
-            let outcome = worker.join().unwrap_or_else(|_| Err(anyhow!("a writing thread panicked")));
+            let outcome = worker
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("a writing thread panicked")));
             first = first.and(outcome);
         }
         first
@@ -191,7 +207,9 @@ impl Worker {
 
     fn run(mut self) -> Result<()> {
         loop {
-            let Some(mut client) = self.connect()? else { return Ok(()) };
+            let Some(mut client) = self.connect()? else {
+                return Ok(());
+            };
             match self.serve(&mut client) {
                 Ok(()) => {
                     // The server may be gone already; everything was answered.
@@ -213,7 +231,11 @@ impl Worker {
             match NbdClient::connect(&self.options.endpoint, &self.options.export) {
                 Ok(client) => return Ok(Some(client)),
                 Err(error) if start.elapsed() > limits::RECONNECT => {
-                    bail!("no server at {:?} for {:?}: {error}", self.options.endpoint, start.elapsed());
+                    bail!(
+                        "no server at {:?} for {:?}: {error}",
+                        self.options.endpoint,
+                        start.elapsed()
+                    );
                 }
                 Err(_) => std::thread::sleep(limits::RECONNECT_PAUSE),
             }
@@ -240,7 +262,8 @@ impl Worker {
             }
         }
         // Taken from the end: the oldest goes first.
-        self.again.sort_by_key(|operation| std::cmp::Reverse(operation.id));
+        self.again
+            .sort_by_key(|operation| std::cmp::Reverse(operation.id));
         Ok(())
     }
 
@@ -262,7 +285,9 @@ impl Worker {
     }
 
     fn pace(&mut self) {
-        let Some(due) = (self.sent * 1000).checked_div(u64::from(self.options.per_second)) else { return };
+        let Some(due) = (self.sent * 1000).checked_div(u64::from(self.options.per_second)) else {
+            return;
+        };
         let due = Duration::from_millis(due);
         // Pauses are short, so that answers are taken in time.
         let early = due.saturating_sub(self.started.elapsed());
@@ -273,7 +298,13 @@ impl Worker {
         self.sent += 1;
         if self.options.shape.flush_due(&mut self.random) {
             let time = self.history.flush_submitted();
-            let cookie = client.submit(Request { command: command::FLUSH, ..Request::default() }, &[])?;
+            let cookie = client.submit(
+                Request {
+                    command: command::FLUSH,
+                    ..Request::default()
+                },
+                &[],
+            )?;
             self.pending.insert(cookie, Pending::Flush(time));
             return Ok(());
         }
@@ -283,14 +314,30 @@ impl Worker {
     }
 
     fn send(&mut self, client: &mut NbdClient, operation: Operation) -> Result<()> {
-        let Operation { id, kind, offset, length, fua, .. } = operation;
+        let Operation {
+            id,
+            kind,
+            offset,
+            length,
+            fua,
+            ..
+        } = operation;
         let (command, payload) = match kind {
             Kind::Write => (command::WRITE, fill(self.history.seed(), id, offset, length)),
             Kind::Zero => (command::WRITE_ZEROES, Vec::new()),
             Kind::Trim => (command::TRIM, Vec::new()),
         };
         let flags = if fua { flags::FUA } else { 0 };
-        match client.submit(Request { flags, command, offset, length, cookie: 0 }, &payload) {
+        match client.submit(
+            Request {
+                flags,
+                command,
+                offset,
+                length,
+                cookie: 0,
+            },
+            &payload,
+        ) {
             Ok(cookie) => {
                 self.pending.insert(cookie, Pending::Operation(operation));
                 Ok(())
@@ -305,10 +352,14 @@ impl Worker {
     fn receive(&mut self, client: &mut NbdClient) -> Result<()> {
         let reply = client.receive()?;
         let pending = self.pending.get(&reply.cookie).copied();
-        let Some(pending) = pending else { bail!("an answer to a request that was never sent: {reply:?}") };
+        let Some(pending) = pending else {
+            bail!("an answer to a request that was never sent: {reply:?}")
+        };
         match reply.outcome {
             Ok(_) => {}
-            Err(ServerError::SHUTDOWN) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+            Err(ServerError::SHUTDOWN) => {
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
+            }
             Err(error) => return Err(anyhow!("{error}, to {pending:?}")),
         }
         self.pending.remove(&reply.cookie);

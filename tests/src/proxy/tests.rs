@@ -54,7 +54,12 @@ fn exactly_the_ordered_byte_is_corrupted() {
     let (proxy, mut stream) = through_proxy();
     proxy.corrupt_after(Way::Out, 1000);
     let back = send_and_read(&mut stream, &[0; 4096]);
-    let changed: Vec<usize> = back.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
+    let changed: Vec<usize> = back
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte != 0)
+        .map(|(at, _)| at)
+        .collect();
     assert_eq!(changed, [1000]);
     assert_eq!(proxy.corrupted(), 1);
     assert_eq!(send_and_read(&mut stream, &[7; 4096]), [7; 4096]);
@@ -99,7 +104,9 @@ fn a_cut_refuses_until_it_is_restored() {
         let mut stream = TcpStream::connect(proxy.address())?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(b"x")?;
-        Ok(Seen::when(stream.read(&mut byte).unwrap_or(0) == 1, || "no echo".to_owned()))
+        Ok(Seen::when(stream.read(&mut byte).unwrap_or(0) == 1, || {
+            "no echo".to_owned()
+        }))
     })
     .unwrap();
 }
