@@ -20,6 +20,7 @@ pub mod nbd;
 pub mod pattern;
 pub mod images;
 pub mod mounts;
+pub mod fio;
 
 pub use clock::{soak, wait_until};
 pub use random::Random;

@@ -2,11 +2,13 @@
 
 use anyhow::{Result, ensure};
 use farside_tests::clock::{Seen, wait_until};
+use farside_tests::fio::{expect_fio_success, reconnecting_fio};
+use farside_tests::mounts::{FuseFile, LoopDevice, Mount, need_root_and};
 use farside_tests::nbd::{Endpoint, NbdClient, RawNbd, Request, command, option, reply};
 use farside_tests::pattern::{Demand, History, Writer, WriterOptions};
 use farside_tests::ports::free_address;
 use farside_tests::process::Process;
-use farside_tests::tools::need;
+use farside_tests::tools::{Tool, need};
 use farside_tests::{World, images, limits, promise};
 use std::fs::File;
 use std::path::Path;
@@ -183,4 +185,57 @@ fn a_server_that_drops_writes_is_caught() {
         images::expect_state("the image", &image, &history, Demand::AnyPrefix)?;
         Ok(())
     });
+}
+
+/// The way of the file system tests, on a server that is trusted.
+#[test]
+fn a_file_system_lives_on_a_disk_shown_by_nbdfuse() {
+    promise(|world| {
+        need_root_and(&["/dev/fuse", "/dev/loop-control"])?;
+        let endpoint = endpoint()?;
+        serve(world, &endpoint, &image(world)?, &[])?;
+        let shown = FuseFile::show(world, &endpoint.uri("disk0"), 4)?;
+        let device = LoopDevice::attach(shown.path(), &["--direct-io=on"])?;
+        Tool::new("mkfs.ext4")
+            .args(["-F", "-q"])
+            .path(device.path())
+            .ok()?;
+        let mount = Mount::device(device.path(), &world.file("mounted"), "noatime")?;
+        std::fs::write(mount.path().join("hello"), "from a file system")?;
+        mount.unmount()?;
+        Tool::new("e2fsck").args(["-fn"]).path(device.path()).ok()?;
+        drop(device);
+        shown.detach()?;
+        let device = LoopDevice::attach(&world.file("disk.img"), &["--read-only"])?;
+        let mount = Mount::device(device.path(), &world.file("mounted-again"), "ro,noload")?;
+        ensure!(std::fs::read_to_string(mount.path().join("hello"))? == "from a file system");
+        mount.unmount()
+    });
+}
+
+/// The reconnecting client of the kill tests, on a server that is trusted.
+#[test]
+fn fio_verifies_through_a_killed_server_by_nbdkit_retry() {
+    promise(|world| {
+        need("fio")?;
+        let (image, endpoint, front) = (image(world)?, endpoint()?, endpoint()?);
+        let mut server = serve(world, &endpoint, &image, &[])?;
+        let fio = reconnecting_fio(world, &endpoint, &front, 4)?;
+        for _ in 0..2 {
+            std::thread::sleep(std::time::Duration::from_millis(800));
+            server.kill9()?;
+            server = serve(world, &endpoint, &image, &[])?;
+        }
+        expect_fio_success(&fio, limits::TOOL)
+    });
+}
+
+/// A proof about a missing tool is a printed skip, not a pass and not a failure.
+#[test]
+fn a_missing_tool_is_a_skip() {
+    let error = need("no-such-tool-anywhere").err().map(|error| error.to_string());
+    assert_eq!(
+        error.as_deref(),
+        Some("skipped: no-such-tool-anywhere is not installed")
+    );
 }

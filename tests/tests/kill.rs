@@ -1,7 +1,8 @@
 //! `kill -9` at random moments: nothing acknowledged is lost, hosts go on, the replica is always a state the disk had.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use farside_tests::clock::{Seen, wait_until};
+use farside_tests::fio::{expect_fio_success, reconnecting_fio};
 use farside_tests::nbd::Endpoint;
 use farside_tests::pattern::{Demand, History, Writer, WriterOptions};
 use farside_tests::ports::free_address;
@@ -238,53 +239,15 @@ fn no_kill_leads_to_a_full_copy() {
 #[test]
 fn fio_verifies_through_kills_by_a_reconnecting_client() {
     promise(|world| {
-        need("nbdkit")?;
         need("fio")?;
         let units = TwoUnits::start(world, SIZES)?;
         let mut random = Random::new(world.seed());
-        let front = free_address()?;
-        let mut nbdkit = std::process::Command::new("nbdkit");
-        nbdkit.args([
-            "-f",
-            "-i",
-            "127.0.0.1",
-            "-p",
-            &front.port().to_string(),
-            "--filter=retry",
-            "nbd",
-        ]);
-        nbdkit.args([
-            &format!("uri={}", units.endpoint().uri(VOLUME)),
-            "retries=60",
-            "retry-delay=1",
-        ]);
-        let nbdkit = world.spawn("nbdkit-retry", nbdkit.arg("retry-exponential=no"))?;
-        let endpoint = Endpoint::Tcp(front);
-        wait_until("nbdkit to listen", limits::START, || {
-            Ok(Seen::when(endpoint.connect(limits::STATUS).is_ok(), || {
-                nbdkit.log_tail(5)
-            }))
-        })?;
-        let runtime = format!("--runtime={}", soak(12, 300));
-        let fio = Tool::new("fio")
-            .limit(Duration::from_secs(soak(50, 600)))
-            .directory(world.path());
-        let fio = fio.args([
-            "--name=verify",
-            "--ioengine=nbd",
-            &format!("--uri={}", endpoint.uri("")),
-            "--rw=randwrite",
-        ]);
-        let fio = fio.args([
-            "--bs=4k",
-            "--size=16M",
-            "--iodepth=16",
-            "--time_based",
-            &runtime,
-            "--rate_iops=800",
-        ]);
-        let fio = fio.args(["--verify=crc32c", "--do_verify=1", "--verify_fatal=1"]);
-        let fio = world.spawn("fio", &mut fio.command()?)?;
+        let fio = reconnecting_fio(
+            world,
+            &units.endpoint(),
+            &Endpoint::Tcp(free_address()?),
+            soak(12, 300),
+        )?;
         let mut kills = 0;
         while fio.exit_status()?.is_none() {
             std::thread::sleep(Duration::from_millis(random.between(1500, 3000)));
@@ -294,13 +257,7 @@ fn fio_verifies_through_kills_by_a_reconnecting_client() {
                 kills += 1;
             }
         }
-        let status = fio.wait_end(limits::POLL)?;
-        if !status.success() || !fio.log_text().contains("err= 0") {
-            bail!(
-                "fio ended with {status} after {kills} kills:\n{}",
-                fio.log_tail(40)
-            );
-        }
+        expect_fio_success(&fio, limits::POLL).with_context(|| format!("after {kills} kills"))?;
         ensure!(kills > 0, "fio was over before the first kill");
         units.expect_same_on_both_sides()
     });
