@@ -393,6 +393,25 @@ fn a_full_disk_under_the_mirror_is_an_error_and_no_crash() {
 }
 
 #[test]
+fn a_disk_too_small_for_the_journal_is_refused() {
+    promise(|world| {
+        need_root_and(&[])?;
+        let disk = Mount::memory(&world.file("small"), 8 << 20)?;
+        let journal = disk.path().join("journal");
+        let directory = world.file("unit");
+        let toml = format!(
+            "{}[nbd]\nlisten = [\"{}\"]\n\n[[volume]]\nname = \"{VOLUME}\"\nsize = \"64M\"\n\
+             journal_size = \"16M\"\njournal = \"{}\"\n",
+            unit_toml("unit", &directory),
+            free_address()?,
+            journal.display()
+        );
+        let unit = configured(world, "unit", &directory, &toml)?;
+        refuses_volume(&unit, &["journal", "space"])
+    });
+}
+
+#[test]
 fn a_full_disk_under_the_replica_never_reaches_the_host() {
     promise(|world| {
         need_root_and(&[])?;

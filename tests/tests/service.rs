@@ -223,7 +223,11 @@ fn lag_is_shown_while_the_remote_is_away_and_waiting_times_out() {
         units.proxy.cut();
         units.connect()?.write_fua(0, &[1; 1 << 20])?;
         let wait = ["wait", "--volume", VOLUME, "--applied", "--timeout", "1s"];
-        units.local.command(&wait)?.failure()?;
+        let timed_out = units.local.command(&wait)?;
+        ensure!(
+            timed_out.code == 4,
+            "exit code 4 is 'the time given was up': {timed_out:?}"
+        );
         let status = units.local.status()?;
         let lag = number(status.remote(VOLUME)?, &["lag", "bytes"])?;
         ensure!(lag >= 1 << 20, "a MiB is missing there, the lag says {lag}");
@@ -249,8 +253,14 @@ fn the_command_line_says_what_is_wrong() {
         );
         let nowhere = world.file("nowhere.sock").to_string_lossy().into_owned();
         let refused = farside_command(&["status", "--json", "--socket", &nowhere])?.failure()?;
-        ensure!(refused.stderr.contains("nowhere.sock"), "{}", refused.output());
-        farside_command(&["no-such-command"])?.failure()?;
+        ensure!(
+            refused.code == 3 && refused.stderr.contains("nowhere.sock"),
+            "{refused:?}"
+        );
+        ensure!(
+            farside_command(&["no-such-command"])?.code == 2,
+            "exit code 2 is a wrong command line"
+        );
         let missing = world.file("missing").to_string_lossy().into_owned();
         let refused = farside_command(&["inspect", &missing])?.failure()?;
         ensure!(refused.stderr.contains("missing"), "{}", refused.output());
