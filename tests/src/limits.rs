@@ -1,0 +1,34 @@
+//! Every time and size the test helpers use, with a name.
+
+use std::time::Duration;
+
+/// How often a condition is looked at while waiting for it.
+pub const POLL: Duration = Duration::from_millis(25);
+/// How long a unit may take from its start until it answers a status request.
+pub const START: Duration = Duration::from_secs(20);
+/// How long a unit may take to end after SIGTERM.
+pub const STOP: Duration = Duration::from_secs(20);
+/// How long one external tool may run before it is ended.
+pub const TOOL: Duration = Duration::from_secs(50);
+/// How long a status request may take.
+pub const STATUS: Duration = Duration::from_secs(5);
+/// How long a remote may take to apply everything, once writing has stopped.
+pub const CATCH_UP: Duration = Duration::from_secs(45);
+/// How long an NBD reply may take before the client calls the server stuck.
+pub const NBD_REPLY: Duration = Duration::from_secs(20);
+/// How long a pattern writer tries to reach its server again before it gives up.
+pub const RECONNECT: Duration = Duration::from_secs(40);
+/// The pause between two attempts to reach a server.
+pub const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// How many lines of a log are shown when a test fails.
+pub const LOG_TAIL_LINES: usize = 60;
+/// The largest transfer the proxy moves at once, in bytes.
+pub const PROXY_BUFFER_BYTES: usize = 64 * 1024;
+/// How long a proxy thread sleeps before it looks at its orders again.
+pub const PROXY_POLL: Duration = Duration::from_millis(20);
+/// The longest option reply the NBD client accepts, in bytes.
+pub const NBD_OPTION_REPLY_BYTES: u32 = 1024 * 1024;
+/// Loopback ports given to servers: below the range the kernel takes for outgoing connections.
+pub const PORTS: std::ops::Range<u16> = 15_000..32_000;
+/// The most operations one pattern history may hold.
+pub const HISTORY_OPERATIONS: usize = 4_000_000;
