@@ -12,6 +12,7 @@ use crate::limits::{MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES};
 use crate::small_file::sync_directory;
 use crate::store::{Store, StoreDevices, StoreParameters};
 use farside_protocol::journal::Superblock;
+use farside_protocol::journal::limits::BLOCK_BYTES;
 use rustix::fs::{FallocateFlags, XattrFlags};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -32,6 +33,16 @@ pub struct StoreFiles {
     pub image: PathBuf,
     /// Directory of the dirty-block maps.
     pub maps: PathBuf,
+}
+
+/// Whether a journal of any version is at `path`.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn is_journal(path: &Path) -> Result<bool, StorageError> {
+    let mut block = [0; BLOCK_BYTES];
+    open_device(path, false)?.read_at(&mut block, 0)?;
+    Ok(Superblock::claimed_version(&block).is_some())
 }
 
 /// Whether creation may overwrite what is there.

@@ -94,6 +94,8 @@ async fn remove_volume(shared: &Shared, remove: RemoveVolume) -> Result<Reply, C
         write_text(&shared.config_path, &new).map_err(|error| failed(&error))?;
     }
     take_out(shared, &remove.name).await;
+    let forgotten = shared.parts.forget_volume(&remove.name);
+    forgotten.map_err(|error| ControlError::plain(error.code, error.message))?;
     let files = files_of(&config);
     let message = if remove.delete_data {
         delete_files(&config)?

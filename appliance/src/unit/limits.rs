@@ -13,3 +13,9 @@ pub(super) const LOCK_TEXT_BYTES: u64 = 32;
 
 /// Access to sockets and identity: the owner only.
 pub(super) const OWNER_ONLY: u32 = 0o600;
+
+/// How long a shutdown waits for connected remotes to receive the rest.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+pub(super) const DRAIN_POLL: Duration = Duration::from_millis(10);

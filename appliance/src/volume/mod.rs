@@ -35,6 +35,8 @@ pub struct HostActivity {
     pub reads: u64,
     /// Bytes read.
     pub read_bytes: u64,
+    /// Those of the writes that were trims.
+    pub trims: u64,
     /// Waits for durability: flushes and FUA.
     pub flushes: u64,
 }
@@ -86,6 +88,7 @@ impl Volume {
         let HostCounters {
             writes,
             write_bytes,
+            trims,
             reads,
             read_bytes,
             flushes,
@@ -94,6 +97,7 @@ impl Volume {
         HostActivity {
             writes: get(writes),
             write_bytes: get(write_bytes),
+            trims: get(trims),
             reads: get(reads),
             read_bytes: get(read_bytes),
             flushes: get(flushes),

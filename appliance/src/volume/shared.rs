@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 pub(super) struct HostCounters {
     pub(super) writes: AtomicU64,
     pub(super) write_bytes: AtomicU64,
+    pub(super) trims: AtomicU64,
     pub(super) reads: AtomicU64,
     pub(super) read_bytes: AtomicU64,
     pub(super) flushes: AtomicU64,

@@ -9,6 +9,7 @@ use farside_storage::{ReadError, StorageError, StoreFiles, open_map};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -23,6 +24,8 @@ pub struct LinkSource {
     unit_name: String,
     /// (last record, blocks) of chunks that were read and are not confirmed.
     unconfirmed: Mutex<VecDeque<(u64, u64)>>,
+    /// When the remote was last known to have everything, in microseconds since 1970.
+    caught_up_us: AtomicU64,
 }
 
 impl LinkSource {
@@ -47,7 +50,14 @@ impl LinkSource {
             unit,
             unit_name,
             unconfirmed: Mutex::default(),
+            caught_up_us: AtomicU64::new(0),
         })
+    }
+
+    /// When the remote was last known to have everything, in microseconds since 1970; 0 if never.
+    #[must_use]
+    pub fn caught_up_us(&self) -> u64 {
+        self.caught_up_us.load(Ordering::Relaxed)
     }
 
     fn count_confirmed(&self, record: u64) {
@@ -117,6 +127,9 @@ impl Source for LinkSource {
 
     fn set_consumer(&self, remote: &str, state: ConsumerState, acked: ChainPoint) {
         self.count_confirmed(acked.record);
+        if acked.record == self.volume.store().points().journaled.record {
+            self.caught_up_us.store(self.now_us(), Ordering::Relaxed);
+        }
         let complete = state == ConsumerState::Attached;
         if let Err(error) = self.volume.store().acknowledge(remote, acked, complete) {
             tracing::warn!(volume = %self.volume.store().name(), remote, "position not taken: {error}");

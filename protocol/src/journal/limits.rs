@@ -5,7 +5,7 @@ pub const BLOCK_BYTES: usize = 4096;
 /// The same as a file offset.
 pub const BLOCK_BYTES_U64: u64 = 4096;
 /// Fixed part of the *what* part, before the table of records.
-pub const WHAT_HEADER_BYTES: usize = 80;
+pub const WHAT_HEADER_BYTES: usize = 96;
 /// One entry of the table of records.
 pub const RECORD_BYTES: usize = 24;
 /// The *where* part stands at the end of the meta-data block.
@@ -33,6 +33,6 @@ pub const MAX_CONSUMERS: usize = 8;
 /// Longest name of a volume or consumer in bytes.
 pub const NAME_BYTES: usize = 32;
 
-const _: () = assert!(MAX_RECORDS == 162);
+const _: () = assert!(MAX_RECORDS == 161);
 const _: () = assert!(MAX_WHAT_BYTES <= WHERE_OFFSET);
 const _: () = assert!(SUPERBLOCK_OFFSETS[1] + BLOCK_BYTES_U64 <= RING_OFFSET);

@@ -18,23 +18,24 @@
 //! | 72 | 8 | creation time, microseconds since 1970 |
 //! | 80 | 8 | epoch |
 //! | 88 | 8 | starts: how often the journal was opened for writing |
-//! | 96 | 48 | head (exact after a clean shutdown, a lower bound otherwise) |
-//! | 144 | 48 | tail |
-//! | 192 | 48 | mirrored |
-//! | 240 | 4 | copy state of a replica: 0 empty, 1 copying, 2 complete |
-//! | 244 | 4 | window: segments that may be non-durable at once |
-//! | 248 | 8 | copy: bytes of the image copied durably |
-//! | 256 | 8 | record from which the replica is consistent |
-//! | 264 | 33 | name: length and up to 32 bytes |
-//! | 297 | 7 | zero |
-//! | 304 | 16 | unit UUID of the sender (replica) |
-//! | 320 | 8 x 3 | totals at the last checkpoint: blocks written, sent, received |
-//! | 344 | 4 | consumers |
-//! | 348 | 4 | zero |
-//! | 352 | 96 x 8 | consumers: name (33), zero (7), state (4), zero (4), point (48) |
+//! | 96 | 64 | head (exact after a clean shutdown, a lower bound otherwise) |
+//! | 160 | 64 | tail |
+//! | 224 | 64 | mirrored |
+//! | 288 | 4 | copy state of a replica: 0 empty, 1 copying, 2 complete |
+//! | 292 | 4 | window: segments that may be non-durable at once |
+//! | 296 | 8 | copy: bytes of the image copied durably |
+//! | 304 | 8 | record from which the replica is consistent |
+//! | 312 | 33 | name: length and up to 32 bytes |
+//! | 345 | 7 | zero |
+//! | 352 | 16 | unit UUID of the sender (replica) |
+//! | 368 | 8 x 3 | totals at the last checkpoint: blocks written, sent, received |
+//! | 392 | 4 | consumers |
+//! | 396 | 4 | zero |
+//! | 400 | 112 x 8 | consumers: name (33), zero (7), state (4), zero (4), point (64) |
 //! | 4092 | 4 | crc32c of bytes 0..4092 |
 //!
-//! A point is address, sequence, record, epoch, sealing time (8 bytes each), *what* checksum (4), zero (4).
+//! A point is address, sequence, record, epoch, sealing time (8 bytes each), *what* checksum (4),
+//! zero (4), blocks and bytes changed so far (8 each).
 
 use super::error::FormatError;
 use super::limits::{
@@ -65,6 +66,10 @@ pub struct ChainPoint {
     pub sealed_at_us: u64,
     /// Checksum of its *what* part.
     pub checksum: u32,
+    /// Blocks of 4 KiB changed by all records up to here.
+    pub blocks: u64,
+    /// Bytes changed by all records up to here.
+    pub bytes: u64,
 }
 
 /// Whose journal it is.
@@ -340,20 +345,27 @@ fn put_point(to: &mut Writer<'_>, point: &ChainPoint) {
         .u64(point.sequence)
         .u64(point.record)
         .u64(point.epoch);
-    to.u64(point.sealed_at_us).u32(point.checksum).u32(0);
+    to.u64(point.sealed_at_us)
+        .u32(point.checksum)
+        .u32(0)
+        .u64(point.blocks)
+        .u64(point.bytes);
 }
 
 fn take_point(from: &mut Reader<'_>) -> Result<ChainPoint, FormatError> {
-    let point = ChainPoint {
-        address: from.u64()?,
-        sequence: from.u64()?,
-        record: from.u64()?,
-        epoch: from.u64()?,
-        sealed_at_us: from.u64()?,
-        checksum: from.u32()?,
-    };
-    let _zero = from.u32()?;
-    Ok(point)
+    let (address, sequence, record, epoch) = (from.u64()?, from.u64()?, from.u64()?, from.u64()?);
+    let (sealed_at_us, checksum, _zero) = (from.u64()?, from.u32()?, from.u32()?);
+    let (blocks, bytes) = (from.u64()?, from.u64()?);
+    Ok(ChainPoint {
+        address,
+        sequence,
+        record,
+        epoch,
+        sealed_at_us,
+        checksum,
+        blocks,
+        bytes,
+    })
 }
 
 fn put_name(to: &mut Writer<'_>, name: &str) {

@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | 0 | 8 | magic `FARCHUNK` |
 //! | 8 | 2 | version |
-//! | 10 | 2 | bytes of the *what* part (80 + 24 x records) |
+//! | 10 | 2 | bytes of the *what* part (96 + 24 x records) |
 //! | 12 | 2 | records |
 //! | 14 | 2 | zero |
 //! | 16 | 16 | volume UUID |
@@ -18,7 +18,9 @@
 //! | 68 | 4 | *what* checksum of the chunk before |
 //! | 72 | 4 | crc32c of bytes 0..72 and 76.. of the *what* part |
 //! | 76 | 4 | zero |
-//! | 80 | 24 x n | table of records |
+//! | 80 | 8 | blocks of 4 KiB changed by all records before this chunk |
+//! | 88 | 8 | bytes changed by all records before this chunk |
+//! | 96 | 24 x n | table of records |
 
 use super::error::FormatError;
 use super::limits::{BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_RECORDS, RECORD_BYTES, WHAT_HEADER_BYTES};
@@ -46,6 +48,10 @@ pub struct ChunkHeader {
     pub sealed_at_us: u64,
     /// *What* checksum of the chunk before: makes the sequence a chain.
     pub previous_checksum: u32,
+    /// Blocks of 4 KiB changed by all records before this chunk.
+    pub blocks_before: u64,
+    /// Bytes changed by all records before this chunk.
+    pub bytes_before: u64,
 }
 
 /// A decoded *what* part: valid by construction, records still in the bytes it was decoded from.
@@ -146,14 +152,19 @@ impl<'a> What<'a> {
             first_record: from.u64()?,
             sealed_at_us: from.u64()?,
             previous_checksum: 0,
+            blocks_before: 0,
+            bytes_before: 0,
         };
         let (data_bytes, previous_checksum, checksum) = (from.u32()?, from.u32()?, from.u32()?);
+        let (_zero, blocks_before, bytes_before) = (from.u32()?, from.u64()?, from.u64()?);
         if checksum != part_checksum(part) {
             return Err(FormatError::Checksum);
         }
         let table = part.get(WHAT_HEADER_BYTES..).ok_or(FormatError::Truncated)?;
         let header = ChunkHeader {
             previous_checksum,
+            blocks_before,
+            bytes_before,
             ..header
         };
         let what = Self {

@@ -48,6 +48,7 @@ pub(super) fn take_point(from: &mut Reader<'_>) -> Result<ChainPoint, LinkError>
         epoch: from.u64()?,
         sealed_at_us: from.u64()?,
         checksum: from.u32()?,
+        ..ChainPoint::default()
     };
     take_zeroes(from, 4)?;
     if (point.sequence == 0) == (point.record == 0) {

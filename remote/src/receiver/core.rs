@@ -184,6 +184,7 @@ impl ReceiverCore {
             epoch: what.header.epoch,
             sealed_at_us: what.header.sealed_at_us,
             checksum: what.checksum,
+            ..ChainPoint::default()
         };
         self.remember(sequence, what.checksum);
         Ok(Action::Append {

@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::error::StorageError;
 use farside_protocol::journal::limits::BLOCK_BYTES;
 use farside_protocol::journal::{ChainPoint, Superblock, What};
-use reader::{Found, Ring};
+use reader::{Found, Ring, point_before};
 use std::io::IoSlice;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -161,14 +161,6 @@ impl Journal {
         if !matches!(self.ring().look(address, block)?, Found::Chunk(_)) {
             return Ok(None);
         }
-        let header = What::decode(block).map(|what| what.header);
-        Ok(header.ok().map(|header| ChainPoint {
-            address,
-            sequence: header.sequence - 1,
-            record: header.first_record - 1,
-            epoch: 0,
-            sealed_at_us: 0,
-            checksum: header.previous_checksum,
-        }))
+        Ok(What::decode(block).ok().map(|what| point_before(&what, address)))
     }
 }

@@ -64,13 +64,36 @@ pub(super) struct Ring<'a> {
 
 /// The point just after a chunk.
 pub(crate) fn point_after(what: &What<'_>, address: u64) -> ChainPoint {
+    let (mut blocks, mut bytes) = (what.header.blocks_before, what.header.bytes_before);
+    for record in what.records() {
+        blocks += record.blocks();
+        bytes += u64::from(record.length);
+    }
     ChainPoint {
+        blocks,
+        bytes,
         address: address + what.stored_bytes(),
         sequence: what.header.sequence,
         record: what.last_record(),
         epoch: what.header.epoch,
         sealed_at_us: what.header.sealed_at_us,
         checksum: what.checksum,
+    }
+}
+
+/// The point just before a chunk, as its own header names it; the sealing time and epoch of the chunk before are
+/// not in there.
+pub(super) fn point_before(what: &What<'_>, address: u64) -> ChainPoint {
+    let header = &what.header;
+    ChainPoint {
+        address,
+        sequence: header.sequence - 1,
+        record: header.first_record - 1,
+        epoch: 0,
+        sealed_at_us: 0,
+        checksum: header.previous_checksum,
+        blocks: header.blocks_before,
+        bytes: header.bytes_before,
     }
 }
 

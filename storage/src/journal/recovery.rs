@@ -13,7 +13,7 @@
 //! | contradicted | before a record that a later chunk calls durable | | damaged, likewise |
 
 use super::layout::Layout;
-use super::reader::{Found, Ring, continues, point_after};
+use super::reader::{Found, Ring, continues, point_after, point_before};
 use crate::device::Device;
 use crate::error::StorageError;
 use farside_protocol::journal::limits::BLOCK_BYTES;
@@ -167,15 +167,9 @@ impl Search<'_> {
         if !self.segment_is_live(segment, tail)? {
             return Ok(None);
         }
-        let header = What::decode(self.block.as_slice()).map(|what| what.header);
-        Ok(header.ok().map(|header| ChainPoint {
-            address,
-            sequence: header.sequence - 1,
-            record: header.first_record - 1,
-            epoch: header.epoch,
-            sealed_at_us: 0,
-            checksum: header.previous_checksum,
-        }))
+        Ok(What::decode(self.block.as_slice())
+            .ok()
+            .map(|what| point_before(&what, address)))
     }
 
     /// Follows the chain from `point` to the last chunk that is whole.

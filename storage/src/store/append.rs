@@ -128,6 +128,8 @@ impl Store {
             first_record: appender.head.record + 1,
             sealed_at_us,
             previous_checksum: appender.head.checksum,
+            blocks_before: appender.head.blocks,
+            bytes_before: appender.head.bytes,
         };
         let Appender { block, records, .. } = &mut *appender;
         block.fill(0);

@@ -1,0 +1,48 @@
+//! Why a part could not do what was asked.
+
+use farside_protocol::control::ErrorCode;
+use farside_storage::StorageError;
+
+/// A refusal as the control interface reports it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct PartError {
+    /// Its kind.
+    pub(crate) code: ErrorCode,
+    /// What failed, where, and what to do.
+    pub(crate) message: String,
+}
+
+impl PartError {
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self {
+            code: ErrorCode::Failed,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn conflict(message: impl Into<String>) -> Self {
+        Self {
+            code: ErrorCode::Conflict,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<StorageError> for PartError {
+    fn from(error: StorageError) -> Self {
+        let code = match error {
+            StorageError::Refused { .. } => ErrorCode::Conflict,
+            _ => ErrorCode::Failed,
+        };
+        let remedy = if error.is_no_space() {
+            "; free space there, or give a smaller size"
+        } else {
+            ""
+        };
+        Self {
+            code,
+            message: format!("{error}{remedy}"),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The receiving side of the unit: replicas, and the listeners through which they are fed.
+
+use super::Surroundings;
+use super::error::PartError;
+use super::status::{failed_replica_status, replica_status};
+use farside_protocol::control::ReplicaStatus;
+use farside_remote::{Receiver, ReceiverConfig, ReplicaSet, ReplicaSetConfig};
+use farside_storage::Clock;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+/// Replicas and their receiver.
+#[derive(Debug)]
+pub(super) struct LinkServer {
+    set: Arc<ReplicaSet>,
+    receiver: Arc<Receiver<Arc<ReplicaSet>>>,
+    tasks: TaskTracker,
+}
+
+impl LinkServer {
+    pub(super) async fn start(
+        surroundings: &Surroundings,
+        clock: Arc<dyn Clock>,
+        listeners: Vec<TcpListener>,
+    ) -> Result<Self, PartError> {
+        let config = &surroundings.config;
+        let directory = config.unit.replicas_dir.clone();
+        let set_config = ReplicaSetConfig {
+            directory: directory.clone(),
+            journal_bytes: config.link.journal_size_bytes,
+            accept: config.link.accept.clone(),
+        };
+        let opened = tokio::task::spawn_blocking(move || ReplicaSet::open(set_config, clock)).await;
+        let opened = opened.map_err(|error| PartError::failed(error.to_string()))?;
+        let set = Arc::new(opened.map_err(|error| {
+            PartError::failed(format!(
+                "{}: {error}; set unit.replicas_dir to a usable directory",
+                directory.display()
+            ))
+        })?);
+        let receiver_config = ReceiverConfig {
+            unit: surroundings.uuid,
+            unit_name: config.unit.name.clone(),
+            // The configuration was refused if it listens beyond loopback without being told to trust the network.
+            accept_beyond_loopback: config
+                .link
+                .listen
+                .iter()
+                .any(|address| !address.ip().is_loopback()),
+        };
+        let receiver = Arc::new(Receiver::new(Arc::new(set.clone()), receiver_config));
+        let tasks = TaskTracker::new();
+        for listener in listeners {
+            let receiver = receiver.clone();
+            tasks.spawn(async move { receiver.run(listener).await });
+        }
+        tasks.close();
+        Ok(Self { set, receiver, tasks })
+    }
+
+    pub(super) fn status(&self) -> Vec<ReplicaStatus> {
+        let links = self.receiver.links();
+        let mut all: Vec<ReplicaStatus> = self
+            .set
+            .replicas()
+            .iter()
+            .map(|replica| {
+                let link = links.iter().find(|link| link.replica == replica.store().name());
+                replica_status(replica, link)
+            })
+            .collect();
+        all.extend(self.set.failed().iter().map(failed_replica_status));
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    pub(super) async fn stop(&self) {
+        self.receiver.shut_down();
+        self.tasks.wait().await;
+        let set = self.set.clone();
+        // Nothing to do about a panic here: it is logged, and the next start recovers.
+        let _ = tokio::task::spawn_blocking(move || set.shut_down()).await;
+    }
+}

@@ -1,0 +1,176 @@
+//! The seam between the unit's life cycle and what it is made of: volumes, replicas, targets, links.
+//!
+//! The unit calls these functions in this order: [`Parts::new`], [`Parts::start_link`], [`Parts::open_volume`]
+//! for each volume, [`Parts::start_nbd`]; later volumes come and go; at the end [`Parts::stop_nbd`],
+//! [`Parts::stop_link`], [`Volume::close`] for each volume. A signal while the unit starts drops the call under
+//! way and goes straight to that end, so the stopping calls may come without the starting ones. Nothing else of
+//! the unit knows storage.
+
+mod error;
+mod exports;
+mod known;
+mod links;
+mod status;
+mod volume;
+
+pub(crate) use error::PartError;
+pub(crate) use volume::Volume;
+
+use super::limits::DRAIN_TIMEOUT;
+use super::listeners::{NbdListeners, SocketFile};
+use crate::config::{Config, VolumeConfig};
+use crate::targets::nbd::{Service, serve};
+use exports::VolumeExports;
+use farside_protocol::control::ReplicaStatus;
+use farside_storage::{Clock, SystemClock};
+use known::KnownVolumes;
+use links::LinkServer;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+/// What the parts have to know of the unit around them.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    /// The configuration at the start; of it, what cannot change live.
+    pub(crate) config: Config,
+    /// Identity of the unit.
+    pub(crate) uuid: Uuid,
+}
+
+/// Everything that serves data.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    surroundings: Surroundings,
+    clock: Arc<dyn Clock>,
+    /// Random for this start of the process: tells two senders with one identity apart.
+    instance: Uuid,
+    known: KnownVolumes,
+    exports: Arc<VolumeExports>,
+    nbd: NbdServer,
+    link: tokio::sync::Mutex<Option<Arc<LinkServer>>>,
+    /// The same for status, which waits for nothing.
+    link_view: Mutex<Option<Arc<LinkServer>>>,
+}
+
+/// The NBD listeners in service.
+#[derive(Debug)]
+struct NbdServer {
+    service: Service<VolumeExports>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    socket: Mutex<Option<SocketFile>>,
+}
+
+impl Parts {
+    /// Parts that serve nothing yet.
+    pub(crate) fn new(surroundings: Surroundings) -> Self {
+        let exports = Arc::new(VolumeExports::default());
+        let mut service = Service::new(exports.clone());
+        let connections = surroundings.config.limits.nbd_connections;
+        service.settings.connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        let nbd = NbdServer {
+            service,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            socket: Mutex::default(),
+        };
+        Self {
+            known: KnownVolumes::in_directory(&surroundings.config.unit.data_dir),
+            surroundings,
+            clock: Arc::new(SystemClock::new()),
+            instance: Uuid::new_v4(),
+            exports,
+            nbd,
+            link: tokio::sync::Mutex::default(),
+            link_view: Mutex::default(),
+        }
+    }
+
+    /// Opens the replicas found in the replicas directory and accepts links on `listeners`.
+    pub(crate) async fn start_link(&self, listeners: Vec<TcpListener>) -> Result<(), PartError> {
+        if listeners.is_empty() {
+            return Ok(());
+        }
+        let mut link = self.link.lock().await;
+        let server = Arc::new(LinkServer::start(&self.surroundings, self.clock.clone(), listeners).await?);
+        *self.link_view.lock() = Some(server.clone());
+        *link = Some(server);
+        Ok(())
+    }
+
+    /// Opens or creates a volume, recovers it, starts its remotes and lets hosts attach. With `force`, files
+    /// that hold data which is not Farside's are taken.
+    pub(crate) async fn open_volume(
+        &self,
+        config: &VolumeConfig,
+        force: bool,
+    ) -> Result<Arc<Volume>, PartError> {
+        let volume = Volume::open(self, config, force).await?;
+        self.exports.add(volume.disk().clone());
+        Ok(volume)
+    }
+
+    /// Forgets a volume that was removed on purpose.
+    pub(crate) fn forget_volume(&self, name: &str) -> Result<(), PartError> {
+        self.known.forget(name)
+    }
+
+    /// Accepts hosts on `listeners`, for volumes open now and later.
+    pub(crate) async fn start_nbd(&self, listeners: NbdListeners) -> Result<(), PartError> {
+        for listener in listeners.tcp {
+            self.nbd
+                .tasks
+                .spawn(serve(listener, self.nbd.service.clone(), self.nbd.stop.clone()));
+        }
+        if let Some(unix) = listeners.unix {
+            *self.nbd.socket.lock() = Some(unix.file);
+            self.nbd.tasks.spawn(serve(
+                unix.listener,
+                self.nbd.service.clone(),
+                self.nbd.stop.clone(),
+            ));
+        }
+        self.nbd.tasks.close();
+        Ok(())
+    }
+
+    /// The state of every replica; waits for nothing.
+    pub(crate) fn replicas(&self) -> Vec<ReplicaStatus> {
+        self.link_view
+            .lock()
+            .as_ref()
+            .map_or_else(Vec::new, |link| link.status())
+    }
+
+    /// Stops accepting hosts and lets requests under way finish.
+    pub(crate) async fn stop_nbd(&self) {
+        self.nbd.stop.cancel();
+        self.nbd.tasks.close();
+        self.nbd.tasks.wait().await;
+        self.nbd.socket.lock().take();
+    }
+
+    /// Gives remotes that are connected a moment to receive the rest, then ends all links, applies what has been
+    /// received here and closes the replicas.
+    pub(crate) async fn stop_link(&self) {
+        let volumes = self.exports.links();
+        // What is not sent by then is sent after the next start.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, async {
+            for links in &volumes {
+                links.drained().await;
+            }
+        })
+        .await;
+        for links in &volumes {
+            links.stop_all().await;
+        }
+        if let Some(link) = self.link.lock().await.take() {
+            link.stop().await;
+        }
+        self.link_view.lock().take();
+    }
+}

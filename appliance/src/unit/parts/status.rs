@@ -1,0 +1,247 @@
+//! From what the parts know to what the control interface says.
+
+use super::exports::Served;
+use super::volume::Link;
+use crate::link::{LinkState, LinkStatus};
+use farside_protocol::control::{
+    BLOCK_BYTES, BufferStatus, CopyProgress, CounterPair, Counters, ImageStatus, JournalStatus, Lag,
+    Positions, RemoteState, RemoteStatus, ReplicaState, ReplicaStatus, SourceStatus, VolumeState,
+    VolumeStatus, likely_behind,
+};
+use farside_protocol::journal::{ChainPoint, CopyState};
+use farside_remote::{FailedReplica, Replica, ReplicaLink};
+use farside_storage::{Store, StoreFiles};
+
+/// A point in time as RFC 3339, from microseconds since 1970.
+fn timestamp(at_us: u64) -> Option<String> {
+    let at = jiff::Timestamp::from_microsecond(i64::try_from(at_us).ok()?).ok()?;
+    Some(at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}
+
+fn journal_status(store: &Store, files: &StoreFiles) -> JournalStatus {
+    let superblock = store.superblock();
+    JournalStatus {
+        path: files.journal.display().to_string(),
+        size_bytes: superblock.journal_bytes(),
+        used_bytes: store.ring_use().0,
+        segment_bytes: u64::from(superblock.segment_bytes),
+    }
+}
+
+pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u32) -> VolumeStatus {
+    let store = served.volume.store();
+    let (points, opened) = (store.points(), store.opened());
+    let problem = store.failure().map(|failure| {
+        format!("{failure}; nothing is acknowledged. Check the disk, then restart the unit: it recovers what is readable")
+    });
+    let remotes: Vec<RemoteStatus> = served
+        .links
+        .links
+        .lock()
+        .iter()
+        .map(|(name, link)| remote_status(store, name, link))
+        .collect();
+    let durable = points.durable.record;
+    let sent = remotes
+        .iter()
+        .filter(|remote| remote.state != RemoteState::NeedsCopy)
+        .map(|remote| remote.sent)
+        .min();
+    let acked = store.acked();
+    VolumeStatus {
+        name: store.name().to_owned(),
+        uuid: store.superblock().volume.to_string(),
+        state: if problem.is_some() {
+            VolumeState::Degraded
+        } else {
+            VolumeState::Healthy
+        },
+        problem,
+        size_bytes: store.volume_bytes(),
+        block_bytes: BLOCK_BYTES,
+        epoch: opened.epoch,
+        clean_start: opened.clean,
+        journal: journal_status(store, files),
+        mirror: ImageStatus {
+            path: files.image.display().to_string(),
+        },
+        positions: Positions {
+            tail: points.tail.record,
+            acked,
+            sent: sent.unwrap_or(durable).clamp(acked, durable.max(acked)),
+            durable,
+            journaled: points.journaled.record,
+            mirrored: points.applied.record,
+        },
+        counters: counters(served),
+        buffer: buffer(&points.tail, &points.journaled),
+        connections,
+        remotes,
+    }
+}
+
+fn counters(served: &Served) -> CounterPair {
+    let (activity, counted, totals) = (
+        served.volume.activity(),
+        served.volume.store().counters(),
+        served.volume.store().totals(),
+    );
+    let since_start = Counters {
+        host_reads: activity.reads,
+        host_read_bytes: activity.read_bytes,
+        host_writes: activity.writes,
+        host_write_bytes: activity.write_bytes,
+        host_trims: activity.trims,
+        host_flushes: activity.flushes,
+        blocks_journaled: counted.blocks,
+        blocks_sent: counted.sent_blocks,
+        blocks_received: counted.received_blocks,
+    };
+    let total = Counters {
+        blocks_journaled: totals.written,
+        blocks_sent: totals.sent,
+        blocks_received: totals.received,
+        ..since_start
+    };
+    CounterPair { since_start, total }
+}
+
+fn buffer(tail: &ChainPoint, head: &ChainPoint) -> BufferStatus {
+    BufferStatus {
+        blocks: head.blocks - tail.blocks,
+        bytes: head.bytes - tail.bytes,
+    }
+}
+
+fn remote_status(store: &Store, name: &str, link: &Link) -> RemoteStatus {
+    let status = link.status();
+    let now_us = store.clock().wall_us();
+    let view = store.consumer(name);
+    let acked = view.as_ref().map(|view| view.acked).unwrap_or_default();
+    let lag = lag(store, &acked, &status, link.source.caught_up_us(), now_us);
+    let copied = status.consistent_up_to_us.is_some();
+    let caught_up = copied && lag.records == 0 && is_connected(&status);
+    let consistent_up_to_us = if caught_up {
+        Some(now_us)
+    } else {
+        status.consistent_up_to_us
+    };
+    RemoteStatus {
+        name: name.to_owned(),
+        address: link.address.clone(),
+        state: remote_state(status.state),
+        detail: Some(status.detail.clone()).filter(|detail| !detail.is_empty()),
+        sent: status.sent_record,
+        received: status.received_record.max(acked.record),
+        applied: status.applied_record,
+        likely_behind: likely_behind(is_connected(&status), store.opened().clean, &lag),
+        lag,
+        consistent_up_to: consistent_up_to_us.and_then(timestamp),
+        consistent: copied,
+        copy: status.copy.map(|copy| CopyProgress {
+            done_bytes: copy.done_bytes,
+            total_bytes: copy.total_bytes,
+            bytes_per_second: copy.rate_bytes_per_s,
+        }),
+        dirty_bytes: view.map_or(0, |view| view.dirty_bytes),
+    }
+}
+
+fn is_connected(status: &LinkStatus) -> bool {
+    matches!(status.state, LinkState::Streaming | LinkState::Copying)
+}
+
+fn remote_state(state: LinkState) -> RemoteState {
+    match state {
+        LinkState::Connecting => RemoteState::Connecting,
+        LinkState::Copying => RemoteState::Copying,
+        LinkState::Streaming => RemoteState::Streaming,
+        LinkState::Waiting => RemoteState::Waiting,
+        LinkState::Refused => RemoteState::Refused,
+        LinkState::NeedsCopy => RemoteState::NeedsCopy,
+    }
+}
+
+/// What the remote has not confirmed; the time is since it was last known to have everything.
+fn lag(store: &Store, acked: &ChainPoint, status: &LinkStatus, caught_up_us: u64, now_us: u64) -> Lag {
+    let journaled = store.points().journaled;
+    let records = journaled.record - acked.record.min(journaled.record);
+    let since_us = caught_up_us
+        .max(status.consistent_up_to_us.unwrap_or(0))
+        .max(acked.sealed_at_us);
+    let behind_us = if records == 0 || since_us == 0 {
+        0
+    } else {
+        now_us.saturating_sub(since_us)
+    };
+    Lag {
+        records,
+        blocks: journaled.blocks - acked.blocks.min(journaled.blocks),
+        bytes: journaled.bytes - acked.bytes.min(journaled.bytes),
+        seconds: std::time::Duration::from_micros(behind_us).as_secs_f64(),
+    }
+}
+
+pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> ReplicaStatus {
+    let store = replica.store();
+    let (points, copy, superblock) = (store.points(), store.copy_progress(), store.superblock());
+    let problem = store
+        .failure()
+        .map(|failure| format!("{failure}; nothing more is received. Check the disk, then restart the unit"));
+    let consistent = copy.state == CopyState::Complete;
+    let state = match (copy.state, problem.is_some()) {
+        (_, true) => ReplicaState::Degraded,
+        (CopyState::Empty, _) => ReplicaState::Empty,
+        (CopyState::Copying, _) => ReplicaState::Copying,
+        (CopyState::Complete, _) => ReplicaState::Consistent,
+    };
+    let copying = copy.state == CopyState::Copying;
+    ReplicaStatus {
+        name: store.name().to_owned(),
+        volume_uuid: superblock.volume.to_string(),
+        size_bytes: store.volume_bytes(),
+        state,
+        problem,
+        source: link.map(|link| SourceStatus {
+            unit: link.source_name.clone(),
+            address: link.source_address.to_string(),
+        }),
+        connected: link.is_some(),
+        received: points.durable.record,
+        applied: points.applied.record,
+        consistent,
+        consistent_up_to: Some(points.applied.sealed_at_us)
+            .filter(|at| consistent && *at > 0)
+            .and_then(timestamp),
+        copy: copying.then(|| CopyProgress {
+            done_bytes: copy.durable,
+            total_bytes: store.volume_bytes(),
+            bytes_per_second: 0,
+        }),
+        journal: journal_status(store, replica.files()),
+        image: ImageStatus {
+            path: replica.files().image.display().to_string(),
+        },
+        clean_start: store.opened().clean,
+    }
+}
+
+pub(super) fn failed_replica_status(failed: &FailedReplica) -> ReplicaStatus {
+    ReplicaStatus {
+        name: failed.name.clone(),
+        volume_uuid: String::new(),
+        size_bytes: 0,
+        state: ReplicaState::Failed,
+        problem: Some(failed.problem.clone()),
+        source: None,
+        connected: false,
+        received: 0,
+        applied: 0,
+        consistent: false,
+        consistent_up_to: None,
+        copy: None,
+        journal: JournalStatus::default(),
+        image: ImageStatus::default(),
+        clean_start: false,
+    }
+}

@@ -1,0 +1,322 @@
+//! A volume in service: its store opened or made, its remotes linked, hosts let in.
+
+use super::Parts;
+use super::error::PartError;
+use super::exports::{Served, VolumeExports};
+use super::status::volume_status;
+use crate::config::{RemoteConfig, VolumeConfig};
+use crate::link::{LinkState, LinkStatus, Sender, SenderConfig};
+use crate::targets::nbd::Counters;
+use crate::unit::limits::DRAIN_POLL;
+use crate::volume::{LinkSource, Volume as Disk};
+use farside_protocol::control::VolumeStatus;
+use farside_protocol::journal::Role;
+use farside_storage::{
+    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
+};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// One remote of a volume.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) address: String,
+    pub(super) source: Arc<LinkSource>,
+    sender: Option<Sender>,
+}
+
+impl Link {
+    pub(super) fn status(&self) -> LinkStatus {
+        self.sender.as_ref().map(Sender::status).unwrap_or_default()
+    }
+}
+
+/// The remotes of a volume by name.
+#[derive(Debug)]
+pub(super) struct Links {
+    disk: Arc<Disk>,
+    pub(super) links: Mutex<BTreeMap<String, Link>>,
+}
+
+impl Links {
+    /// Resolves when every remote that is following has everything in its image.
+    pub(super) async fn drained(&self) {
+        loop {
+            let journaled = self.disk.store().points().journaled.record;
+            let behind = self.links.lock().values().any(|link| {
+                let status = link.status();
+                status.state == LinkState::Streaming && status.applied_record < journaled
+            });
+            if !behind {
+                return;
+            }
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+
+    pub(super) async fn stop_all(&self) {
+        let senders: Vec<Sender> = self
+            .links
+            .lock()
+            .values_mut()
+            .filter_map(|link| link.sender.take())
+            .collect();
+        for sender in senders {
+            sender.stop().await;
+        }
+    }
+}
+
+/// A volume in service.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    name: String,
+    files: StoreFiles,
+    served: Served,
+    exports: Arc<VolumeExports>,
+    counters: Arc<Counters>,
+    sending: SendingAs,
+}
+
+/// What the links of this unit say of it.
+#[derive(Debug, Clone)]
+struct SendingAs {
+    unit: (Uuid, String),
+    instance: Uuid,
+    window_bytes: u64,
+}
+
+impl Volume {
+    pub(super) async fn open(
+        parts: &Parts,
+        config: &VolumeConfig,
+        force: bool,
+    ) -> Result<Arc<Self>, PartError> {
+        let files = files_of(config);
+        let made_before = parts.known.knows(&config.name)?;
+        let (clock, opening, wanted) = (parts.clock.clone(), files.clone(), config.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            open_or_create(&opening, &wanted, (made_before, force), &clock)
+        })
+        .await;
+        let store = opened
+            .map_err(|error| PartError::failed(format!("the volume could not be opened: {error}")))??;
+        parts.known.remember(&config.name, store.superblock().volume)?;
+        report_start(&store);
+        let disk = Disk::start(store)?;
+        let links = Arc::new(Links {
+            disk: disk.clone(),
+            links: Mutex::default(),
+        });
+        let unit = &parts.surroundings;
+        let volume = Arc::new(Self {
+            name: config.name.clone(),
+            files,
+            served: Served { volume: disk, links },
+            exports: parts.exports.clone(),
+            counters: parts.nbd.service.counters.clone(),
+            sending: SendingAs {
+                unit: (unit.uuid, unit.config.unit.name.clone()),
+                instance: parts.instance,
+                window_bytes: unit.config.link.window_bytes,
+            },
+        });
+        volume.forget_other_remotes(&config.remotes).await?;
+        for remote in &config.remotes {
+            volume.add_remote(remote).await?;
+        }
+        Ok(volume)
+    }
+
+    pub(super) fn disk(&self) -> &Served {
+        &self.served
+    }
+
+    /// The state of the volume and its remotes; waits for nothing.
+    pub(crate) fn status(&self) -> VolumeStatus {
+        volume_status(&self.served, &self.files, self.connections())
+    }
+
+    /// Hosts' connections open now.
+    pub(crate) fn connections(&self) -> u32 {
+        u32::try_from(self.counters.attached(&self.name)).unwrap_or(u32::MAX)
+    }
+
+    /// Starts sending to one more remote.
+    pub(crate) async fn add_remote(&self, remote: &RemoteConfig) -> Result<(), PartError> {
+        let (disk, unit) = (self.served.volume.clone(), self.sending.unit.clone());
+        let (name, files) = (remote.name.clone(), self.files.clone());
+        let made = tokio::task::spawn_blocking(move || LinkSource::new(disk, unit, &name, &files)).await;
+        let source = Arc::new(made.map_err(|error| PartError::failed(error.to_string()))??);
+        let config = SenderConfig {
+            window_bytes: self.sending.window_bytes,
+            // Addresses beyond loopback are refused by the configuration unless it trusts the network.
+            allow_beyond_loopback: true,
+            ..SenderConfig::new(&remote.name, &remote.address, self.sending.instance)
+        };
+        let sender = Some(Sender::spawn(source.clone(), config));
+        let link = Link {
+            address: remote.address.clone(),
+            source,
+            sender,
+        };
+        self.served.links.links.lock().insert(remote.name.clone(), link);
+        Ok(())
+    }
+
+    /// Stops sending to a remote and forgets how far it was.
+    pub(crate) async fn remove_remote(&self, name: &str) {
+        let link = self.served.links.links.lock().remove(name);
+        if let Some(sender) = link.and_then(|mut link| link.sender.take()) {
+            sender.stop().await;
+        }
+        self.forget(name).await;
+    }
+
+    /// Drops the positions of remotes that are no longer configured: they would hold the journal for ever.
+    async fn forget_other_remotes(&self, remotes: &[RemoteConfig]) -> Result<(), PartError> {
+        let consumers = self.served.volume.store().superblock().consumers;
+        for slot in consumers {
+            if !remotes.iter().any(|remote| remote.name == slot.name) {
+                self.forget(&slot.name).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, remote: &str) {
+        let (store, name) = (self.served.volume.store().clone(), remote.to_owned());
+        let forgotten = tokio::task::spawn_blocking(move || store.remove_consumer(&name)).await;
+        match forgotten {
+            Ok(Ok(())) => tracing::info!(
+                volume = self.name,
+                remote,
+                "remote forgotten: a copy is needed if it returns"
+            ),
+            Ok(Err(error)) => tracing::error!(volume = self.name, remote, "remote not forgotten: {error}"),
+            Err(error) => tracing::error!(volume = self.name, remote, "remote not forgotten: {error}"),
+        }
+    }
+
+    /// Detaches hosts, writes a clean end into the journal, brings the mirror up to it and lets go of the files.
+    pub(crate) async fn close(&self) {
+        self.served.volume.begin_stop();
+        self.served.links.stop_all().await;
+        self.exports.remove(&self.name);
+        let disk = self.served.volume.clone();
+        match tokio::task::spawn_blocking(move || disk.shut_down()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(volume = self.name, "not shut down cleanly: {error}"),
+            Err(error) => tracing::error!(volume = self.name, "not shut down cleanly: {error}"),
+        }
+    }
+}
+
+fn files_of(config: &VolumeConfig) -> StoreFiles {
+    let maps = config
+        .mirror
+        .parent()
+        .filter(|_| !config.mirror.starts_with("/dev"));
+    let maps = maps
+        .or_else(|| config.journal.parent())
+        .unwrap_or(Path::new("."))
+        .to_owned();
+    StoreFiles {
+        journal: config.journal.clone(),
+        image: config.mirror.clone(),
+        maps,
+    }
+}
+
+/// Opens the files of a volume, or makes them if it is new. Blocks.
+fn open_or_create(
+    files: &StoreFiles,
+    config: &VolumeConfig,
+    (made_before, force): (bool, bool),
+    clock: &Arc<dyn Clock>,
+) -> Result<Store, PartError> {
+    let is_ours = journal_is_ours(&files.journal);
+    if !is_ours && made_before && !force {
+        return Err(PartError::conflict(format!(
+            "{} is gone, but volume {} was made before; mount or restore what held it. To begin with an empty disk, \
+             remove the volume and create it again",
+            files.journal.display(),
+            config.name
+        )));
+    }
+    if !is_ours || force {
+        let parameters = StoreParameters {
+            role: Role::Volume,
+            name: config.name.clone(),
+            volume: Uuid::new_v4(),
+            journal: Uuid::new_v4(),
+            volume_bytes: config.size_bytes,
+            journal_bytes: config.journal_size_bytes,
+            segment_bytes: None,
+            source: Uuid::nil(),
+        };
+        let mode = if force { OpenMode::Force } else { OpenMode::Careful };
+        create_files(files, &parameters, mode, clock.wall_us())?;
+        tracing::info!(volume = config.name, bytes = config.size_bytes, "volume made");
+    }
+    let set = open_files(files)?;
+    check_superblock(&set.superblock, files, config)?;
+    Ok(Store::open(set.devices, clock.clone())?)
+}
+
+/// Whether a journal is there to be opened: any file that is not empty, so that one that cannot be read is
+/// reported rather than replaced.
+fn journal_is_ours(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::metadata(path) {
+        Ok(found) if found.file_type().is_block_device() => farside_storage::is_journal(path).unwrap_or(true),
+        Ok(found) => found.len() > 0,
+        Err(_) => false,
+    }
+}
+
+fn check_superblock(
+    superblock: &farside_protocol::journal::Superblock,
+    files: &StoreFiles,
+    config: &VolumeConfig,
+) -> Result<(), StorageError> {
+    let name = files.journal.display().to_string();
+    let refuse = |problem: String| {
+        Err(StorageError::Refused {
+            name: name.clone(),
+            problem,
+        })
+    };
+    if superblock.role != Role::Volume || superblock.name != config.name {
+        let what = if superblock.role == Role::Volume {
+            "volume"
+        } else {
+            "replica"
+        };
+        return refuse(format!(
+            "is the journal of {what} {}, not of volume {}; correct volume.journal in the configuration",
+            superblock.name, config.name
+        ));
+    }
+    if superblock.volume_bytes != config.size_bytes {
+        return refuse(format!(
+            "was made for a volume of {} bytes, the configuration says {}; set the size back (resizing is not possible)",
+            superblock.volume_bytes, config.size_bytes
+        ));
+    }
+    Ok(())
+}
+
+fn report_start(store: &Store) {
+    let (opened, points) = (store.opened(), store.points());
+    let replay = points.journaled.record - points.applied.record;
+    if opened.clean {
+        tracing::info!(volume = %store.name(), epoch = opened.epoch, "clean start");
+    } else {
+        tracing::warn!(volume = %store.name(), epoch = opened.epoch, records_to_replay = replay,
+            "the last shutdown was not clean: recovered from the journal, a new epoch begins");
+    }
+}
