@@ -279,7 +279,7 @@ impl RawNbd {
     pub fn read_bytes(&mut self, length: u32) -> io::Result<Vec<u8>> {
         let length = usize::try_from(length).map_err(|_| wrong("too long for this machine".to_owned()))?;
         let mut bytes = vec![0; length];
-        self.stream.read_exact(&mut bytes)?;
+        self.stream.read_exact(&mut bytes).map_err(name_silence)?;
         Ok(bytes)
     }
 
@@ -319,7 +319,7 @@ impl RawNbd {
 
     fn read_array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
-        self.stream.read_exact(&mut bytes)?;
+        self.stream.read_exact(&mut bytes).map_err(name_silence)?;
         Ok(bytes)
     }
 }
@@ -353,6 +353,17 @@ fn read_info(data: &[u8], info: &mut InfoReply) {
             }
         }
         _ => {}
+    }
+}
+
+/// The system calls a time limit on a socket "temporarily unavailable", which helps nobody.
+fn name_silence(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            let message = format!("the server was silent for {} s", limits::NBD_REPLY.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, message)
+        }
+        _ => error,
     }
 }
 

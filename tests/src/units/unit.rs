@@ -67,10 +67,10 @@ impl<'w> Unit<'w> {
         Ok(process)
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts it and waits until it answers and all its volumes and replicas are open.
     ///
     /// # Errors
-    /// When it ends instead, or does not answer in time.
+    /// When it ends instead, a volume fails, or it takes too long.
     pub fn start(&self) -> Result<()> {
         let process = self.launch()?;
         wait_until(&format!("unit {} to answer", self.name), limits::START, || {
@@ -81,10 +81,10 @@ impl<'w> Unit<'w> {
                     process.log_tail(20)
                 );
             }
-            Ok(match self.try_status() {
-                Ok(_) => Seen::Yes,
-                Err(error) => Seen::NotYet(format!("{error:#}")),
-            })
+            match self.try_status() {
+                Ok(status) => in_service(&status),
+                Err(error) => Ok(Seen::NotYet(format!("{error:#}"))),
+            }
         })
     }
 
@@ -191,4 +191,24 @@ impl<'w> Unit<'w> {
             }))
         })
     }
+}
+
+/// Whether everything of the unit is open; a volume that failed is an error.
+fn in_service(status: &Status) -> Result<Seen> {
+    for kind in ["volumes", "replicas"] {
+        for entry in status
+            .0
+            .get(kind)
+            .and_then(|list| list.as_array())
+            .into_iter()
+            .flatten()
+        {
+            match entry.get("state").and_then(|state| state.as_str()) {
+                Some("starting") => return Ok(Seen::NotYet(entry.to_string())),
+                Some("failed") => bail!("one of its {kind} failed: {entry:#}"),
+                _ => {}
+            }
+        }
+    }
+    Ok(Seen::Yes)
 }
