@@ -96,7 +96,9 @@ pub fn encode_what(block: &mut [u8], header: &ChunkHeader, records: &[Record]) -
         .u32(data_bytes)
         .u32(header.previous_checksum)
         .u32(0)
-        .u32(0);
+        .u32(0)
+        .u64(header.blocks_before)
+        .u64(header.bytes_before);
     for record in records {
         record.encode(&mut to);
     }
