@@ -118,20 +118,37 @@ impl BlockMap {
         self.marked * self.header.block_bytes
     }
 
-    /// Writes the map if it changed, and makes it durable.
+    /// What has to be written to make the map durable as it is now; `None` when nothing changed since the last time.
+    pub(crate) fn take_changed(&mut self) -> Option<MapSnapshot> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        Some(MapSnapshot {
+            device: self.device.clone(),
+            header: self.header,
+            bits: self.bits.clone(),
+        })
+    }
+}
+
+/// A map at one moment, on its way to disk.
+#[derive(Debug)]
+pub(crate) struct MapSnapshot {
+    device: Arc<dyn Device>,
+    header: BlockMapHeader,
+    bits: Vec<u8>,
+}
+
+impl MapSnapshot {
+    /// Writes the map and makes it durable.
     ///
     /// # Errors
-    /// [`StorageError::Io`]; the map stays changed.
-    pub fn persist(&mut self) -> Result<(), StorageError> {
-        if !self.changed {
-            return Ok(());
-        }
+    /// [`StorageError::Io`]: final, the map on disk is then older than the one in memory for good.
+    pub(crate) fn persist(&self) -> Result<(), StorageError> {
         self.device
             .write_at(&mut [IoSlice::new(&self.bits)], BLOCK_BYTES_U64)?;
         self.device
             .write_at(&mut [IoSlice::new(&self.header.encode())], 0)?;
-        self.device.sync()?;
-        self.changed = false;
-        Ok(())
+        self.device.sync()
     }
 }

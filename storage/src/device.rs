@@ -146,6 +146,14 @@ impl FileDevice {
         size.map_err(|error| self.error(Operation::Read, 0, error.into()))
     }
 
+    /// Makes content, size and attributes durable; [`Device::sync`] leaves attributes out.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn sync_with_attributes(&self) -> Result<(), StorageError> {
+        rustix::fs::fsync(&self.file).map_err(|error| self.error(Operation::Sync, 0, error.into()))
+    }
+
     fn error(&self, operation: Operation, offset: u64, source: io::Error) -> StorageError {
         StorageError::io(operation, &self.name, offset, source)
     }

@@ -11,8 +11,8 @@ use crate::journal::load_superblock;
 use crate::limits::{MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES};
 use crate::small_file::sync_directory;
 use crate::store::{Store, StoreDevices, StoreParameters};
-use farside_protocol::journal::Superblock;
-use farside_protocol::journal::limits::BLOCK_BYTES;
+use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, RING_OFFSET};
+use farside_protocol::journal::{BlockMapHeader, FormatError, Superblock};
 use rustix::fs::{FallocateFlags, XattrFlags};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uuid::Uuid;
 
-const MARK: &str = "user.farside.image";
+pub(crate) const MARK: &str = "user.farside.image";
 /// Bytes at either end of a block device that must be zero for it to count as empty.
 const PROBE_BYTES: u64 = 1 << 20;
 
@@ -41,7 +41,11 @@ pub struct StoreFiles {
 /// [`StorageError::Io`].
 pub fn is_journal(path: &Path) -> Result<bool, StorageError> {
     let mut block = [0; BLOCK_BYTES];
-    open_device(path, false)?.read_at(&mut block, 0)?;
+    let device = open_device(path, false)?;
+    if device.size_bytes()? < RING_OFFSET {
+        return Ok(false);
+    }
+    device.read_at(&mut block, 0)?;
     Ok(Superblock::claimed_version(&block).is_some())
 }
 
@@ -81,13 +85,22 @@ pub fn create_files(
     }
     refuse_used(&files.journal, mode)?;
     refuse_used(&files.image, mode)?;
-    let image = create_image(&files.image, parameters.volume_bytes, mode)?;
-    write_mark(&image, parameters.volume, 0)?;
-    let made = create_journal(&files.journal, parameters, now_us);
-    if made.is_err() && image.kind() == Kind::File {
+    let image_is_new = !files.image.exists();
+    let made = fill_image(&files.image, parameters, mode)
+        .and_then(|_locked| create_journal(&files.journal, parameters, now_us));
+    if made.is_err() && image_is_new {
         let _ = std::fs::remove_file(&files.image);
     }
     made
+}
+
+/// The image with its size, mark and name, durable before there is a journal that needs it.
+fn fill_image(path: &Path, parameters: &StoreParameters, mode: OpenMode) -> Result<FileDevice, StorageError> {
+    let image = create_image(path, parameters.volume_bytes, mode)?;
+    write_mark(&image, parameters.volume, 0)?;
+    image.sync_with_attributes()?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+    Ok(image)
 }
 
 fn check_sizes(files: &StoreFiles, parameters: &StoreParameters) -> Result<(), StorageError> {
@@ -97,7 +110,7 @@ fn check_sizes(files: &StoreFiles, parameters: &StoreParameters) -> Result<(), S
     );
     if !(MIN_JOURNAL_BYTES..=MAX_JOURNAL_BYTES).contains(&parameters.journal_bytes) {
         let text = format!(
-            "a journal of {} bytes; use {MIN_JOURNAL_BYTES} or more",
+            "a journal of {} bytes; use {MIN_JOURNAL_BYTES} to {MAX_JOURNAL_BYTES}",
             parameters.journal_bytes
         );
         return Err(StorageError::refused(&journal, text));
@@ -198,11 +211,20 @@ fn check_device_size(device: &FileDevice, needed: u64) -> Result<(), StorageErro
 
 /// A journal file appears under its name only when it is complete.
 fn create_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Result<(), StorageError> {
-    if path.exists() && FileDevice::new(create_file(path)?, path)?.kind() == Kind::BlockDevice {
+    // An existing one stays locked until it is replaced: it may be in use, whatever the operator said.
+    let existing = if path.exists() {
         let device = open_device(path, true)?;
         lock(&device)?;
-        check_device_size(&device, parameters.superblock(now_us).journal_bytes())?;
-        return Store::format(&device, parameters, now_us);
+        Some(device)
+    } else {
+        None
+    };
+    if let Some(device) = existing
+        .as_ref()
+        .filter(|device| device.kind() == Kind::BlockDevice)
+    {
+        check_device_size(device, parameters.superblock(now_us).journal_bytes())?;
+        return Store::format(device, parameters, now_us);
     }
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
@@ -260,8 +282,13 @@ fn lock(device: &FileDevice) -> Result<(), StorageError> {
 pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
     let journal = open_device(&files.journal, true)?;
     lock(&journal)?;
+    let size = journal.size_bytes()?;
+    if size < RING_OFFSET {
+        let text = format!("has {size} bytes, too few for a journal; restore it, or create the volume again");
+        return Err(StorageError::refused(journal.name(), text));
+    }
     let superblock = load_superblock(&journal)?;
-    let (needed, size) = (superblock.journal_bytes(), journal.size_bytes()?);
+    let needed = superblock.journal_bytes();
     if size < needed {
         let text = format!("is truncated: {size} bytes of {needed}; restore it, or create the volume again");
         return Err(StorageError::refused(journal.name(), text));
@@ -270,7 +297,10 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
     lock(&image)?;
     let (needed, size) = (superblock.volume_bytes, image.size_bytes()?);
     if size < needed || (image.kind() == Kind::File && size != needed) {
-        let text = format!("has {size} bytes, its journal says {needed}; it is not the image of this volume");
+        let text = format!(
+            "has {size} bytes, its journal says {needed}; it is not the image of this volume; \
+                 put the right file back"
+        );
         return Err(StorageError::refused(image.name(), text));
     }
     check_mark(&image, &superblock)?;
@@ -296,19 +326,39 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
 /// Opens, or creates, the dirty-block map of a consumer.
 ///
 /// # Errors
-/// [`StorageError::Io`].
+/// [`StorageError`], also when something else is there.
 pub fn open_map(
     files: &StoreFiles,
     consumer: &str,
     superblock: &Superblock,
 ) -> Result<Arc<dyn Device>, StorageError> {
     let path = files.maps.join(format!("dirty-{consumer}.map"));
-    let file = create_file(&path)?;
+    let file = FileDevice::new(create_file(&path)?, &path)?;
+    refuse_foreign_map(&file)?;
     let bytes = BlockMap::file_bytes(&BlockMap::header_for(superblock.volume, superblock.volume_bytes));
-    let sized = file.set_len(bytes);
+    let sized = file.file().set_len(bytes);
     sized
         .map_err(|error| StorageError::io(Operation::Allocate, &path.display().to_string(), bytes, error))?;
-    Ok(Arc::new(FileDevice::new(file, &path)?))
+    Ok(Arc::new(file))
+}
+
+/// A map that is damaged or of another volume is made anew, but only a map.
+fn refuse_foreign_map(file: &FileDevice) -> Result<(), StorageError> {
+    let size = file.size_bytes()?;
+    let mut start = [0; BLOCK_BYTES];
+    let length = usize::try_from(size.min(BLOCK_BYTES_U64)).unwrap_or(BLOCK_BYTES);
+    file.read_at(&mut start[..length], 0)?;
+    let zero = start.iter().all(|byte| *byte == 0);
+    if zero
+        || !matches!(
+            BlockMapHeader::decode(&start),
+            Err(FormatError::Magic | FormatError::Version(..))
+        )
+    {
+        return Ok(());
+    }
+    let text = "is no dirty-block map that this version knows; move it away, and it is made anew";
+    Err(StorageError::refused(file.name(), text))
 }
 
 fn mark_text(volume: Uuid, starts: u64) -> String {
@@ -325,7 +375,10 @@ fn write_mark(image: &FileDevice, volume: Uuid, starts: u64) -> Result<(), Stora
         mark_text(volume, starts).as_bytes(),
         XattrFlags::empty(),
     ) {
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        // Durable before the superblock of the same start is: otherwise a power loss could leave the old mark with
+        // the new superblock, which looks like an older image.
+        Ok(()) => image.sync_with_attributes(),
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
         Err(error) => Err(StorageError::io(Operation::Write, image.name(), 0, error.into())),
     }
 }

@@ -186,7 +186,9 @@ impl Shared {
     fn keep_image(&self) {
         let mut last_checkpoint = self.store.clock().monotonic();
         while self.wait_for_image_work() {
-            if self.image_step(&mut last_checkpoint).is_err() {
+            if let Err(error) = self.image_step(&mut last_checkpoint) {
+                // Whatever it was, nobody serves the image from here on: that must not pass unnoticed.
+                self.store.give_up(error);
                 return self.observer.observe(StoreEvent::Failed);
             }
         }

@@ -15,7 +15,11 @@ mod store;
 mod files;
 mod keeper;
 #[cfg(test)]
+mod files_tests;
+#[cfg(test)]
 mod test_disk;
+#[cfg(test)]
+mod test_faults;
 
 pub use block_map::BlockMap;
 pub use clock::{Clock, SystemClock};

@@ -1,5 +1,6 @@
 //! Limits of the storage layer, each with the reason for its size.
 
+use farside_protocol::journal::limits as journal;
 use std::time::Duration;
 
 /// How long a change may stay non-durable while nobody asks for a flush: bounds the lag of remotes.
@@ -37,9 +38,9 @@ pub const DEFAULT_SEGMENT_BYTES: u32 = 4 << 20;
 /// Smallest journal.
 pub const MIN_JOURNAL_BYTES: u64 = 1 << 20;
 /// Largest journal.
-pub const MAX_JOURNAL_BYTES: u64 = 1 << 50;
+pub const MAX_JOURNAL_BYTES: u64 = journal::MAX_RING_BYTES;
 /// Largest volume.
-pub const MAX_VOLUME_BYTES: u64 = 1 << 50;
+pub const MAX_VOLUME_BYTES: u64 = journal::MAX_VOLUME_BYTES;
 /// Zeroes written at once where a device cannot zero by itself.
 pub const ZERO_BUFFER_BYTES: usize = 1 << 20;
 /// Largest small file that is read whole.

@@ -76,6 +76,13 @@ impl TestDisk {
         self.content.lock().current.clone()
     }
 
+    /// Writes behind the back of whoever uses the disk, durably.
+    pub(crate) fn plant(&self, offset: usize, bytes: &[u8]) {
+        let mut content = self.content.lock();
+        content.current[offset..offset + bytes.len()].copy_from_slice(bytes);
+        content.durable[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
     pub(crate) fn flip(&self, offset: usize) {
         let mut content = self.content.lock();
         content.current[offset] ^= 0x10;

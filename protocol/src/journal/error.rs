@@ -1,6 +1,6 @@
 //! Why bytes are not a chunk or superblock of ours.
 
-use crate::fields::Truncated;
+use crate::fields::{Reader, Truncated};
 
 /// What is wrong with a meta-data block or superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,5 +25,14 @@ pub enum FormatError {
 impl From<Truncated> for FormatError {
     fn from(_: Truncated) -> Self {
         Self::Truncated
+    }
+}
+
+/// Takes `count` reserved bytes, which every writer of version 1 leaves zero.
+pub(super) fn take_zeroes(from: &mut Reader<'_>, count: usize) -> Result<(), FormatError> {
+    if from.bytes(count)?.iter().all(|byte| *byte == 0) {
+        Ok(())
+    } else {
+        Err(FormatError::Field("reserved bytes"))
     }
 }

@@ -30,6 +30,13 @@ pub const MAX_SEGMENT_BYTES: u32 = 64 << 20;
 pub const MIN_SEGMENTS: u32 = 4;
 /// Consumers (remotes) a journal can keep a position for.
 pub const MAX_CONSUMERS: usize = 8;
+/// Largest volume.
+pub const MAX_VOLUME_BYTES: u64 = 1 << 50;
+/// Largest ring.
+pub const MAX_RING_BYTES: u64 = 1 << 50;
+/// Addresses, sequences, record numbers, epochs and starts stay below this: no journal lives long enough to get
+/// there, and arithmetic on what a decoder accepted cannot overflow.
+pub const MAX_POSITION: u64 = 1 << 61;
 /// Longest name of a volume or consumer in bytes.
 pub const NAME_BYTES: usize = 32;
 

@@ -10,6 +10,8 @@ mod what;
 mod place;
 mod superblock;
 mod block_map;
+#[cfg(test)]
+mod tests;
 
 pub use block_map::{BLOCK_MAP_HEADER_BYTES, BlockMapHeader};
 pub use error::FormatError;

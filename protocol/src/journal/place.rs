@@ -22,14 +22,16 @@
 //! | 80 | 44 | zero |
 //! | 124 | 4 | crc32c of bytes 0..124 |
 
-use super::error::FormatError;
-use super::limits::{WHERE_BYTES, WHERE_OFFSET};
+use super::error::{FormatError, take_zeroes};
+use super::limits::{MAX_POSITION, WHERE_BYTES, WHERE_OFFSET};
 use crate::fields::{Reader, Writer};
 use uuid::Uuid;
 
 const MAGIC: &[u8; 4] = b"WHER";
+/// Version ladder of *where* parts: 1 is the first.
 const VERSION: u16 = 1;
 const CHECKSUM_OFFSET: usize = WHERE_BYTES - 4;
+const RESERVED_BYTES: usize = 44;
 
 /// Where one journal keeps a chunk, and what it knew then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl Place {
             .u64(self.mirrored)
             .u64(self.durable)
             .u64(self.acked);
-        to.zeroes(44);
+        to.zeroes(RESERVED_BYTES);
         let checksum = crc32c::crc32c(part.get(..CHECKSUM_OFFSET).unwrap_or(&[]));
         if let Some(field) = part.get_mut(CHECKSUM_OFFSET..) {
             Writer::new(field).u32(checksum);
@@ -99,13 +101,18 @@ impl Place {
         if version != VERSION {
             return Err(FormatError::Version(version, VERSION));
         }
-        let _zero = from.u16()?;
-        let (journal, address, sequence) = (from.uuid()?, from.u64()?, from.u64()?);
-        let (what_checksum, _zero) = (from.u32()?, from.u32()?);
-        let (tail, mirrored, durable, acked) = (from.u64()?, from.u64()?, from.u64()?, from.u64()?);
         let stored = Reader::new(part.get(CHECKSUM_OFFSET..).unwrap_or(&[])).u32()?;
         if stored != crc32c::crc32c(part.get(..CHECKSUM_OFFSET).unwrap_or(&[])) {
             return Err(FormatError::Checksum);
+        }
+        take_zeroes(&mut from, 2)?;
+        let (journal, address, sequence) = (from.uuid()?, from.u64()?, from.u64()?);
+        let what_checksum = from.u32()?;
+        take_zeroes(&mut from, 4)?;
+        let (tail, mirrored, durable, acked) = (from.u64()?, from.u64()?, from.u64()?, from.u64()?);
+        take_zeroes(&mut from, RESERVED_BYTES)?;
+        if tail > mirrored || mirrored > durable || address > MAX_POSITION {
+            return Err(FormatError::Field("positions"));
         }
         Ok(Self {
             journal,

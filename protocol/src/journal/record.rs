@@ -99,6 +99,9 @@ impl Record {
         if offset.checked_add(u64::from(length)).is_none() || (length == 0) != empty_ok {
             return Err(FormatError::Field("record range"));
         }
+        if kind != RecordKind::Write && checksum != 0 {
+            return Err(FormatError::Field("record checksum"));
+        }
         Ok(Self {
             offset,
             length,

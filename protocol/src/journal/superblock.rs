@@ -37,11 +37,13 @@
 //! A point is address, sequence, record, epoch, sealing time (8 bytes each), *what* checksum (4),
 //! zero (4), blocks and bytes changed so far (8 each).
 
-use super::error::FormatError;
+use super::error::{FormatError, take_zeroes};
 use super::limits::{
-    BLOCK_BYTES, MAX_CONSUMERS, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, NAME_BYTES, RING_OFFSET,
+    BLOCK_BYTES, BLOCK_BYTES_U64, MAX_CONSUMERS, MAX_POSITION, MAX_RING_BYTES, MAX_SEGMENT_BYTES,
+    MAX_VOLUME_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, NAME_BYTES, RING_OFFSET,
 };
 use crate::fields::{Reader, Writer};
+use crate::link::name_is_valid;
 use uuid::Uuid;
 
 const MAGIC: &[u8; 8] = b"FARSIDEJ";
@@ -255,7 +257,11 @@ impl Superblock {
             return Err(FormatError::Version(version, JOURNAL_VERSION));
         }
         let superblock = Self::decode_fields(&mut from)?;
+        let unused = from.rest().len().saturating_sub(4);
+        take_zeroes(&mut from, unused)?;
         superblock.check_geometry()?;
+        superblock.check_positions()?;
+        superblock.check_consumers()?;
         Ok(superblock)
     }
 
@@ -269,6 +275,9 @@ impl Superblock {
 
     fn decode_fields(from: &mut Reader<'_>) -> Result<Self, FormatError> {
         let (role, flags, generation) = (decode_role(from.u16()?)?, from.u32()?, from.u64()?);
+        if flags & !FLAG_CLEAN != 0 {
+            return Err(FormatError::Field("flags"));
+        }
         let (journal, volume, volume_bytes) = (from.uuid()?, from.uuid()?, from.u64()?);
         let (segment_bytes, segment_count, created_at_us) = (from.u32()?, from.u32()?, from.u64()?);
         let (epoch, starts) = (from.u64()?, from.u64()?);
@@ -276,14 +285,15 @@ impl Superblock {
         let (copy, window_segments) = (decode_copy(from.u32()?)?, from.u32()?);
         let (copy_offset, consistent_from) = (from.u64()?, from.u64()?);
         let name = take_name(from)?;
-        from.bytes(CONSUMER_PAD)?;
+        take_zeroes(from, CONSUMER_PAD)?;
         let source = from.uuid()?;
         let totals = Totals {
             written: from.u64()?,
             sent: from.u64()?,
             received: from.u64()?,
         };
-        let (count, _zero) = (from.u32()?, from.u32()?);
+        let count = from.u32()?;
+        take_zeroes(from, 4)?;
         if usize::try_from(count).map_or(true, |count| count > MAX_CONSUMERS) {
             return Err(FormatError::Field("consumers"));
         }
@@ -327,17 +337,49 @@ impl Superblock {
         if self.window_segments == 0 || self.window_segments > self.segment_count {
             return Err(FormatError::Field("window"));
         }
-        if self.epoch == 0 || self.volume_bytes == 0 {
-            return Err(FormatError::Field("epoch or volume size"));
-        }
-        let ordered =
-            self.tail.address <= self.mirrored.address && self.tail.sequence <= self.mirrored.sequence;
-        let used = self.head.address.saturating_sub(self.tail.address);
-        if !ordered || self.mirrored.address > self.head.address || used > self.ring_bytes() {
-            return Err(FormatError::Field("positions"));
+        if self.volume_bytes == 0
+            || self.volume_bytes > MAX_VOLUME_BYTES
+            || self.ring_bytes() > MAX_RING_BYTES
+        {
+            return Err(FormatError::Field("volume or ring size"));
         }
         Ok(())
     }
+
+    fn check_positions(&self) -> Result<(), FormatError> {
+        let points = [&self.tail, &self.mirrored, &self.head];
+        let ordered = points
+            .is_sorted_by(|a, b| a.address <= b.address && a.sequence <= b.sequence && a.record <= b.record);
+        let used = self.head.address.saturating_sub(self.tail.address);
+        if !ordered || used > self.ring_bytes() || !points.into_iter().all(point_is_valid) {
+            return Err(FormatError::Field("positions"));
+        }
+        if self.epoch == 0 || self.epoch > MAX_POSITION || self.starts > MAX_POSITION {
+            return Err(FormatError::Field("epoch or starts"));
+        }
+        if self.generation > MAX_POSITION || self.copy_offset > self.volume_bytes {
+            return Err(FormatError::Field("generation or copy"));
+        }
+        Ok(())
+    }
+
+    fn check_consumers(&self) -> Result<(), FormatError> {
+        for (index, slot) in self.consumers.iter().enumerate() {
+            let before = self.consumers.iter().take(index);
+            if !point_is_valid(&slot.acked) || before.into_iter().any(|other| other.name == slot.name) {
+                return Err(FormatError::Field("consumers"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a point can be one of a journal: chunks begin and end at multiples of the block, and each has a record.
+fn point_is_valid(point: &ChainPoint) -> bool {
+    let numbers = [point.address, point.sequence, point.record, point.epoch];
+    numbers.iter().all(|number| *number <= MAX_POSITION)
+        && point.address.is_multiple_of(BLOCK_BYTES_U64)
+        && point.sequence <= point.record
 }
 
 fn put_point(to: &mut Writer<'_>, point: &ChainPoint) {
@@ -354,7 +396,8 @@ fn put_point(to: &mut Writer<'_>, point: &ChainPoint) {
 
 fn take_point(from: &mut Reader<'_>) -> Result<ChainPoint, FormatError> {
     let (address, sequence, record, epoch) = (from.u64()?, from.u64()?, from.u64()?, from.u64()?);
-    let (sealed_at_us, checksum, _zero) = (from.u64()?, from.u32()?, from.u32()?);
+    let (sealed_at_us, checksum) = (from.u64()?, from.u32()?);
+    take_zeroes(from, 4)?;
     let (blocks, bytes) = (from.u64()?, from.u64()?);
     Ok(ChainPoint {
         address,
@@ -378,15 +421,20 @@ fn put_name(to: &mut Writer<'_>, name: &str) {
 fn take_name(from: &mut Reader<'_>) -> Result<String, FormatError> {
     let length = usize::from(from.u8()?);
     let field = from.bytes(NAME_BYTES)?;
-    let name = field.get(..length).ok_or(FormatError::Field("name"))?;
+    let (name, rest) = field.split_at_checked(length).ok_or(FormatError::Field("name"))?;
     let name = std::str::from_utf8(name).map_err(|_| FormatError::Field("name"))?;
+    // Names become file names.
+    if !name_is_valid(name) || rest.iter().any(|byte| *byte != 0) {
+        return Err(FormatError::Field("name"));
+    }
     Ok(name.to_owned())
 }
 
 fn take_consumer(from: &mut Reader<'_>) -> Result<ConsumerSlot, FormatError> {
     let name = take_name(from)?;
-    from.bytes(CONSUMER_PAD)?;
-    let (state, _zero) = (from.u32()?, from.u32()?);
+    take_zeroes(from, CONSUMER_PAD)?;
+    let state = from.u32()?;
+    take_zeroes(from, 4)?;
     let state = match state {
         0 => ConsumerState::NeedsCopy,
         1 => ConsumerState::Copying,

@@ -22,8 +22,10 @@
 //! | 88 | 8 | bytes changed by all records before this chunk |
 //! | 96 | 24 x n | table of records |
 
-use super::error::FormatError;
-use super::limits::{BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_RECORDS, RECORD_BYTES, WHAT_HEADER_BYTES};
+use super::error::{FormatError, take_zeroes};
+use super::limits::{
+    BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_POSITION, MAX_RECORDS, RECORD_BYTES, WHAT_HEADER_BYTES,
+};
 use super::record::Record;
 use crate::fields::{Reader, Writer};
 use uuid::Uuid;
@@ -142,42 +144,45 @@ impl<'a> What<'a> {
         if version != CHUNK_VERSION {
             return Err(FormatError::Version(version, CHUNK_VERSION));
         }
-        let (length, count, _zero) = (usize::from(from.u16()?), usize::from(from.u16()?), from.u16()?);
+        let (length, count) = (usize::from(from.u16()?), usize::from(from.u16()?));
         if count == 0 || count > MAX_RECORDS || length != what_bytes(count) {
             return Err(FormatError::Field("record count"));
         }
         let part = bytes.get(..length).ok_or(FormatError::Truncated)?;
-        let header = ChunkHeader {
-            volume: from.uuid()?,
-            epoch: from.u64()?,
-            sequence: from.u64()?,
-            first_record: from.u64()?,
-            sealed_at_us: from.u64()?,
-            previous_checksum: 0,
-            blocks_before: 0,
-            bytes_before: 0,
-        };
-        let (data_bytes, previous_checksum, checksum) = (from.u32()?, from.u32()?, from.u32()?);
-        let (_zero, blocks_before, bytes_before) = (from.u32()?, from.u64()?, from.u64()?);
-        if checksum != part_checksum(part) {
+        let stored = Reader::new(part.get(CHECKSUM_OFFSET..).unwrap_or(&[])).u32()?;
+        if stored != part_checksum(part) {
             return Err(FormatError::Checksum);
         }
-        let table = part.get(WHAT_HEADER_BYTES..).ok_or(FormatError::Truncated)?;
+        take_zeroes(&mut from, 2)?;
+        let what = Self::decode_fields(&mut from, part)?;
+        what.check_fields()?;
+        Ok(what)
+    }
+
+    /// Takes what follows the counts from `from`; `part` is the whole *what* part.
+    fn decode_fields(from: &mut Reader<'a>, part: &'a [u8]) -> Result<Self, FormatError> {
+        let (volume, epoch, sequence, first_record) = (from.uuid()?, from.u64()?, from.u64()?, from.u64()?);
+        let (sealed_at_us, data_bytes) = (from.u64()?, from.u32()?);
+        let (previous_checksum, checksum) = (from.u32()?, from.u32()?);
+        take_zeroes(from, 4)?;
         let header = ChunkHeader {
+            volume,
+            epoch,
+            sequence,
+            first_record,
+            sealed_at_us,
             previous_checksum,
-            blocks_before,
-            bytes_before,
-            ..header
+            blocks_before: from.u64()?,
+            bytes_before: from.u64()?,
         };
-        let what = Self {
+        let table = from.rest().get(..part.len().saturating_sub(WHAT_HEADER_BYTES));
+        Ok(Self {
             header,
             checksum,
             data_bytes,
             bytes: part,
-            table,
-        };
-        what.check_fields()?;
-        Ok(what)
+            table: table.ok_or(FormatError::Truncated)?,
+        })
     }
 
     fn check_fields(&self) -> Result<(), FormatError> {
@@ -194,7 +199,8 @@ impl<'a> What<'a> {
             return Err(FormatError::Field("sequence"));
         }
         let count = u64::try_from(self.record_count()).unwrap_or(u64::MAX);
-        if header.sequence == u64::MAX || header.first_record.checked_add(count).is_none() {
+        let last = header.first_record.saturating_add(count);
+        if header.sequence > MAX_POSITION || last > MAX_POSITION || header.epoch > MAX_POSITION {
             return Err(FormatError::Field("sequence"));
         }
         Ok(())
@@ -234,17 +240,18 @@ impl<'a> What<'a> {
         stored_bytes(self.data_bytes)
     }
 
-    /// Whether every payload in `data` has the checksum its record names.
+    /// Whether `data` is the payloads, no more and no less, and each has the checksum its record names.
     #[must_use]
     pub fn data_is_intact(&self, data: &[u8]) -> bool {
         let mut from = Reader::new(data);
-        self.records().all(|record| {
+        let intact = self.records().all(|record| {
             let bytes = usize::try_from(record.payload_bytes()).unwrap_or(usize::MAX);
             bytes == 0
                 || from
                     .bytes(bytes)
                     .is_ok_and(|payload| crc32c::crc32c(payload) == record.checksum)
-        })
+        });
+        intact && from.rest().is_empty()
     }
 }
 

@@ -7,7 +7,7 @@ use super::layout::Layout;
 use crate::device::Device;
 use crate::error::StorageError;
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
-use farside_protocol::journal::{ChainPoint, FormatError, Place, What};
+use farside_protocol::journal::{ChainPoint, FormatError, Place, What, stored_bytes};
 use std::ops::Range;
 use uuid::Uuid;
 
@@ -66,8 +66,9 @@ pub(super) struct Ring<'a> {
 pub(crate) fn point_after(what: &What<'_>, address: u64) -> ChainPoint {
     let (mut blocks, mut bytes) = (what.header.blocks_before, what.header.bytes_before);
     for record in what.records() {
-        blocks += record.blocks();
-        bytes += u64::from(record.length);
+        // Trims of the whole volume can take these sums anywhere; they are for people, the chain does without.
+        blocks = u64::saturating_add(blocks, record.blocks());
+        bytes = u64::saturating_add(bytes, u64::from(record.length));
     }
     ChainPoint {
         blocks,
@@ -100,8 +101,8 @@ pub(super) fn point_before(what: &What<'_>, address: u64) -> ChainPoint {
 /// Whether a chunk continues the chain at a point.
 pub(crate) fn continues(point: &ChainPoint, what: &What<'_>) -> bool {
     let header = &what.header;
-    header.sequence == point.sequence + 1
-        && header.first_record == point.record + 1
+    point.sequence.checked_add(1) == Some(header.sequence)
+        && point.record.checked_add(1) == Some(header.first_record)
         && header.previous_checksum == point.checksum
         && header.epoch >= point.epoch
 }
@@ -168,6 +169,8 @@ impl Ring<'_> {
         max_bytes: usize,
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<ChunkSpan>, StorageError> {
+        let one_chunk = stored_bytes(self.layout.max_data_bytes());
+        let max_bytes = max_bytes.max(usize::try_from(one_chunk).unwrap_or(usize::MAX));
         for address in self.candidates(from).filter(|address| *address < limit) {
             let end = self.layout.segment_end(address).min(limit);
             let length = usize::try_from(end - address)

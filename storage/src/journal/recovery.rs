@@ -16,8 +16,8 @@ use super::layout::Layout;
 use super::reader::{Found, Ring, continues, point_after, point_before};
 use crate::device::Device;
 use crate::error::StorageError;
-use farside_protocol::journal::limits::BLOCK_BYTES;
-use farside_protocol::journal::{ChainPoint, Superblock, What};
+use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES};
+use farside_protocol::journal::{ChainPoint, Place, Superblock, What};
 
 /// What recovery found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,21 +208,49 @@ impl Search<'_> {
         Ok(what.data_is_intact(&self.data))
     }
 
-    /// Whether a chunk beyond the head says that more was durable than the head holds.
+    /// Whether a chunk beyond the head says that more was durable than the head holds. Every block of the two
+    /// segments in which the next chunk may stand is looked at, then the first of each segment of the window.
     fn contradiction(&mut self, head: &ChainPoint, tail: &ChainPoint) -> Result<bool, StorageError> {
         let layout = self.ring.layout;
         let last = layout.segment_of(tail.address) + layout.segment_count;
-        let from = layout.segment_of(head.address) + 1;
-        for segment in from..=last.min(from + layout.window_segments + 1) {
-            if let Found::Chunk(place) = self.look(layout.segment_start(segment))?
-                && place.sequence > head.sequence
-                && place.durable > head.record
-            {
+        let here = layout.segment_of(head.address);
+        if self.segment_contradicts(head.address, head)?
+            || self.segment_contradicts(layout.segment_start(here + 1), head)?
+        {
+            return Ok(true);
+        }
+        for segment in here + 2..=last.min(here + layout.window_segments + 2) {
+            let found = self.look(layout.segment_start(segment))?;
+            if matches!(found, Found::Chunk(place) if contradicts(&place, head)) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
+
+    /// Looks at every block from `address` to the end of its segment.
+    fn segment_contradicts(&mut self, address: u64, head: &ChainPoint) -> Result<bool, StorageError> {
+        let (layout, end) = (self.ring.layout, self.ring.layout.segment_end(address));
+        let mut at = address;
+        while at < end {
+            let length = (end - at).min(u64::from(MAX_CHUNK_DATA_BYTES));
+            self.data.resize(usize::try_from(length).unwrap_or(0), 0);
+            self.ring.device.read_at(&mut self.data, layout.file_offset(at))?;
+            for block in self.data.as_chunks::<BLOCK_BYTES>().0 {
+                self.blocks_read += 1;
+                let judged = self.ring.judge(block, at);
+                if judged.is_ok_and(|(_, place)| contradicts(&place, head)) {
+                    return Ok(true);
+                }
+                at += BLOCK_BYTES_U64;
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn contradicts(place: &Place, head: &ChainPoint) -> bool {
+    place.sequence > head.sequence && place.durable > head.record
 }
 
 #[cfg(test)]

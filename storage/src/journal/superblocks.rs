@@ -29,7 +29,11 @@ pub fn load_superblock(device: &dyn Device) -> Result<Superblock, StorageError> 
             Err(version @ FormatError::Version(..)) => {
                 return Err(StorageError::format(device.name(), offset, version));
             }
-            Err(error) => worst = worst.or(Some(claimed_version(&block).unwrap_or(error))),
+            // A copy that once was ours says more than one that never was.
+            Err(error) => {
+                let error = claimed_version(&block).unwrap_or(error);
+                worst = worst.filter(|worst| *worst != FormatError::Magic).or(Some(error));
+            }
         }
     }
     match (newest, worst) {

@@ -26,7 +26,7 @@ impl Store {
             }
             state.points.journaled
         };
-        self.guard(self.journal.device.sync())?;
+        self.sync_journal()?;
         let mut state = self.state.lock();
         state.points.durable = target;
         state.counters.syncs += 1;
@@ -41,14 +41,26 @@ impl Store {
     pub fn checkpoint(&self) -> Result<(), StorageError> {
         let mut superblock = self.superblock.lock();
         self.check_usable()?;
-        let (applied, copied) = {
-            let state = self.state.lock();
-            (state.points.applied, state.copy.written)
+        // Taken before the maps are written: a consumer that is cut loose meanwhile still holds the tail in this
+        // checkpoint, because its map on disk lacks what the tail would give up.
+        let (copied, maps) = {
+            let mut state = self.state.lock();
+            superblock.mirrored = state.points.applied;
+            superblock.tail = state.next_tail(state.points.applied);
+            superblock.consumers = state.consumers.iter().map(slot).collect();
+            let changed = state.consumers.iter_mut();
+            let maps: Vec<_> = changed
+                .filter_map(|consumer| consumer.map.take_changed())
+                .collect();
+            (state.copy.written, maps)
         };
         self.guard(self.image.sync())?;
-        self.persist_maps()?;
-        self.update_superblock(&mut superblock, applied, copied);
-        self.guard(self.write_superblock(&mut superblock))?;
+        // Outside the lock, so that host I/O goes on meanwhile.
+        for map in maps {
+            self.guard(map.persist())?;
+        }
+        self.update_superblock(&mut superblock, copied);
+        self.write_superblock(&mut superblock)?;
         self.adopt(&superblock);
         Ok(())
     }
@@ -101,41 +113,24 @@ impl Store {
     pub(super) fn persist(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), StorageError> {
         let mut superblock = self.superblock.lock();
         change(&mut superblock);
-        self.guard(self.write_superblock(&mut superblock))
+        self.write_superblock(&mut superblock)
     }
 
     pub(super) fn write_superblock(&self, superblock: &mut Superblock) -> Result<(), StorageError> {
         superblock.generation += 1;
-        store_superblock(self.journal.device.as_ref(), superblock)?;
-        self.journal.device.sync()
+        self.guard(store_superblock(self.journal.device.as_ref(), superblock))?;
+        self.sync_journal()
     }
 
-    fn persist_maps(&self) -> Result<(), StorageError> {
-        // Taken out of the lock one by one: a map is at most 2 MiB, and writes go on meanwhile.
-        let count = self.state.lock().consumers.len();
-        for index in 0..count {
-            let mut state = self.state.lock();
-            if let Some(consumer) = state.consumers.get_mut(index) {
-                let persisted = consumer.map.persist();
-                drop(state);
-                self.guard(persisted)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn update_superblock(&self, superblock: &mut Superblock, mirrored: ChainPoint, copied: u64) {
+    fn update_superblock(&self, superblock: &mut Superblock, copied: u64) {
         let mut state = self.state.lock();
-        superblock.mirrored = mirrored;
-        superblock.tail = state.next_tail(mirrored);
         superblock.head = state.points.durable;
         superblock.totals = state.totals();
-        superblock.consumers = state.consumers.iter().map(slot).collect();
         if state.copy.state == CopyState::Copying {
             superblock.copy_offset = copied;
             superblock.consistent_from = state.copy.consistent_from;
             let whole = copied == superblock.volume_bytes && state.copy.consistent_from_known();
-            if whole && mirrored.record >= state.copy.consistent_from {
+            if whole && superblock.mirrored.record >= state.copy.consistent_from {
                 superblock.copy = CopyState::Complete;
             }
         }

@@ -6,6 +6,7 @@ use crate::block_map::BlockMap;
 use crate::device::Device;
 use crate::error::StorageError;
 use crate::journal::{ChunkSpan, ReadError};
+use farside_protocol::journal::limits::MAX_CONSUMERS;
 use farside_protocol::journal::{ChainPoint, ConsumerState, RecordKind, What};
 use std::sync::Arc;
 
@@ -43,6 +44,12 @@ impl Store {
     /// # Errors
     /// [`StorageError`]; also when there are too many.
     pub fn add_consumer(&self, name: &str, map: Arc<dyn Device>) -> Result<(), StorageError> {
+        let known = self.state.lock().consumers.len();
+        if known >= MAX_CONSUMERS || self.consumer(name).is_some() {
+            let text =
+                format!("has {known} remotes; {name} is one of them, or one more than {MAX_CONSUMERS}");
+            return Err(StorageError::refused(self.name(), text));
+        }
         let mut map = BlockMap::open(map, self.journal.volume, self.volume_bytes())?;
         map.mark(0, self.volume_bytes());
         let consumer = Consumer {
@@ -171,28 +178,33 @@ impl Store {
 
     /// Cuts loose all consumers confirmed up to an address below `below`: what they miss goes to their maps.
     pub(super) fn cut_loose(&self, below: u64) -> Result<Vec<String>, StorageError> {
-        let behind: Vec<(String, ChainPoint)> = {
+        let behind: Vec<(String, ConsumerState, ChainPoint)> = {
             let state = self.state.lock();
             let behind = state.holders().filter(|consumer| consumer.acked.address < below);
             behind
-                .map(|consumer| (consumer.name.clone(), consumer.acked))
+                .map(|consumer| (consumer.name.clone(), consumer.state, consumer.acked))
                 .collect()
         };
-        for (name, acked) in &behind {
+        for (name, was, acked) in &behind {
             // The long walk first, while the host goes on; then the little that came meanwhile, with appends held.
             let walked = self.mark_missed(name, *acked, self.points().journaled)?;
             let _appender = self.appender.lock();
-            self.mark_missed(name, walked, self.points().journaled)?;
+            let journaled = self.points().journaled;
+            let reached = self.mark_missed(name, walked, journaled)?;
             let mut state = self.state.lock();
-            let volume_bytes = self.volume_bytes();
-            let consumer = find(&mut state.consumers, name, self.name())?;
-            // An interrupted copy leaves no base to which marked blocks could be added.
-            if consumer.state == ConsumerState::Copying {
-                consumer.map.mark(0, volume_bytes);
+            // Removed meanwhile: nothing holds the tail for it any more.
+            let Ok(consumer) = find(&mut state.consumers, name, self.name()) else {
+                continue;
+            };
+            // An interrupted copy leaves no base to which marked blocks could be added, and the end of one
+            // clears the map that was being marked.
+            let untouched = *was == ConsumerState::Attached && consumer.state == ConsumerState::Attached;
+            if !untouched || reached.address != journaled.address {
+                consumer.map.mark(0, self.volume_bytes);
             }
             consumer.state = ConsumerState::NeedsCopy;
         }
-        Ok(behind.into_iter().map(|(name, _)| name).collect())
+        Ok(behind.into_iter().map(|(name, ..)| name).collect())
     }
 
     /// Marks what the records between two points change; returns the point reached.

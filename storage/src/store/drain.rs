@@ -36,9 +36,11 @@ impl Store {
             return Ok(false);
         }
         let Drain { buffer, merged } = &mut *drain;
-        let spans = self
+        // A durable chunk that cannot be read ends the way of the image for good, like a failed write.
+        let read = self
             .journal
-            .read_run(&from, limit.address, DRAIN_BATCH_BYTES, buffer)?;
+            .read_run(&from, limit.address, DRAIN_BATCH_BYTES, buffer);
+        let spans = self.guard(read)?;
         let Some(last) = spans.last().map(|span| span.after) else {
             return Err(self.fail(self.lost_chunk(&from)));
         };
@@ -80,6 +82,14 @@ impl Store {
             }
             let mut data = span.address + BLOCK_BYTES_U64;
             for record in what.records() {
+                if record.end() > self.volume_bytes {
+                    return Err(damaged(format!(
+                        "chunk {} changes byte {} of a volume of {} bytes",
+                        what.header.sequence,
+                        record.end(),
+                        self.volume_bytes
+                    )));
+                }
                 let source = match record.kind {
                     RecordKind::Write => Source::Journal(data),
                     RecordKind::Trim => Source::Zero {

@@ -5,7 +5,7 @@
 //! and gives ring space back; [`Store::relieve`] decides when. Each is a plain call that blocks on its device
 //! only; who calls them, and on which threads, is decided outside. Any of them may run at the same time.
 //!
-//! Order of locks: drain, sync gate, appender, superblock, state. A failed write or sync is
+//! Order of locks: drain, sync gate, appender, superblock, state, journal sync. A failed write or sync is
 //! final: it is latched, and every later call says so.
 
 mod core;
@@ -19,6 +19,10 @@ mod replica;
 mod open;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod stress_tests;
 
 use crate::clock::Clock;
 use crate::device::Device;
@@ -51,6 +55,8 @@ pub struct Store {
     appender: Mutex<Appender>,
     drain: Mutex<Drain>,
     sync_gate: Mutex<()>,
+    /// Held from the beginning of a journal sync until its failure, if any, is latched.
+    journal_sync: Mutex<()>,
     superblock: Mutex<Superblock>,
     state: Mutex<State>,
     /// Odd while the image is being written; changes with every batch.
@@ -170,6 +176,22 @@ impl Store {
             self.failed.store(true, Ordering::Release);
         }
         error
+    }
+
+    /// Makes the journal durable. One at a time, and none after a failure: the operating system reports a lost
+    /// write to one sync only, so that a second one running beside it would succeed and acknowledge what is lost.
+    fn sync_journal(&self) -> Result<(), StorageError> {
+        let _one = self.journal_sync.lock();
+        if let Some(problem) = self.failure() {
+            let name = self.name.clone();
+            return Err(StorageError::Failed { name, problem });
+        }
+        self.guard(self.journal.device.sync())
+    }
+
+    /// Degrades the store for a failure that its own steps did not latch, such as a read the image depends on.
+    pub(crate) fn give_up(&self, error: StorageError) -> StorageError {
+        self.fail(error)
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {

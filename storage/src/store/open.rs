@@ -137,6 +137,7 @@ impl Store {
             appender: Mutex::new(Appender::new(recovered.head, superblock.epoch)),
             drain: Mutex::new(Drain::default()),
             sync_gate: Mutex::new(()),
+            journal_sync: Mutex::new(()),
             state: Mutex::new(state),
             image_generation: AtomicU64::new(0),
             tail_address: AtomicU64::new(superblock.tail.address),
@@ -152,7 +153,9 @@ impl Store {
             superblock: Mutex::new(superblock),
         };
         store.journal.erase_false_successors(&recovered.head)?;
-        // What recovery read may be in the page cache only: durable from here on.
+        // What recovery read may be in the page cache only. It has to be durable before the superblock names it,
+        // or a power loss in between would make the journal end before the head that the superblock promises.
+        store.sync_journal()?;
         store.persist(|_| {})?;
         store.take_up_pending()?;
         store.mark_missed_by_consumers()?;
@@ -212,9 +215,13 @@ fn opening_state(
 ) -> Result<State, StorageError> {
     let mut consumers = Vec::new();
     for (slot, map) in superblock.consumers.iter().zip(maps) {
-        let map = BlockMap::open(map, superblock.volume, superblock.volume_bytes)?;
+        let mut map = BlockMap::open(map, superblock.volume, superblock.volume_bytes)?;
         // A consumer without a copy starts over; one in the middle of it goes on.
-        let state = if slot.acked.record < superblock.tail.record {
+        let lost = slot.state != ConsumerState::NeedsCopy && slot.acked.record < superblock.tail.record;
+        if lost {
+            map.mark(0, superblock.volume_bytes);
+        }
+        let state = if lost {
             ConsumerState::NeedsCopy
         } else {
             slot.state

@@ -7,6 +7,7 @@
 use super::Store;
 use super::state::CopyProgress;
 use crate::error::StorageError;
+use farside_protocol::journal::limits::MAX_POSITION;
 use farside_protocol::journal::{ChainPoint, CopyState};
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
@@ -40,8 +41,17 @@ impl Store {
         let mut appender = self.appender.lock();
         let mut superblock = self.superblock.lock();
         self.check_usable()?;
-        // Addresses only grow, so that nothing of the old history can ever pass for the new one.
-        let address = self.journal.layout.segment_end(appender.head.address.max(1) - 1);
+        if base.sequence > base.record || base.record > MAX_POSITION || base.epoch > MAX_POSITION {
+            let text =
+                "the sender named a position that no journal can have; check that both run the same version";
+            return Err(StorageError::refused(self.name(), text));
+        }
+        // Addresses only grow, so that nothing of the old history can ever pass for the new one. Chunks that
+        // survived an earlier crash beyond its end reach a window further at most: the new history begins after
+        // those too, because they may call records durable that it does not have.
+        let layout = &self.journal.layout;
+        let address =
+            layout.segment_start(layout.segment_of(appender.head.address) + layout.window_segments + 2);
         let start = ChainPoint { address, ..*base };
         superblock.head = start;
         superblock.tail = start;
@@ -50,7 +60,7 @@ impl Store {
         superblock.copy_offset = 0;
         superblock.consistent_from = UNKNOWN;
         superblock.source = source;
-        self.guard(self.write_superblock(&mut superblock))?;
+        self.write_superblock(&mut superblock)?;
         appender.head = start;
         let mut state = self.state.lock();
         state.points = super::Points {

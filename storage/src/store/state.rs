@@ -123,8 +123,8 @@ impl State {
             {
                 consumer.map.mark(offset, end);
             }
-            self.counters.blocks += record.blocks();
-            self.counters.bytes += u64::from(record.length);
+            self.counters.blocks = self.counters.blocks.saturating_add(record.blocks());
+            self.counters.bytes = self.counters.bytes.saturating_add(u64::from(record.length));
         }
         self.counters.records += what.record_count() as u64;
         self.counters.chunks += 1;
@@ -167,9 +167,9 @@ impl State {
 
     pub(super) fn totals(&self) -> Totals {
         Totals {
-            written: self.totals.written + self.counters.blocks,
-            sent: self.totals.sent + self.counters.sent_blocks,
-            received: self.totals.received + self.counters.received_blocks,
+            written: self.totals.written.saturating_add(self.counters.blocks),
+            sent: self.totals.sent.saturating_add(self.counters.sent_blocks),
+            received: self.totals.received.saturating_add(self.counters.received_blocks),
         }
     }
 }
