@@ -221,7 +221,7 @@ fn create_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Res
 fn fill_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Result<(), StorageError> {
     let _ = std::fs::remove_file(path);
     let device = FileDevice::new(create_file(path)?, path)?;
-    let bytes = parameters.superblock(now_us).journal_bytes();
+    let bytes = parameters.journal_bytes;
     // Space is reserved now, so that a full disk shows here and not under a host's write.
     match rustix::fs::fallocate(device.file(), FallocateFlags::empty(), 0, bytes) {
         Ok(()) => {}

@@ -170,9 +170,11 @@ impl Ring<'_> {
     ) -> Result<Vec<ChunkSpan>, StorageError> {
         for address in self.candidates(from).filter(|address| *address < limit) {
             let end = self.layout.segment_end(address).min(limit);
+            // A limit smaller than a chunk still has to let one through.
+            let at_least = self.layout.max_data_bytes() as usize + BLOCK_BYTES;
             let length = usize::try_from(end - address)
                 .unwrap_or(usize::MAX)
-                .min(max_bytes);
+                .min(max_bytes.max(at_least));
             buffer.resize(length, 0);
             self.device.read_at(buffer, self.layout.file_offset(address))?;
             let spans = self.parse_run(from, address, buffer);
