@@ -15,9 +15,7 @@ use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
 use farside_protocol::link::limits::{
     COPY_DATA_BYTES, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
 };
-use farside_protocol::link::{
-    Ack, BeginCopy, CopyEnd, Hello, Message, Refusal, RefuseCode, Welcome, same_place,
-};
+use farside_protocol::link::{Ack, BeginCopy, CopyEnd, Message, Refusal, RefuseCode, Welcome, same_place};
 use std::collections::VecDeque;
 
 /// One session.
