@@ -244,3 +244,27 @@ fn silence_is_noticed_within_the_limit_and_idle_links_beat() {
         "a heartbeat every second"
     );
 }
+
+#[test]
+fn a_sender_that_lost_power_during_a_copy_never_puts_old_bytes_over_new_ones() {
+    let mut lost_in_copies = 0;
+    for seed in 1..150 {
+        let mut world = prepared(seed, 4);
+        world.connect();
+        let mut losses = 0;
+        for _ in 0..3000 {
+            world.step(true);
+            sound(&world);
+            let copying = world.session.as_ref().is_some_and(|s| *s.core.stage() == Stage::Copying);
+            if copying && losses < 5 && world.random.one_in(100) {
+                losses += 1;
+                world.volume.crash();
+                world.cut();
+                world.connect();
+            }
+        }
+        lost_in_copies += losses;
+        world.run_to_the_end();
+    }
+    assert!(lost_in_copies > 100, "power was lost only {lost_in_copies} times");
+}
