@@ -6,5 +6,5 @@ pub mod limits;
 pub mod sink;
 pub mod receiver;
 
-pub use receiver::{Receiver, ReceiverConfig, ReplicaLink};
+pub use receiver::{Receiver, ReceiverConfig, ReplicaLink, SessionError};
 pub use sink::{Replicas, Sink, SinkError, SinkState};

@@ -255,7 +255,10 @@ fn a_sender_that_lost_power_during_a_copy_never_puts_old_bytes_over_new_ones() {
         for _ in 0..3000 {
             world.step(true);
             sound(&world);
-            let copying = world.session.as_ref().is_some_and(|s| *s.core.stage() == Stage::Copying);
+            let copying = world
+                .session
+                .as_ref()
+                .is_some_and(|s| *s.core.stage() == Stage::Copying);
             if copying && losses < 5 && world.random.one_in(100) {
                 losses += 1;
                 world.volume.crash();
@@ -267,4 +270,63 @@ fn a_sender_that_lost_power_during_a_copy_never_puts_old_bytes_over_new_ones() {
         world.run_to_the_end();
     }
     assert!(lost_in_copies > 100, "power was lost only {lost_in_copies} times");
+}
+
+#[test]
+fn a_hostile_remote_cannot_make_the_sender_panic_or_believe_it() {
+    use farside::link::events::Input;
+    use farside_protocol::journal::ChainPoint;
+    use farside_protocol::link::Ack;
+    let (mut refused, mut runs) = (0, 0);
+    for seed in 1..400 {
+        let mut world = prepared(seed, 6);
+        world.connect();
+        for _ in 0..400 {
+            world.step(true);
+            if !world.random.one_in(60) {
+                continue;
+            }
+            let durable = world.volume.points().durable;
+            let mut received = if world.random.one_in(2) {
+                world
+                    .volume
+                    .state()
+                    .chunks
+                    .last()
+                    .map_or(durable, |chunk| chunk.after)
+            } else {
+                world.replica.state().received
+            };
+            match world.random.below(4) {
+                0 => received.checksum ^= 1,
+                1 => {
+                    received = ChainPoint {
+                        sequence: u64::MAX,
+                        record: u64::MAX,
+                        ..received
+                    }
+                }
+                2 => received = ChainPoint::default(),
+                _ => {}
+            }
+            let ack = Ack {
+                received,
+                applied: world.random.below(3) * (u64::MAX / 4),
+                copy_offset: world.random.below(200 << 10),
+                copy: [CopyState::Empty, CopyState::Copying, CopyState::Complete]
+                    [world.random.below(3) as usize],
+                begun: world.random.one_in(2),
+            };
+            world.input(Input::Ack(ack));
+        }
+        runs += 1;
+        let session = world.session.as_ref();
+        if matches!(
+            session.and_then(|s| s.closed.as_ref()),
+            Some(CloseReason::Protocol(_))
+        ) {
+            refused += 1;
+        }
+    }
+    assert!(refused * 2 > runs, "only {refused} of {runs} were noticed");
 }

@@ -37,7 +37,9 @@ pub(crate) struct Inner {
     /// Up to here a replay writes what the image held before, so it is no state of the volume until there.
     recovering_to: u64,
     pub(crate) begun: u64,
+    /// Chunks since the last copy was begun, and where that was.
     pub(crate) appends: u64,
+    pub(crate) base: ChainPoint,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,7 @@ impl Replica {
             recovering_to: 0,
             begun: 0,
             appends: 0,
+            base: none,
         };
         Self {
             inner: Mutex::new(inner),
@@ -93,6 +96,10 @@ impl Replica {
         }
         drop(inner);
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn state_copy(&self) -> CopyState {
+        self.inner().copy
     }
 
     pub(crate) fn sync_journal(&self) {
@@ -224,6 +231,8 @@ impl Sink for Replica {
             inner.copied = 0;
             inner.consistent_from = None;
             inner.begun += 1;
+            inner.appends = 0;
+            inner.base = base;
             inner.checkpoint();
         });
         Ok(())
