@@ -102,6 +102,12 @@ impl Replica {
         self.inner().copy
     }
 
+    /// The copy's end was told, but the replica is not complete yet.
+    pub(crate) fn end_is_open(&self) -> bool {
+        let inner = self.inner();
+        inner.copy == CopyState::Copying && inner.consistent_from.is_some()
+    }
+
     pub(crate) fn sync_journal(&self) {
         self.act(|inner| inner.received = inner.appended);
     }
@@ -268,6 +274,8 @@ impl Sink for Replica {
     async fn write_copy(&self, offset: u64, data: &[u8]) -> Result<(), SinkError> {
         self.act(|inner| {
             assert_eq!(offset, inner.copied);
+            // An end told before was about other bytes.
+            inner.consistent_from = None;
             let from = offset as usize;
             inner.image[from..from + data.len()].copy_from_slice(data);
             inner.copied += data.len() as u64;

@@ -21,7 +21,7 @@ fn hello() -> Hello {
         volume: Uuid::from_u128(3),
         volume_bytes: VOLUME_BYTES,
         epoch: 2,
-        head: ChainPoint::default(),
+        head: base(),
         tail: ChainPoint::default(),
         unit_name: "local".into(),
         volume_name: "disk0".into(),
@@ -206,6 +206,39 @@ fn copied_ranges_ascend_without_gaps_and_end_where_the_volume_does() {
     assert_eq!(
         core.message(&other_size, &[]).unwrap_err().code,
         RefuseCode::SizeDiffers
+    );
+}
+
+#[test]
+fn a_complete_replica_that_is_newer_than_its_sender_is_not_reset() {
+    let begin = Message::BeginCopy(BeginCopy {
+        base: ChainPoint::default(),
+        volume_bytes: VOLUME_BYTES,
+    });
+    let payload = [7; 512];
+    let mut ahead = core(CopyState::Complete);
+    let mut epoch = ReceiverCore::new(
+        &Hello { epoch: 1, ..hello() },
+        &SinkState {
+            copy: CopyState::Complete,
+            received: base(),
+            applied: 10,
+            copy_offset: 0,
+            consistent_from: 0,
+        },
+    );
+    assert_eq!(
+        offer(&mut ahead, &sealed(&header(), &[write(0, &payload)]), &payload),
+        Ok(true)
+    );
+    for core in [&mut ahead, &mut epoch] {
+        let before = core.accepted();
+        assert_eq!(core.message(&begin, &[]).unwrap_err().code, RefuseCode::Diverged);
+        assert_eq!(core.accepted(), before);
+    }
+    assert!(
+        core(CopyState::Copying).message(&begin, &[]).is_ok(),
+        "an unfinished copy may start over"
     );
 }
 
