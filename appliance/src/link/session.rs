@@ -101,9 +101,8 @@ where
     view.show(&core);
     farewell(work, &mut stream, say).await;
     let confirmed = setup.source.consumer(&setup.remote_name).1;
-    let good = core.progress().advanced
-        || confirmed.sequence > confirmed_before.sequence
-        || view.now_ms() >= STABLE_SESSION_MS;
+    let lasted = core.peer().is_some() && view.now_ms() >= STABLE_SESSION_MS;
+    let good = core.progress().advanced || confirmed.sequence > confirmed_before.sequence || lasted;
     (reason, good)
 }
 
