@@ -8,7 +8,7 @@ use crate::block_map::BlockMap;
 use crate::device::{Device, FileDevice, Kind};
 use crate::error::{Operation, StorageError};
 use crate::journal::load_superblock;
-use crate::limits::{MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES};
+use crate::limits::{FILL_JOURNAL_BYTES, MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES};
 use crate::small_file::sync_directory;
 use crate::store::{Store, StoreDevices, StoreParameters};
 use farside_protocol::journal::Superblock;
