@@ -7,6 +7,6 @@ pub mod sink;
 pub mod receiver;
 pub mod replica;
 
-pub use receiver::{Receiver, ReceiverConfig, ReplicaLink};
+pub use receiver::{Receiver, ReceiverConfig, ReplicaLink, SessionError};
 pub use replica::{FailedReplica, Replica, ReplicaSet, ReplicaSetConfig};
 pub use sink::{Replicas, Sink, SinkError, SinkState};

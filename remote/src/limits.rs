@@ -12,7 +12,7 @@ pub const TAKE_OVER_WAIT_MS: u64 = 5_000;
 pub const LINGER_MS: u64 = 1_000;
 /// Read buffer of a connection; bodies go past it.
 pub const READ_BUFFER_BYTES: usize = 64 << 10;
-/// Warnings about one address of senders that could be logged, at most one in this time.
+/// At most one warning about bad connections is logged in this time; the rest are debug messages and counted.
 pub const LOG_INTERVAL_MS: u64 = 1_000;
 /// Pause after an accept failed (usually: no file descriptors left).
 pub const ACCEPT_PAUSE_MS: u64 = 100;

@@ -62,8 +62,12 @@ pub trait Sink: Send + Sync + 'static {
     /// Makes a range of the image read as zeroes. Offsets as for [`write_copy`](Self::write_copy).
     fn zero_copy(&self, offset: u64, length: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// The whole image was copied. The sink marks itself `Complete`, durably, once all copied data is
-    /// durable and `consistent_from` is applied. Called again, the later record counts.
+    /// The whole image was copied. The sink marks itself `Complete`, durably, once all copied data is durable
+    /// and `consistent_from` is applied. Called again, the later record counts.
+    ///
+    /// A later [`write_copy`](Self::write_copy) or [`zero_copy`](Self::zero_copy) takes the end back: ranges that
+    /// are copied again after a cut are newer than what an earlier end vouched for. If the end is kept on disk,
+    /// it is taken back there not later than `copy_offset` moves over such a range.
     fn end_copy(&self, consistent_from: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
 }
 

@@ -158,7 +158,7 @@ impl FileDevice {
         StorageError::io(operation, &self.name, offset, source)
     }
 
-    fn write_zeroes(&self, mut offset: u64, mut length: u64) -> Result<(), StorageError> {
+    pub(crate) fn write_zeroes(&self, mut offset: u64, mut length: u64) -> Result<(), StorageError> {
         let zeroes = vec![
             0_u8;
             usize::try_from(length)

@@ -8,7 +8,7 @@ use crate::block_map::BlockMap;
 use crate::device::{Device, FileDevice, Kind};
 use crate::error::{Operation, StorageError};
 use crate::journal::load_superblock;
-use crate::limits::{MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES};
+use crate::limits::{FILL_JOURNAL_BYTES, MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES};
 use crate::small_file::sync_directory;
 use crate::store::{Store, StoreDevices, StoreParameters};
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, RING_OFFSET};
@@ -243,7 +243,7 @@ fn create_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Res
 fn fill_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Result<(), StorageError> {
     let _ = std::fs::remove_file(path);
     let device = FileDevice::new(create_file(path)?, path)?;
-    let bytes = parameters.superblock(now_us).journal_bytes();
+    let bytes = parameters.journal_bytes;
     // Space is reserved now, so that a full disk shows here and not under a host's write.
     match rustix::fs::fallocate(device.file(), FallocateFlags::empty(), 0, bytes) {
         Ok(()) => {}

@@ -39,6 +39,8 @@ pub const DEFAULT_SEGMENT_BYTES: u32 = 4 << 20;
 pub const MIN_JOURNAL_BYTES: u64 = 1 << 20;
 /// Largest journal.
 pub const MAX_JOURNAL_BYTES: u64 = journal::MAX_RING_BYTES;
+/// A new journal up to this size is filled with zeroes; a larger one would take too long to make.
+pub const FILL_JOURNAL_BYTES: u64 = 4 << 30;
 /// Largest volume.
 pub const MAX_VOLUME_BYTES: u64 = journal::MAX_VOLUME_BYTES;
 /// Zeroes written at once where a device cannot zero by itself.

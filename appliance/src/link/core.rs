@@ -15,9 +15,7 @@ use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
 use farside_protocol::link::limits::{
     COPY_DATA_BYTES, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
 };
-use farside_protocol::link::{
-    Ack, BeginCopy, CopyEnd, Hello, Message, Refusal, RefuseCode, Welcome, same_place,
-};
+use farside_protocol::link::{Ack, BeginCopy, CopyEnd, Message, Refusal, RefuseCode, Welcome, same_place};
 use std::collections::VecDeque;
 
 /// One session.
@@ -338,7 +336,10 @@ impl SessionCore {
         let before = self.acked;
         self.acknowledged_chunks(&ack.received)?;
         self.progress.applied = ack.applied;
+        let copied_before = self.copying.as_ref().map(|copying| copying.acked_offset);
         let state_changed = self.acknowledged_copy(ack)?;
+        let copied = self.copying.as_ref().map(|copying| copying.acked_offset);
+        self.progress.advanced |= copied != copied_before || before != self.acked;
         if state_changed || before != self.acked {
             let state = match self.stage {
                 Stage::Copying => ConsumerState::Copying,
@@ -373,9 +374,12 @@ impl SessionCore {
                 Err(protocol("the replica is no longer complete"))
             };
         };
+        // A copy that had arrived before this connection may become complete before its end is told again.
+        let may_be_complete =
+            copying.end_sent || (!self.expect_begun && copying.sent_offset == self.limits.volume_bytes);
         match ack.copy {
             CopyState::Empty => Err(protocol("the copy was forgotten by the remote")),
-            CopyState::Complete if !copying.end_sent => {
+            CopyState::Complete if !may_be_complete => {
                 Err(protocol("the copy was called complete too early"))
             }
             CopyState::Complete => {

@@ -120,6 +120,8 @@ mod tests {
         epoch: 3,
         sealed_at_us: 7,
         checksum: 99,
+        blocks: 0,
+        bytes: 0,
     };
 
     #[derive(Debug, Clone, Copy, PartialEq)]

@@ -26,6 +26,8 @@ pub const BACKOFF_LAST_MS: u64 = 5_000;
 pub const BACKOFF_REFUSED_MS: u64 = 10_000;
 /// How often a session looks at the time.
 pub const TICK_MS: u64 = 250;
+/// A session that lasted so long counts as a good one, even if nothing was written meanwhile.
+pub const STABLE_SESSION_MS: u64 = 10_000;
 /// Time to say why before closing.
 pub const FAREWELL_MS: u64 = 1_000;
 /// Silence after which TCP itself probes the peer.

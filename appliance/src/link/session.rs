@@ -6,7 +6,7 @@
 use super::core::SessionCore;
 use super::error::CloseReason;
 use super::events::{Effect, Input, Outgoing, SessionLimits, Stage};
-use super::limits::{FAREWELL_MS, TICK_MS};
+use super::limits::{FAREWELL_MS, STABLE_SESSION_MS, TICK_MS};
 use super::source::{Source, SourceError};
 use super::status::{CopyProgress, LinkState, LinkStatus, StatusCell};
 use super::stream::{Bulk, FrameStream, write};
@@ -49,7 +49,8 @@ struct Work<W> {
     bulk: Option<Bulk>,
 }
 
-/// Runs a session to its end. The flag says whether the remote confirmed anything.
+/// Runs a session to its end. The flag says whether it was a good one: the remote confirmed something new, or it
+/// lasted.
 pub async fn run_session<S: Source, R, W>(
     setup: &SessionSetup<S>,
     (read, to): (R, W),
@@ -67,6 +68,7 @@ where
         bulk: Some(Bulk::default()),
     };
     let hello = hello(setup);
+    let confirmed_before = setup.source.consumer(&setup.remote_name).1;
     let limits = SessionLimits {
         window_bytes: setup.window_bytes,
         volume_bytes: hello.volume_bytes,
@@ -98,7 +100,10 @@ where
     };
     view.show(&core);
     farewell(work, &mut stream, say).await;
-    (reason, core.progress().last_ack_ms.is_some())
+    let confirmed = setup.source.consumer(&setup.remote_name).1;
+    let lasted = core.peer().is_some() && view.now_ms() >= STABLE_SESSION_MS;
+    let good = core.progress().advanced || confirmed.sequence > confirmed_before.sequence || lasted;
+    (reason, good)
 }
 
 fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {

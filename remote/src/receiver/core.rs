@@ -54,6 +54,9 @@ pub enum Action<'a> {
 pub struct ReceiverCore {
     volume: Uuid,
     volume_bytes: u64,
+    /// What the sender said it has: its newest durable record and its epoch.
+    sender_record: u64,
+    sender_epoch: u64,
     accepted: ChainPoint,
     copy: CopyState,
     copy_offset: u64,
@@ -124,6 +127,8 @@ impl ReceiverCore {
         let mut core = Self {
             volume: hello.volume,
             volume_bytes: hello.volume_bytes,
+            sender_record: hello.head.record,
+            sender_epoch: hello.epoch,
             accepted: state.received,
             copy: state.copy,
             copy_offset: state.copy_offset,
@@ -260,12 +265,27 @@ impl ReceiverCore {
 
     fn begin_copy<'a>(&mut self, begin: &BeginCopy) -> Result<Action<'a>, Refusal> {
         self.check_size(begin.volume_bytes)?;
+        self.check_reset()?;
         self.accepted = begin.base;
         self.copy = CopyState::Copying;
         self.copy_offset = 0;
         self.remembered.clear();
         self.remember(begin.base.sequence, begin.base.checksum);
         Ok(Action::BeginCopy(begin.base))
+    }
+
+    /// A sender decides about a reset itself; this is the second lock on the same door.
+    fn check_reset(&self) -> Result<(), Refusal> {
+        let ahead = self.accepted.record > self.sender_record || self.accepted.epoch > self.sender_epoch;
+        if self.copy != CopyState::Complete || !ahead {
+            return Ok(());
+        }
+        let text = format!(
+            "this replica is complete at record {} of epoch {}, newer than the sender's record {} of epoch {}; it was \
+             not reset. Decide which side is right; to give up the replica, remove it here",
+            self.accepted.record, self.accepted.epoch, self.sender_record, self.sender_epoch
+        );
+        Err(Refusal::new(RefuseCode::Diverged, self.accepted.record, &text))
     }
 
     fn copy_data<'a>(&mut self, copy: &CopyData, data: &'a [u8]) -> Result<Action<'a>, Refusal> {

@@ -9,6 +9,7 @@ use farside_protocol::link::{Refusal, RefuseCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -76,6 +77,15 @@ impl<P: Replicas> Receiver<P> {
             source_address: holder.address,
         };
         self.shared.admission.holders().into_iter().map(link).collect()
+    }
+
+    /// Serves one connection that somebody else accepted, to its end. The limit on sessions is the caller's.
+    pub async fn serve<R, W>(&self, address: SocketAddr, read: R, write: W) -> SessionError
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        serve(&self.shared, address, read, write).await
     }
 
     /// Tells every session to end; [`run`](Self::run) returns when they have.

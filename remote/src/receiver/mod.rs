@@ -13,6 +13,8 @@ mod reader;
 mod replier;
 mod session;
 mod listener;
+#[cfg(test)]
+mod tests;
 
 pub use listener::{Receiver, ReceiverConfig, ReplicaLink};
 pub use session::SessionError;

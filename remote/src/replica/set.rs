@@ -38,6 +38,7 @@ pub struct FailedReplica {
 
 #[derive(Debug, Clone)]
 enum Slot {
+    Starting,
     Open(Arc<Replica>),
     Failed(String),
 }
@@ -62,25 +63,17 @@ fn files_in(directory: &Path, name: &str) -> StoreFiles {
 }
 
 impl ReplicaSet {
-    /// Opens every replica found in the directory; one that cannot be opened is kept with the reason. Blocks.
+    /// Finds the replicas in the directory; none is in service before [`open_all`](Self::open_all).
     ///
     /// # Errors
     /// The operating system's, when the directory cannot be made or read.
-    pub fn open(config: ReplicaSetConfig, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+    pub fn find_in_directory(config: ReplicaSetConfig, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
         std::fs::create_dir_all(&config.directory)?;
         let mut slots = BTreeMap::new();
         for entry in std::fs::read_dir(&config.directory)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            let files = files_in(&config.directory, &name);
-            if files.journal.exists() {
-                let slot = open_replica(&files, &clock).map_or_else(
-                    |error| {
-                        tracing::error!(replica = name, "replica not in service: {error}");
-                        Slot::Failed(error.to_string())
-                    },
-                    Slot::Open,
-                );
-                slots.insert(name, slot);
+            if files_in(&config.directory, &name).journal.exists() {
+                slots.insert(name, Slot::Starting);
             }
         }
         Ok(Self {
@@ -91,21 +84,45 @@ impl ReplicaSet {
         })
     }
 
+    /// Opens and recovers every replica that was found; one that cannot be opened is kept with the reason. Blocks.
+    pub fn open_all(&self) {
+        let names: Vec<String> = self.slots.lock().keys().cloned().collect();
+        for name in names {
+            let opened = open_replica(&files_in(&self.config.directory, &name), &self.clock);
+            let slot = opened.map_or_else(
+                |error| {
+                    tracing::error!(replica = name, "replica not in service: {error}");
+                    Slot::Failed(error.to_string())
+                },
+                Slot::Open,
+            );
+            self.slots.lock().insert(name, slot);
+        }
+    }
+
     /// The replicas in service, by name.
     #[must_use]
     pub fn replicas(&self) -> Vec<Arc<Replica>> {
         let open = |slot: &Slot| match slot {
             Slot::Open(replica) => Some(replica.clone()),
-            Slot::Failed(_) => None,
+            Slot::Starting | Slot::Failed(_) => None,
         };
         self.slots.lock().values().filter_map(open).collect()
+    }
+
+    /// The names of those that are being opened.
+    #[must_use]
+    pub fn starting(&self) -> Vec<String> {
+        let slots = self.slots.lock();
+        let starting = slots.iter().filter(|(_, slot)| matches!(slot, Slot::Starting));
+        starting.map(|(name, _)| name.clone()).collect()
     }
 
     /// Those that could not be opened.
     #[must_use]
     pub fn failed(&self) -> Vec<FailedReplica> {
         let failed = |(name, slot): (&String, &Slot)| match slot {
-            Slot::Open(_) => None,
+            Slot::Starting | Slot::Open(_) => None,
             Slot::Failed(problem) => Some(FailedReplica {
                 name: name.clone(),
                 problem: problem.clone(),
@@ -128,6 +145,10 @@ impl ReplicaSet {
         let name = &hello.volume_name;
         let slot = self.slots.lock().get(name).cloned()?;
         Some(match slot {
+            Slot::Starting => {
+                let text = format!("replica {name} is being recovered; the link comes up when it is ready");
+                Err(Refusal::new(RefuseCode::Busy, 0, &text))
+            }
             Slot::Open(replica) => check(&replica.store.superblock(), hello).map(|()| replica),
             Slot::Failed(problem) => {
                 let text = format!("replica {name} is not in service: {problem}");

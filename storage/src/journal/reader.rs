@@ -7,7 +7,7 @@ use super::layout::Layout;
 use crate::device::Device;
 use crate::error::StorageError;
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
-use farside_protocol::journal::{ChainPoint, FormatError, Place, What, stored_bytes};
+use farside_protocol::journal::{ChainPoint, FormatError, Place, What};
 use std::ops::Range;
 use uuid::Uuid;
 
@@ -169,13 +169,13 @@ impl Ring<'_> {
         max_bytes: usize,
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<ChunkSpan>, StorageError> {
-        let one_chunk = stored_bytes(self.layout.max_data_bytes());
-        let max_bytes = max_bytes.max(usize::try_from(one_chunk).unwrap_or(usize::MAX));
         for address in self.candidates(from).filter(|address| *address < limit) {
             let end = self.layout.segment_end(address).min(limit);
+            // A limit smaller than a chunk still has to let one through.
+            let at_least = self.layout.max_data_bytes() as usize + BLOCK_BYTES;
             let length = usize::try_from(end - address)
                 .unwrap_or(usize::MAX)
-                .min(max_bytes);
+                .min(max_bytes.max(at_least));
             buffer.resize(length, 0);
             self.device.read_at(buffer, self.layout.file_offset(address))?;
             let spans = self.parse_run(from, address, buffer);

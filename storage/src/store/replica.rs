@@ -88,7 +88,7 @@ impl Store {
     pub fn write_copy(&self, offset: u64, data: &[u8]) -> Result<(), StorageError> {
         self.check_copy(offset, data.len() as u64)?;
         self.guard(self.image.write_at(&mut [IoSlice::new(data)], offset))?;
-        self.state.lock().copy.written = offset + data.len() as u64;
+        self.step_copy(offset + data.len() as u64);
         Ok(())
     }
 
@@ -107,8 +107,15 @@ impl Store {
             }
             at += extent.length.max(1);
         }
-        self.state.lock().copy.written = end;
+        self.step_copy(end);
         Ok(())
+    }
+
+    /// A range copied after the sender named its record holds later ones: what it named no longer counts.
+    fn step_copy(&self, written: u64) {
+        let mut state = self.state.lock();
+        state.copy.written = written;
+        state.copy.consistent_from = UNKNOWN;
     }
 
     /// The sender has copied everything: the replica is consistent once `record` is applied.

@@ -2,7 +2,7 @@
 
 use super::Surroundings;
 use super::error::PartError;
-use super::status::{failed_replica_status, replica_status};
+use super::status::{idle_replica_status, replica_status};
 use farside_protocol::control::ReplicaStatus;
 use farside_remote::{Receiver, ReceiverConfig, ReplicaSet, ReplicaSetConfig};
 use farside_storage::Clock;
@@ -19,11 +19,8 @@ pub(super) struct LinkServer {
 }
 
 impl LinkServer {
-    pub(super) async fn start(
-        surroundings: &Surroundings,
-        clock: Arc<dyn Clock>,
-        listeners: Vec<TcpListener>,
-    ) -> Result<Self, PartError> {
+    /// Finds the replicas; nothing is open yet and nobody let in.
+    pub(super) fn new(surroundings: &Surroundings, clock: Arc<dyn Clock>) -> Result<Self, PartError> {
         let config = &surroundings.config;
         let directory = config.unit.replicas_dir.clone();
         let set_config = ReplicaSetConfig {
@@ -31,12 +28,11 @@ impl LinkServer {
             journal_bytes: config.link.journal_size_bytes,
             accept: config.link.accept.clone(),
         };
-        let opened = tokio::task::spawn_blocking(move || ReplicaSet::open(set_config, clock)).await;
-        let opened = opened.map_err(|error| PartError::failed(error.to_string()))?;
-        let set = Arc::new(opened.map_err(|error| {
+        let found = ReplicaSet::find_in_directory(set_config, clock);
+        let set = Arc::new(found.map_err(|error| {
+            let place = directory.display();
             PartError::failed(format!(
-                "{}: {error}; set unit.replicas_dir to a usable directory",
-                directory.display()
+                "{place}: {error}; set unit.replicas_dir to a usable directory"
             ))
         })?);
         let receiver_config = ReceiverConfig {
@@ -50,13 +46,24 @@ impl LinkServer {
                 .any(|address| !address.ip().is_loopback()),
         };
         let receiver = Arc::new(Receiver::new(Arc::new(set.clone()), receiver_config));
-        let tasks = TaskTracker::new();
+        Ok(Self {
+            set,
+            receiver,
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Opens and recovers the replicas, then lets senders in.
+    pub(super) async fn start(&self, listeners: Vec<TcpListener>) -> Result<(), PartError> {
+        let set = self.set.clone();
+        let opened = tokio::task::spawn_blocking(move || set.open_all()).await;
+        opened.map_err(|error| PartError::failed(error.to_string()))?;
         for listener in listeners {
-            let receiver = receiver.clone();
-            tasks.spawn(async move { receiver.run(listener).await });
+            let receiver = self.receiver.clone();
+            self.tasks.spawn(async move { receiver.run(listener).await });
         }
-        tasks.close();
-        Ok(Self { set, receiver, tasks })
+        self.tasks.close();
+        Ok(())
     }
 
     pub(super) fn status(&self) -> Vec<ReplicaStatus> {
@@ -70,13 +77,25 @@ impl LinkServer {
                 replica_status(replica, link)
             })
             .collect();
-        all.extend(self.set.failed().iter().map(failed_replica_status));
+        all.extend(
+            self.set
+                .failed()
+                .iter()
+                .map(|failed| idle_replica_status(&failed.name, Some(&failed.problem))),
+        );
+        all.extend(
+            self.set
+                .starting()
+                .iter()
+                .map(|name| idle_replica_status(name, None)),
+        );
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
     }
 
     pub(super) async fn stop(&self) {
         self.receiver.shut_down();
+        self.tasks.close();
         self.tasks.wait().await;
         let set = self.set.clone();
         // Nothing to do about a panic here: it is logged, and the next start recovers.

@@ -51,9 +51,7 @@ pub(crate) struct Parts {
     known: KnownVolumes,
     exports: Arc<VolumeExports>,
     nbd: NbdServer,
-    link: tokio::sync::Mutex<Option<Arc<LinkServer>>>,
-    /// The same for status, which waits for nothing.
-    link_view: Mutex<Option<Arc<LinkServer>>>,
+    link: Mutex<Option<Arc<LinkServer>>>,
 }
 
 /// The NBD listeners in service.
@@ -85,8 +83,7 @@ impl Parts {
             instance: Uuid::new_v4(),
             exports,
             nbd,
-            link: tokio::sync::Mutex::default(),
-            link_view: Mutex::default(),
+            link: Mutex::default(),
         }
     }
 
@@ -95,11 +92,9 @@ impl Parts {
         if listeners.is_empty() {
             return Ok(());
         }
-        let mut link = self.link.lock().await;
-        let server = Arc::new(LinkServer::start(&self.surroundings, self.clock.clone(), listeners).await?);
-        *self.link_view.lock() = Some(server.clone());
-        *link = Some(server);
-        Ok(())
+        let server = Arc::new(LinkServer::new(&self.surroundings, self.clock.clone())?);
+        *self.link.lock() = Some(server.clone());
+        server.start(listeners).await
     }
 
     /// Opens or creates a volume, recovers it, starts its remotes and lets hosts attach. With `force`, files
@@ -140,7 +135,7 @@ impl Parts {
 
     /// The state of every replica; waits for nothing.
     pub(crate) fn replicas(&self) -> Vec<ReplicaStatus> {
-        self.link_view
+        self.link
             .lock()
             .as_ref()
             .map_or_else(Vec::new, |link| link.status())
@@ -168,9 +163,9 @@ impl Parts {
         for links in &volumes {
             links.stop_all().await;
         }
-        if let Some(link) = self.link.lock().await.take() {
+        let link = self.link.lock().take();
+        if let Some(link) = link {
             link.stop().await;
         }
-        self.link_view.lock().take();
     }
 }

@@ -9,7 +9,7 @@ use farside_protocol::control::{
     VolumeStatus, likely_behind,
 };
 use farside_protocol::journal::{ChainPoint, CopyState};
-use farside_remote::{FailedReplica, Replica, ReplicaLink};
+use farside_remote::{Replica, ReplicaLink};
 use farside_storage::{Store, StoreFiles};
 
 /// A point in time as RFC 3339, from microseconds since 1970.
@@ -22,7 +22,9 @@ fn journal_status(store: &Store, files: &StoreFiles) -> JournalStatus {
     let superblock = store.superblock();
     JournalStatus {
         path: files.journal.display().to_string(),
-        size_bytes: superblock.journal_bytes(),
+        size_bytes: std::fs::metadata(&files.journal)
+            .map_or(0, |found| found.len())
+            .max(superblock.journal_bytes()),
         used_bytes: store.ring_use().0,
         segment_bytes: u64::from(superblock.segment_bytes),
     }
@@ -226,13 +228,18 @@ pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> R
     }
 }
 
-pub(super) fn failed_replica_status(failed: &FailedReplica) -> ReplicaStatus {
+/// A replica that is being opened, or could not be.
+pub(super) fn idle_replica_status(name: &str, problem: Option<&String>) -> ReplicaStatus {
     ReplicaStatus {
-        name: failed.name.clone(),
+        name: name.to_owned(),
         volume_uuid: String::new(),
         size_bytes: 0,
-        state: ReplicaState::Failed,
-        problem: Some(failed.problem.clone()),
+        state: if problem.is_some() {
+            ReplicaState::Failed
+        } else {
+            ReplicaState::Starting
+        },
+        problem: problem.cloned(),
         source: None,
         connected: false,
         received: 0,

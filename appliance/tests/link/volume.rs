@@ -1,0 +1,423 @@
+//! A volume in memory: a journal of real chunks, an image that follows it, and the oracle of every state the
+//! volume ever had.
+
+use crate::random::Random;
+use farside::link::{ChunkSpan, Extent, Identity, Points, Source, SourceError};
+use farside_protocol::journal::{
+    ChainPoint, ChunkHeader, ConsumerState, Record, RecordKind, encode_what, stored_bytes,
+};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub(crate) const VOLUME_BYTES: u64 = 96 << 10;
+const SIZE: usize = 96 << 10;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Chunk {
+    pub(crate) what: Vec<u8>,
+    pub(crate) data: Vec<u8>,
+    pub(crate) records: Vec<Record>,
+    pub(crate) after: ChainPoint,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) points: Points,
+    pub(crate) image: Vec<u8>,
+    checkpoint: (Vec<u8>, ChainPoint),
+    /// What the host would read.
+    pub(crate) content: Vec<u8>,
+    /// Checksum of the content after each record; index 0 is the empty volume.
+    pub(crate) history: Vec<u32>,
+    pub(crate) consumers: HashMap<String, (ConsumerState, ChainPoint)>,
+    pub(crate) epoch: u64,
+    pub(crate) copies_started: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Volume {
+    pub(crate) identity: Identity,
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+pub(crate) fn apply_record(image: &mut [u8], record: &Record, payload: &[u8]) {
+    let range = usize::try_from(record.offset).unwrap()..usize::try_from(record.end()).unwrap();
+    match record.kind {
+        RecordKind::Write => image[range].copy_from_slice(payload),
+        RecordKind::Trim | RecordKind::Zero { .. } => image[range].fill(0),
+        RecordKind::Mark(_) => {}
+    }
+}
+
+pub(crate) fn apply_chunk(image: &mut [u8], records: &[Record], data: &[u8]) {
+    let mut rest = data;
+    for record in records {
+        let (payload, after) = rest.split_at(record.payload_bytes() as usize);
+        apply_record(image, record, payload);
+        rest = after;
+    }
+}
+
+impl Volume {
+    pub(crate) fn new() -> Self {
+        let identity = Identity {
+            unit: Uuid::from_u128(0xA),
+            unit_name: "local".into(),
+            volume: Uuid::from_u128(0xD15C),
+            volume_name: "disk0".into(),
+            volume_bytes: VOLUME_BYTES,
+            segment_bytes: 4 << 20,
+            epoch: 1,
+        };
+        let zeroes = vec![0; SIZE];
+        let state = State {
+            chunks: Vec::new(),
+            points: Points::default(),
+            image: zeroes.clone(),
+            checkpoint: (zeroes.clone(), ChainPoint::default()),
+            history: vec![crc32c::crc32c(&zeroes)],
+            content: zeroes,
+            consumers: HashMap::new(),
+            epoch: 1,
+            copies_started: 0,
+        };
+        Self {
+            identity,
+            state: Mutex::new(state),
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(crate) fn notify(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Journals one chunk of one to four random changes; never durable by itself.
+    pub(crate) fn write(&self, random: &mut Random) {
+        let (mut records, mut data) = (Vec::new(), Vec::new());
+        for _ in 0..=random.below(4) {
+            let length = 1 + random.below(6000) as u32;
+            let offset = random.below(VOLUME_BYTES - u64::from(length));
+            let kind = match random.below(6) {
+                0 => RecordKind::Trim,
+                1 => RecordKind::Zero { allocate: true },
+                _ => RecordKind::Write,
+            };
+            let mut record = Record {
+                offset,
+                length,
+                checksum: 0,
+                age_us: 0,
+                kind,
+            };
+            if kind == RecordKind::Write {
+                let payload: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+                record.checksum = crc32c::crc32c(&payload);
+                data.extend_from_slice(&payload);
+            }
+            records.push(record);
+        }
+        let mut state = self.state();
+        state.append(self.identity.volume, records, data);
+    }
+
+    /// All that is journaled becomes durable.
+    pub(crate) fn sync(&self) {
+        let mut state = self.state();
+        state.points.durable = state.points.journaled;
+        drop(state);
+        self.notify();
+    }
+
+    /// The mirror applies the next durable chunk wholly, or a part of one or the next without saying so.
+    pub(crate) fn mirror(&self, random: &mut Random) {
+        let mut state = self.state();
+        let (image, durable) = (state.points.image, state.points.durable);
+        let ready: Vec<Chunk> = state
+            .chunks
+            .iter()
+            .filter(|chunk| chunk.after.sequence > image.sequence && chunk.after.sequence <= durable.sequence)
+            .take(3)
+            .cloned()
+            .collect();
+        let Some(first) = ready.first() else {
+            return;
+        };
+        if random.one_in(3) {
+            // A batch under way: later chunks may reach the image before earlier ones.
+            let ahead = &ready[random.below(ready.len() as u64) as usize];
+            apply_chunk(&mut state.image, &ahead.records, &ahead.data);
+            return;
+        }
+        apply_chunk(&mut state.image, &first.records, &first.data);
+        state.points.image = first.after;
+        if random.one_in(4) {
+            // What was written ahead is written again in order, so a checkpoint may hold parts of it as well.
+            state.checkpoint = (state.image.clone(), state.points.image);
+        }
+        state.trim();
+        drop(state);
+        self.notify();
+    }
+
+    pub(crate) fn settle(&self) {
+        self.sync();
+        let mut state = self.state();
+        let from = state.points.image.sequence;
+        let rest: Vec<Chunk> = state
+            .chunks
+            .iter()
+            .filter(|chunk| chunk.after.sequence > from)
+            .cloned()
+            .collect();
+        for chunk in rest {
+            apply_chunk(&mut state.image, &chunk.records, &chunk.data);
+        }
+        state.points.image = state.points.durable;
+        assert_eq!(state.image, state.content, "the fake volume is at fault");
+        drop(state);
+        self.notify();
+    }
+
+    /// Power is lost: what was not durable is gone, the image is that of the last checkpoint, a new epoch
+    /// begins.
+    pub(crate) fn crash(&self) {
+        let mut state = self.state();
+        let durable = state.points.durable;
+        state
+            .chunks
+            .retain(|chunk| chunk.after.sequence <= durable.sequence);
+        state.points.journaled = durable;
+        (state.image, state.points.image) = state.checkpoint.clone();
+        state.history.truncate(durable.record as usize + 1);
+        let mut content = state.image.clone();
+        let from = state.points.image.sequence;
+        for chunk in state.chunks.iter().filter(|chunk| chunk.after.sequence > from) {
+            apply_chunk(&mut content, &chunk.records, &chunk.data);
+        }
+        state.content = content;
+        state.epoch += 1;
+        drop(state);
+        self.notify();
+    }
+
+    /// The journal is full: every remote is cut loose.
+    pub(crate) fn overflow(&self) {
+        let mut state = self.state();
+        for consumer in state.consumers.values_mut() {
+            consumer.0 = ConsumerState::NeedsCopy;
+        }
+        state.trim();
+        drop(state);
+        self.notify();
+    }
+}
+
+impl State {
+    fn append(&mut self, volume: Uuid, records: Vec<Record>, data: Vec<u8>) {
+        let before = self.points.journaled;
+        let header = ChunkHeader {
+            volume,
+            epoch: self.epoch,
+            sequence: before.sequence + 1,
+            first_record: before.record + 1,
+            sealed_at_us: before.sealed_at_us + 1000,
+            previous_checksum: before.checksum,
+            blocks_before: 0,
+            bytes_before: 0,
+        };
+        let mut block = vec![0; 4096];
+        let (length, checksum) = encode_what(&mut block, &header, &records);
+        block.truncate(length);
+        let mut rest = data.as_slice();
+        for record in &records {
+            let (payload, after) = rest.split_at(record.payload_bytes() as usize);
+            apply_record(&mut self.content, record, payload);
+            self.history.push(crc32c::crc32c(&self.content));
+            rest = after;
+        }
+        let after = ChainPoint {
+            address: before.address + stored_bytes(data.len() as u32),
+            sequence: header.sequence,
+            record: before.record + records.len() as u64,
+            epoch: header.epoch,
+            sealed_at_us: header.sealed_at_us,
+            checksum,
+            ..ChainPoint::default()
+        };
+        let what = block;
+        self.chunks.push(Chunk {
+            what,
+            data,
+            records,
+            after,
+        });
+        self.points.journaled = after;
+    }
+
+    fn trim(&mut self) {
+        let held = |(state, acked): &(ConsumerState, ChainPoint)| {
+            (*state != ConsumerState::NeedsCopy).then_some(*acked)
+        };
+        let mut tail = self.checkpoint.1;
+        for acked in self.consumers.values().filter_map(held) {
+            if acked.sequence < tail.sequence {
+                tail = acked;
+            }
+        }
+        if tail.sequence > self.points.tail.sequence {
+            self.points.tail = tail;
+            self.chunks.retain(|chunk| chunk.after.sequence > tail.sequence);
+        }
+    }
+}
+
+impl Volume {
+    pub(crate) fn locate_now(&self, record: u64) -> Option<ChainPoint> {
+        let state = self.state();
+        let ends = |point: &ChainPoint| point.record == record;
+        Some(state.points.tail)
+            .filter(ends)
+            .or_else(|| state.chunks.iter().map(|chunk| chunk.after).find(ends))
+    }
+
+    pub(crate) fn start_copy_now(&self, remote: &str) -> ChainPoint {
+        let mut state = self.state();
+        let base = state.points.image;
+        state.copies_started += 1;
+        state
+            .consumers
+            .insert(remote.into(), (ConsumerState::Copying, base));
+        base
+    }
+
+    pub(crate) fn read_chunks_now(
+        &self,
+        from: ChainPoint,
+        up_to: ChainPoint,
+        max_bytes: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Vec<ChunkSpan>, SourceError> {
+        let state = self.state();
+        if from.sequence < state.points.tail.sequence {
+            return Err(SourceError::Behind);
+        }
+        buffer.clear();
+        let mut spans = Vec::new();
+        for chunk in state
+            .chunks
+            .iter()
+            .filter(|chunk| chunk.after.sequence > from.sequence)
+        {
+            let bytes = buffer.len() + chunk.what.len() + chunk.data.len();
+            if chunk.after.sequence > up_to.sequence || (!spans.is_empty() && bytes as u64 > max_bytes) {
+                break;
+            }
+            let what = buffer.len()..buffer.len() + chunk.what.len();
+            buffer.extend_from_slice(&chunk.what);
+            let data = buffer.len()..buffer.len() + chunk.data.len();
+            buffer.extend_from_slice(&chunk.data);
+            spans.push(ChunkSpan {
+                what,
+                data,
+                after: chunk.after,
+                blocks: chunk.records.iter().map(Record::blocks).sum(),
+            });
+        }
+        Ok(spans)
+    }
+
+    pub(crate) fn read_image_now(&self, offset: u64, max_bytes: u32, buffer: &mut Vec<u8>) -> Extent {
+        let state = self.state();
+        let from = usize::try_from(offset).unwrap();
+        buffer.clear();
+        // Small pieces, so that a copy of a small volume is many frames.
+        let piece = state.image[from..].chunks(4096.min(max_bytes as usize)).next();
+        let Some(piece) = piece else {
+            return Extent::End;
+        };
+        let length = piece.len();
+        if piece.iter().all(|byte| *byte == 0) {
+            return Extent::Hole {
+                offset,
+                length: length as u64,
+            };
+        }
+        buffer.extend_from_slice(piece);
+        Extent::Data {
+            offset,
+            length: length as u32,
+        }
+    }
+}
+
+impl Source for Volume {
+    fn identity(&self) -> Identity {
+        Identity {
+            epoch: self.state().epoch,
+            ..self.identity.clone()
+        }
+    }
+
+    fn points(&self) -> Points {
+        self.state().points
+    }
+
+    fn now_us(&self) -> u64 {
+        1_000_000
+    }
+
+    fn consumer(&self, remote: &str) -> (ConsumerState, ChainPoint) {
+        let none = (ConsumerState::NeedsCopy, ChainPoint::default());
+        self.state().consumers.get(remote).copied().unwrap_or(none)
+    }
+
+    fn set_consumer(&self, remote: &str, state: ConsumerState, acked: ChainPoint) {
+        let mut inner = self.state();
+        if let Some(consumer) = inner.consumers.get_mut(remote)
+            && consumer.0 != ConsumerState::NeedsCopy
+        {
+            *consumer = (state, acked);
+        }
+        inner.trim();
+    }
+
+    async fn start_copy(&self, remote: &str) -> Result<ChainPoint, SourceError> {
+        Ok(self.start_copy_now(remote))
+    }
+
+    async fn locate(&self, record: u64) -> Result<Option<ChainPoint>, SourceError> {
+        Ok(self.locate_now(record))
+    }
+
+    async fn read_chunks(
+        &self,
+        from: ChainPoint,
+        up_to: ChainPoint,
+        max_bytes: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Vec<ChunkSpan>, SourceError> {
+        self.read_chunks_now(from, up_to, max_bytes, buffer)
+    }
+
+    async fn read_image(
+        &self,
+        offset: u64,
+        max_bytes: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Extent, SourceError> {
+        Ok(self.read_image_now(offset, max_bytes, buffer))
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
