@@ -111,9 +111,9 @@ fn config_check_says_file_line_and_column() {
 fn a_file_that_is_not_ours_is_not_recognised() {
     let world = World::new();
     std::fs::write(world.path("letter"), "Dear reader, this is no journal.").unwrap();
-    for (file, expected) in [("letter", "not recognised"), ("none", "cannot be read")] {
+    for (file, expected, code) in [("letter", "not recognised", 7), ("none", "cannot be read", 1)] {
         let said = world.run(&["inspect", file]);
-        assert_eq!(said.code, Some(1));
+        assert_eq!(said.code, Some(code));
         assert!(said.err.contains(file) && said.err.contains(expected), "{said:?}");
     }
 }

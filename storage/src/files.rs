@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uuid::Uuid;
 
-pub(crate) const MARK: &str = "user.farside.image";
+const MARK: &str = "user.farside.image";
 /// Bytes at either end of a block device that must be zero for it to count as empty.
 const PROBE_BYTES: u64 = 1 << 20;
 
@@ -359,6 +359,15 @@ fn refuse_foreign_map(file: &FileDevice) -> Result<(), StorageError> {
     }
     let text = "is no dirty-block map that this version knows; move it away, and it is made anew";
     Err(StorageError::refused(file.name(), text))
+}
+
+/// The mark of an image: the volume it belongs to and the start that last used it. `None` without one.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn image_mark(path: &Path) -> Result<Option<String>, StorageError> {
+    let mark = read_mark(&open_device(path, false)?)?;
+    Ok(mark.filter(|mark| !mark.is_empty()))
 }
 
 fn mark_text(volume: Uuid, starts: u64) -> String {

@@ -19,6 +19,10 @@ pub(super) enum Exit {
     Timeout = 4,
     /// The configuration is wrong, or the unit refused the command; nothing was changed.
     Refused = 5,
+    /// The inspected file is damaged.
+    Damaged = 6,
+    /// The inspected file is none that this version knows.
+    Unrecognised = 7,
 }
 
 /// What `farside help` says about exit codes.
@@ -28,7 +32,9 @@ pub(super) const EXIT_CODES: &str = "Exit codes:
   2  the command line is wrong
   3  no unit answers on the control socket
   4  the time given was up
-  5  refused: the configuration is wrong, or the command conflicts with what is there";
+  5  refused: the configuration is wrong, or the command conflicts with what is there
+  6  inspect: the file is damaged
+  7  inspect: the file is none of Farside's, or of a newer version";
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -60,6 +66,8 @@ impl From<Exit> for ExitCode {
             Exit::Unreachable => 3,
             Exit::Timeout => 4,
             Exit::Refused => 5,
+            Exit::Damaged => 6,
+            Exit::Unrecognised => 7,
         })
     }
 }
@@ -94,7 +102,9 @@ impl From<InspectError> for CliError {
     fn from(error: InspectError) -> Self {
         match error {
             InspectError::Output(error) => error.into(),
-            other => Self::failure(other.to_string()),
+            InspectError::Damaged { .. } => Self::new(Exit::Damaged, error.to_string()),
+            InspectError::Unrecognised { .. } => Self::new(Exit::Unrecognised, error.to_string()),
+            InspectError::Read { .. } => Self::failure(error.to_string()),
         }
     }
 }

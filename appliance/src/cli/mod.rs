@@ -57,13 +57,19 @@ enum Commands {
     Volume(volume::VolumeCommand),
     /// Wait until everything written so far is safe
     Wait(wait::WaitArgs),
-    /// Look into a journal, mirror or replica, without a unit and without changing it
+    /// Look into a journal or dirty-block map, without a unit and without changing it
     Inspect {
         /// The file or block device
         file: PathBuf,
-        /// Print JSON
+        /// Print JSON; with --chunks or --records a line per chunk comes first
         #[arg(long)]
         json: bool,
+        /// Show each chunk from the tail on
+        #[arg(long)]
+        chunks: bool,
+        /// Show each chunk and its records
+        #[arg(long)]
+        records: bool,
     },
     /// Show version and copyright
     Version {
@@ -124,8 +130,22 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
             let client = client()?;
             block_on(async move { wait::wait(&client, &args).await })
         }
-        Commands::Inspect { file, json } => {
-            Ok(crate::inspect::run(&file, json, &mut std::io::stdout().lock())?)
+        Commands::Inspect {
+            file,
+            json,
+            chunks,
+            records,
+        } => {
+            let options = crate::inspect::Options {
+                json,
+                chunks: chunks || records,
+                records,
+            };
+            Ok(crate::inspect::run(
+                &file,
+                options,
+                &mut std::io::stdout().lock(),
+            )?)
         }
         Commands::Version { json } => version(json),
         Commands::Man { dir } => man::man(&dir),

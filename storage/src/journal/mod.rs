@@ -22,7 +22,7 @@ pub use layout::Layout;
 pub use reader::{ChunkSpan, ReadError};
 pub(crate) use reader::{continues, point_after};
 pub use recovery::{Recovered, recover, scan_all};
-pub use scan::{Scan, ScannedChunk};
+pub use scan::{RingSurvey, Scan, ScannedChunk};
 pub use superblocks::load_superblock;
 pub(crate) use superblocks::store_superblock;
 

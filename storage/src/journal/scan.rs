@@ -18,6 +18,21 @@ pub struct Scan {
     point: ChainPoint,
 }
 
+/// What stands at the starts of the ring's segments, whether still needed or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RingSurvey {
+    /// Segments that begin with a chunk of this journal.
+    pub with_chunks: u64,
+    /// Segments that begin with zeroes.
+    pub empty: u64,
+    /// Segments that begin with anything else.
+    pub unknown: u64,
+    /// Lowest sequence of a chunk that was seen.
+    pub oldest: Option<u64>,
+    /// Highest sequence of a chunk that was seen.
+    pub newest: Option<u64>,
+}
+
 /// One chunk as it lies in the journal.
 #[derive(Debug)]
 pub struct ScannedChunk<'a> {
@@ -92,6 +107,45 @@ impl Scan {
             place,
             intact,
         }))
+    }
+
+    /// Reads the superblock again, for a journal in use. True: the tail has passed the point, and the scan goes on
+    /// from there.
+    ///
+    /// # Errors
+    /// [`StorageError`] when there is no readable superblock any more.
+    pub fn catch_up(&mut self) -> Result<bool, StorageError> {
+        self.superblock = load_superblock(self.journal.device.as_ref())?;
+        let passed = self.superblock.tail.address > self.point.address;
+        if passed {
+            self.point = self.superblock.tail;
+        }
+        Ok(passed)
+    }
+
+    /// Looks at the start of every segment.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn survey(&self) -> Result<RingSurvey, StorageError> {
+        let (layout, ring) = (self.journal.layout, self.ring());
+        let (mut block, mut survey) = (Box::new([0_u8; BLOCK_BYTES]), RingSurvey::default());
+        for segment in 0..layout.segment_count {
+            let offset = layout.file_offset(layout.segment_start(segment));
+            self.journal.device.read_at(block.as_mut_slice(), offset)?;
+            let address = Place::decode(block.as_slice()).map_or(0, |place| place.address);
+            match ring.judge(block.as_slice(), address) {
+                Ok((what, _)) if layout.file_offset(address) == offset => {
+                    let sequence = what.header.sequence;
+                    survey.with_chunks += 1;
+                    survey.oldest = Some(survey.oldest.map_or(sequence, |oldest| oldest.min(sequence)));
+                    survey.newest = survey.newest.max(Some(sequence));
+                }
+                _ if block.iter().all(|byte| *byte == 0) => survey.empty += 1,
+                _ => survey.unknown += 1,
+            }
+        }
+        Ok(survey)
     }
 
     /// Where the chain ends: the file offsets at which the next chunk could stand, and what is there instead.
