@@ -39,7 +39,7 @@ pub const MIN_JOURNAL_BYTES: u64 = 1 << 20;
 /// Largest journal.
 pub const MAX_JOURNAL_BYTES: u64 = 1 << 50;
 /// A new journal up to this size is filled with zeroes; a larger one would take too long to make.
-pub const FILL_JOURNAL_BYTES: u64 = 4 << 30;
+pub const FILL_JOURNAL_BYTES: u64 = 1 << 30;
 /// Largest volume.
 pub const MAX_VOLUME_BYTES: u64 = 1 << 50;
 /// Zeroes written at once where a device cannot zero by itself.
