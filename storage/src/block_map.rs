@@ -118,20 +118,35 @@ impl BlockMap {
         self.marked * self.header.block_bytes
     }
 
-    /// Writes the map if it changed, and makes it durable.
+    /// What has to be written to make the map as it is now durable; `None` if nothing changed since the last time.
+    /// Taken under the lock that guards the map, written outside it.
+    pub fn take_changes(&mut self) -> Option<MapImage> {
+        std::mem::take(&mut self.changed).then(|| MapImage {
+            device: self.device.clone(),
+            header: self.header,
+            bits: self.bits.clone(),
+        })
+    }
+}
+
+/// The content of a dirty-block map at one moment.
+#[derive(Debug)]
+pub struct MapImage {
+    device: Arc<dyn Device>,
+    header: BlockMapHeader,
+    bits: Vec<u8>,
+}
+
+impl MapImage {
+    /// Writes the map and makes it durable.
     ///
     /// # Errors
-    /// [`StorageError::Io`]; the map stays changed.
-    pub fn persist(&mut self) -> Result<(), StorageError> {
-        if !self.changed {
-            return Ok(());
-        }
+    /// [`StorageError::Io`].
+    pub fn persist(&self) -> Result<(), StorageError> {
         self.device
             .write_at(&mut [IoSlice::new(&self.bits)], BLOCK_BYTES_U64)?;
         self.device
             .write_at(&mut [IoSlice::new(&self.header.encode())], 0)?;
-        self.device.sync()?;
-        self.changed = false;
-        Ok(())
+        self.device.sync()
     }
 }

@@ -6,6 +6,7 @@
 
 use super::Store;
 use super::core::{Relief, relief};
+use crate::block_map::MapImage;
 use crate::error::StorageError;
 use crate::journal::store_superblock;
 use farside_protocol::journal::{ChainPoint, ConsumerSlot, ConsumerState, CopyState, Superblock};
@@ -111,15 +112,16 @@ impl Store {
     }
 
     fn persist_maps(&self) -> Result<(), StorageError> {
-        // Taken out of the lock one by one: a map is at most 2 MiB, and writes go on meanwhile.
-        let count = self.state.lock().consumers.len();
-        for index in 0..count {
+        let images: Vec<MapImage> = {
             let mut state = self.state.lock();
-            if let Some(consumer) = state.consumers.get_mut(index) {
-                let persisted = consumer.map.persist();
-                drop(state);
-                self.guard(persisted)?;
-            }
+            state
+                .consumers
+                .iter_mut()
+                .filter_map(|consumer| consumer.map.take_changes())
+                .collect()
+        };
+        for image in images {
+            self.guard(image.persist())?;
         }
         Ok(())
     }
