@@ -19,7 +19,7 @@ build:
 
 test: deps
 	$(CARGO) build --locked --bin farside
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 lint:
 	$(CARGO) fmt --all --check

@@ -118,12 +118,10 @@ impl BlockMap {
         self.marked * self.header.block_bytes
     }
 
-    /// What has to be written to make the map durable as it is now; `None` when nothing changed since the last time.
-    pub(crate) fn take_changed(&mut self) -> Option<MapSnapshot> {
-        if !std::mem::take(&mut self.changed) {
-            return None;
-        }
-        Some(MapSnapshot {
+    /// What has to be written to make the map as it is now durable; `None` if nothing changed since the last time.
+    /// Taken under the lock that guards the map, written outside it.
+    pub fn take_changes(&mut self) -> Option<MapImage> {
+        std::mem::take(&mut self.changed).then(|| MapImage {
             device: self.device.clone(),
             header: self.header,
             bits: self.bits.clone(),
@@ -131,20 +129,20 @@ impl BlockMap {
     }
 }
 
-/// A map at one moment, on its way to disk.
+/// The content of a dirty-block map at one moment.
 #[derive(Debug)]
-pub(crate) struct MapSnapshot {
+pub struct MapImage {
     device: Arc<dyn Device>,
     header: BlockMapHeader,
     bits: Vec<u8>,
 }
 
-impl MapSnapshot {
+impl MapImage {
     /// Writes the map and makes it durable.
     ///
     /// # Errors
-    /// [`StorageError::Io`]: final, the map on disk is then older than the one in memory for good.
-    pub(crate) fn persist(&self) -> Result<(), StorageError> {
+    /// [`StorageError::Io`].
+    pub fn persist(&self) -> Result<(), StorageError> {
         self.device
             .write_at(&mut [IoSlice::new(&self.bits)], BLOCK_BYTES_U64)?;
         self.device

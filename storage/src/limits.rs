@@ -15,13 +15,16 @@ pub const EAGER_DRAIN_BYTES: u64 = 4 << 20;
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// The same while a copy is being received, whose progress it makes durable.
 pub const COPY_CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
+/// Copied bytes that are not durable yet at which a checkpoint does not wait: half of a sender's window, so that
+/// it always has something to send.
+pub const EAGER_COPY_BYTES: u64 = 8 << 20;
 /// Bytes of journal that one step of the image consumer reads, merges and writes.
 pub const DRAIN_BATCH_BYTES: usize = 8 << 20;
 /// Overlay pieces (pending ranges of the image) at which host writes wait for the image: about 40 MB of memory.
 pub const MAX_PENDING_PIECES: usize = 1_000_000;
 /// Use of the ring, in percent, from which a consumer that holds the tail is cut loose.
 pub const HIGH_WATER_PERCENT: u64 = 90;
-/// Use of the ring, in percent of what a checkpoint could free, from which a checkpoint is due.
+/// What a checkpoint could free, in percent of the ring, from which it is due.
 pub const CHECKPOINT_PERCENT: u64 = 25;
 /// Largest non-durable span of a journal in bytes; bounds the scan after a crash.
 pub const MAX_WINDOW_BYTES: u64 = 128 << 20;
@@ -40,7 +43,7 @@ pub const MIN_JOURNAL_BYTES: u64 = 1 << 20;
 /// Largest journal.
 pub const MAX_JOURNAL_BYTES: u64 = journal::MAX_RING_BYTES;
 /// A new journal up to this size is filled with zeroes; a larger one would take too long to make.
-pub const FILL_JOURNAL_BYTES: u64 = 4 << 30;
+pub const FILL_JOURNAL_BYTES: u64 = 1 << 30;
 /// Largest volume.
 pub const MAX_VOLUME_BYTES: u64 = journal::MAX_VOLUME_BYTES;
 /// Zeroes written at once where a device cannot zero by itself.

@@ -1,7 +1,7 @@
 //! Finds the control socket of a running unit, and lets a running unit be found.
 //!
-//! A unit puts a symbolic link to its socket into a directory of its user; a link that leads nowhere any more
-//! is harmless, because only sockets that answer count.
+//! A unit puts a symbolic link to its socket into a directory of its user; only sockets that answer count, and
+//! links that lead nowhere any more are removed by whoever looks.
 
 use super::exit::{CliError, Exit};
 use super::limits;
@@ -24,9 +24,7 @@ pub(super) fn socket(named: Option<PathBuf>) -> Result<PathBuf, CliError> {
     if let Some(found) = defaults.iter().find(|path| is_there(path)) {
         return Ok(found.clone());
     }
-    let mut answering = announced()
-        .into_iter()
-        .filter(|path| UnixStream::connect(path).is_ok());
+    let mut answering = announced().into_iter();
     match (answering.next(), answering.next()) {
         (Some(one), None) => Ok(one),
         (Some(one), Some(other)) => Err(CliError::new(
@@ -56,15 +54,21 @@ fn is_there(socket: &Path) -> bool {
     }
 }
 
+/// The sockets of this user's units that answer. What a unit that was killed left behind is cleared away.
 fn announced() -> BTreeSet<PathBuf> {
     let entries = directory().and_then(|directory| std::fs::read_dir(directory).ok());
-    let links = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .take(limits::ANNOUNCED_UNITS);
+    let links = entries.into_iter().flatten().flatten();
     links
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .filter_map(|entry| {
+            let socket = std::fs::read_link(entry.path()).ok()?;
+            if is_there(&socket) {
+                return Some(socket);
+            }
+            // Gone already is as good.
+            std::fs::remove_file(entry.path()).ok();
+            None
+        })
+        .take(limits::ANNOUNCED_UNITS)
         .collect()
 }
 

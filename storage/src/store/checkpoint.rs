@@ -50,7 +50,7 @@ impl Store {
             superblock.consumers = state.consumers.iter().map(slot).collect();
             let changed = state.consumers.iter_mut();
             let maps: Vec<_> = changed
-                .filter_map(|consumer| consumer.map.take_changed())
+                .filter_map(|consumer| consumer.map.take_changes())
                 .collect();
             (state.copy.written, maps)
         };
