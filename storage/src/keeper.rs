@@ -1,14 +1,17 @@
 //! The two threads that keep a store moving: one makes the journal durable, one serves the image.
 //!
 //! Only the product starts them; the simulator calls the same steps of [`Store`] itself. Both threads sleep
-//! while there is nothing to do, and end at the first failure, which is final.
+//! while there is nothing to do, and end at the first failure, which is final and latched in the store, so that
+//! whoever waits for them is answered. An event is told only when something moved: waiters may ask again at
+//! every event without keeping the threads busy.
 
 use crate::limits::{
     CHECKPOINT_INTERVAL, COPY_CHECKPOINT_INTERVAL, DRAIN_INTERVAL, EAGER_DRAIN_BYTES, EAGER_SYNC_BYTES,
     SYNC_INTERVAL,
 };
+use crate::error::StorageError;
 use crate::store::Store;
-use farside_protocol::journal::CopyState;
+use farside_protocol::journal::{ChainPoint, CopyState};
 use parking_lot::{Condvar, Mutex};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -130,7 +133,11 @@ impl Keeper {
         self.shared.wants.lock().stop = true;
         self.shared.sync.notify_one();
         self.shared.image.notify_one();
-        for thread in self.threads.lock().drain(..) {
+        let here = std::thread::current().id();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        // An observer may hold the last reference to the keeper's owner: a thread cannot wait for itself, and ends
+        // after its step anyway.
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != here) {
             if thread.join().is_err() {
                 tracing::error!(volume = %self.shared.store.name(), "a thread of the store panicked");
             }
@@ -144,17 +151,37 @@ impl Drop for Keeper {
     }
 }
 
+/// What an event about the image is about.
+#[derive(Debug, PartialEq, Eq)]
+struct ImageState {
+    tail: ChainPoint,
+    mirrored: ChainPoint,
+    applied: ChainPoint,
+    copied: u64,
+    copy: CopyState,
+}
+
 impl Shared {
     fn keep_durable(&self) {
+        let mut told = self.store.points().durable;
         while self.wait_for_sync_work() {
-            if self.store.sync().is_err() {
-                return self.observer.observe(StoreEvent::Failed);
+            match self.store.sync() {
+                Ok(durable) if durable == told => {}
+                Ok(durable) => {
+                    told = durable;
+                    self.observer.observe(StoreEvent::Durable);
+                    self.wants.lock().image = true;
+                    self.image.notify_one();
+                }
+                Err(error) => return self.give_up(error),
             }
-            self.observer.observe(StoreEvent::Durable);
-            let mut wants = self.wants.lock();
-            wants.image = true;
-            self.image.notify_one();
         }
+    }
+
+    /// Without this thread nothing moves any more, whatever the cause: that has to be seen.
+    fn give_up(&self, error: StorageError) {
+        self.store.fail(error);
+        self.observer.observe(StoreEvent::Failed);
     }
 
     /// Waits until a flush is wanted, or for a while after something was journaled. False: stop.
@@ -185,10 +212,22 @@ impl Shared {
 
     fn keep_image(&self) {
         let mut last_checkpoint = self.store.clock().monotonic();
+        let mut told = self.image_state();
         while self.wait_for_image_work() {
-            if self.image_step(&mut last_checkpoint).is_err() {
-                return self.observer.observe(StoreEvent::Failed);
+            if let Err(error) = self.image_steps(&mut last_checkpoint, &mut told) {
+                return self.give_up(error);
             }
+        }
+    }
+
+    fn image_state(&self) -> ImageState {
+        let (points, copy) = (self.store.points(), self.store.copy_progress());
+        ImageState {
+            tail: points.tail,
+            mirrored: points.mirrored,
+            applied: points.applied,
+            copied: copy.durable,
+            copy: copy.state,
         }
     }
 
@@ -209,15 +248,29 @@ impl Shared {
         !wants.stop
     }
 
-    fn image_step(&self, last_checkpoint: &mut Duration) -> Result<(), crate::StorageError> {
-        while self.store.drain()? {
+    /// Steps until there is nothing left to drain. Positions are recorded in between, too: under a steady stream
+    /// the end may be far away.
+    fn image_steps(
+        &self,
+        last_checkpoint: &mut Duration,
+        told: &mut ImageState,
+    ) -> Result<(), StorageError> {
+        loop {
+            let drained = self.store.drain()?;
             self.relieve()?;
-            self.observer.observe(StoreEvent::Image);
-            if self.wants.lock().stop {
-                break;
+            self.checkpoint_if_due(last_checkpoint)?;
+            let now = self.image_state();
+            if now != *told {
+                *told = now;
+                self.observer.observe(StoreEvent::Image);
+            }
+            if !drained || self.wants.lock().stop {
+                return Ok(());
             }
         }
-        self.relieve()?;
+    }
+
+    fn checkpoint_if_due(&self, last_checkpoint: &mut Duration) -> Result<(), StorageError> {
         let now = self.store.clock().monotonic();
         let copying = self.store.copy_progress().state == CopyState::Copying;
         let interval = if copying {
@@ -229,11 +282,10 @@ impl Shared {
             self.store.checkpoint()?;
             *last_checkpoint = self.store.clock().monotonic();
         }
-        self.observer.observe(StoreEvent::Image);
         Ok(())
     }
 
-    fn relieve(&self) -> Result<(), crate::StorageError> {
+    fn relieve(&self) -> Result<(), StorageError> {
         let cut = self.store.relieve()?;
         if !cut.is_empty() {
             self.observer.observe(StoreEvent::CutLoose(cut));

@@ -21,7 +21,9 @@ pub use block_map::BlockMap;
 pub use clock::{Clock, SystemClock};
 pub use device::{Device, Extent, FileDevice, Kind as DeviceKind};
 pub use error::{Operation, StorageError};
-pub use files::{FileSet, OpenMode, StoreFiles, create_files, is_journal, open_files, open_map};
+pub use files::{
+    FileSet, OpenMode, StoreFiles, create_files, is_journal, open_files, open_map, remove_map, remove_maps,
+};
 pub use journal::{
     ChunkSpan, Layout, ReadError, Recovered, Scan, ScannedChunk, load_superblock, recover, scan_all,
 };

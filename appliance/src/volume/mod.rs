@@ -2,7 +2,8 @@
 //!
 //! Contract: a change is acknowledged when it is in the journal; a flush when everything journaled before it is
 //! durable; neither ever waits for a remote. After a failed write or sync the volume answers with errors and
-//! acknowledges nothing until it is started again by an operator.
+//! acknowledges nothing until it is started again by an operator. Once it is being stopped, hosts are refused,
+//! also reads: its files may be somebody else's next.
 
 mod limits;
 mod shared;
@@ -15,7 +16,7 @@ pub use source::LinkSource;
 
 use crate::targets::{Disk, DiskError, DiskGeometry, Position, Update};
 use bytes::{Bytes, BytesMut};
-use farside_protocol::journal::RecordKind;
+use farside_protocol::journal::{RecordKind, Superblock};
 use farside_storage::{Change, Keeper, ReadOutcome, StorageError, Store};
 use limits::COLD_READ_BYTES;
 use shared::{HostCounters, Observer, Shared};
@@ -23,6 +24,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// What hosts did since the volume was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,6 +73,12 @@ impl Volume {
         &self.shared.store
     }
 
+    /// The superblock at the start, for what never changes: identity, size, geometry. Waits for nothing.
+    #[must_use]
+    pub fn opened_as(&self) -> &Superblock {
+        &self.shared.opened_as
+    }
+
     /// Changes whenever a position moves or a remote's state changes.
     #[must_use]
     pub fn changed(&self) -> watch::Receiver<u64> {
@@ -79,7 +87,7 @@ impl Volume {
 
     /// A remote confirmed more: the ring may have room.
     pub fn remote_moved(&self) {
-        self.shared.relieve();
+        self.shared.remote_moved();
     }
 
     /// What hosts did since the volume was opened.
@@ -106,7 +114,7 @@ impl Volume {
 
     /// Refuses new work from now on; what waits is answered.
     pub fn begin_stop(&self) {
-        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.stopping.cancel();
         self.shared.wake_all();
     }
 
@@ -120,6 +128,7 @@ impl Volume {
             keeper.stop();
         }
         let result = self.shared.store.shut_down();
+        self.shared.ended.store(true, Ordering::Release);
         self.shared.wake_all();
         result
     }
@@ -214,6 +223,9 @@ impl Disk for Volume {
     }
 
     fn read_cached(&self, offset: u64, length: u32, into: &mut BytesMut) -> Result<bool, DiskError> {
+        if self.shared.is_stopping() {
+            return Err(DiskError::ShuttingDown);
+        }
         let start = into.len();
         into.resize(start + length as usize, 0);
         match self.shared.store.read_cached(offset, &mut into[start..]) {
@@ -241,6 +253,9 @@ impl Disk for Volume {
         if length > COLD_READ_BYTES {
             return Err(DiskError::Io);
         }
+        if self.shared.is_stopping() {
+            return Err(DiskError::ShuttingDown);
+        }
         let volume = self.clone();
         let reading = tokio::task::spawn_blocking(move || {
             let start = into.len();
@@ -264,20 +279,26 @@ impl Disk for Volume {
         self.shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
         let mut durable = self.shared.durable.subscribe();
         loop {
-            if *durable.borrow_and_update() >= position {
-                return if self.shared.store.failure().is_some() {
-                    Err(DiskError::Io)
-                } else {
-                    Ok(())
-                };
-            }
-            if self.shared.store.failure().is_some() {
+            let told = *durable.borrow_and_update();
+            let store = &self.shared.store;
+            let reached = told >= position || store.points().durable.record >= position;
+            if store.failure().is_some() {
                 return Err(DiskError::Io);
+            }
+            if reached {
+                return Ok(());
+            }
+            if self.shared.has_ended() {
+                return Err(DiskError::ShuttingDown);
             }
             self.shared.flush();
             if durable.changed().await.is_err() {
                 return Err(DiskError::ShuttingDown);
             }
         }
+    }
+
+    fn closing(&self) -> CancellationToken {
+        self.shared.stopping.clone()
     }
 }

@@ -162,7 +162,7 @@ impl Store {
         result.map_err(|error| self.fail(error))
     }
 
-    fn fail(&self, error: StorageError) -> StorageError {
+    pub(crate) fn fail(&self, error: StorageError) -> StorageError {
         let mut failure = self.failure.lock();
         if failure.is_none() {
             tracing::error!(volume = %self.name, "degraded: {error}; nothing is acknowledged until it is cleared");
