@@ -1,5 +1,9 @@
 //! Every size, time and count of the remote unit that is not part of a format.
 
+use std::time::Duration;
+
+/// How long a received chunk may stay non-durable, and so unconfirmed: long enough for chunks to share a sync.
+pub const SYNC_INTERVAL: Duration = Duration::from_millis(4);
 /// Connections a receiver serves at once; one more is refused as busy.
 pub const MAX_SESSIONS: usize = 64;
 /// Chunks of a session whose checksums are remembered, to tell a repeat from another history.

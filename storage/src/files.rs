@@ -9,7 +9,7 @@ use crate::device::{Device, FileDevice, Kind};
 use crate::error::{Operation, StorageError};
 use crate::journal::load_superblock;
 use crate::limits::{FILL_JOURNAL_BYTES, MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES};
-use crate::small_file::sync_directory;
+use crate::small_file::{remove_file_durably, sync_directory};
 use crate::store::{Store, StoreDevices, StoreParameters};
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, RING_OFFSET};
 use farside_protocol::journal::{BlockMapHeader, FormatError, Superblock};
@@ -139,7 +139,8 @@ fn refuse_used(path: &Path, mode: OpenMode) -> Result<(), StorageError> {
     let device = open_device(path, false)?;
     let size = device.size_bytes()?;
     let empty = match device.kind() {
-        Kind::File => size == 0,
+        // A file without any data is what a creation that was cut short leaves behind.
+        Kind::File => size == 0 || is_hole(&device, size)?,
         Kind::BlockDevice => {
             is_zero(&device, 0, size)? && is_zero(&device, size.saturating_sub(PROBE_BYTES), size)?
         }
@@ -149,6 +150,11 @@ fn refuse_used(path: &Path, mode: OpenMode) -> Result<(), StorageError> {
     }
     let text = "exists and is not empty; give another path, or --force to overwrite what it holds";
     Err(StorageError::refused(device.name(), text))
+}
+
+fn is_hole(device: &FileDevice, size: u64) -> Result<bool, StorageError> {
+    let extent = device.extent_at(0, size)?;
+    Ok(!extent.data && extent.length == size)
 }
 
 fn is_zero(device: &FileDevice, from: u64, end: u64) -> Result<bool, StorageError> {
@@ -328,6 +334,44 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
     })
 }
 
+/// The dirty-block map of a consumer. It carries the volume's name, because volumes may share the directory;
+/// names have no `@`.
+fn map_path(files: &StoreFiles, volume: &str, consumer: &str) -> PathBuf {
+    files.maps.join(format!("dirty-{volume}@{consumer}.map"))
+}
+
+/// Removes the dirty-block map of a consumer that is forgotten.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn remove_map(files: &StoreFiles, volume: &str, consumer: &str) -> Result<(), StorageError> {
+    remove_file_durably(&map_path(files, volume, consumer))
+}
+
+/// Removes the dirty-block maps of all consumers that a volume ever had.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn remove_maps(files: &StoreFiles, volume: &str) -> Result<(), StorageError> {
+    let failed = |error| StorageError::io(Operation::Read, &files.maps.display().to_string(), 0, error);
+    let prefix = format!("dirty-{volume}@");
+    let entries = match std::fs::read_dir(&files.maps) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let name = name.to_string_lossy();
+        let consumer = name
+            .strip_prefix(&prefix)
+            .and_then(|rest| rest.strip_suffix(".map"));
+        if let Some(consumer) = consumer {
+            remove_map(files, volume, consumer)?;
+        }
+    }
+    Ok(())
+}
+
 /// Opens, or creates, the dirty-block map of a consumer.
 ///
 /// # Errors
@@ -337,7 +381,7 @@ pub fn open_map(
     consumer: &str,
     superblock: &Superblock,
 ) -> Result<Arc<dyn Device>, StorageError> {
-    let path = files.maps.join(format!("dirty-{consumer}.map"));
+    let path = map_path(files, &superblock.name, consumer);
     let file = FileDevice::new(create_file(&path)?, &path)?;
     refuse_foreign_map(&file)?;
     let bytes = BlockMap::file_bytes(&BlockMap::header_for(superblock.volume, superblock.volume_bytes));

@@ -1,15 +1,18 @@
 //! The two threads that keep a store moving: one makes the journal durable, one serves the image.
 //!
 //! Only the product starts them; the simulator calls the same steps of [`Store`] itself. Both threads sleep
-//! while there is nothing to do, and end at the first failure, which is final.
+//! while there is nothing to do, and end at the first failure, which is final and latched in the store, so that
+//! whoever waits for them is answered. An event is told only when something moved: waiters may ask again at
+//! every event without keeping the threads busy.
 
+use crate::error::StorageError;
 use crate::limits::{
-    CHECKPOINT_INTERVAL, COPY_CHECKPOINT_INTERVAL, DRAIN_INTERVAL, EAGER_DRAIN_BYTES, EAGER_SYNC_BYTES,
-    SYNC_INTERVAL,
+    CHECKPOINT_INTERVAL, COPY_CHECKPOINT_INTERVAL, DRAIN_INTERVAL, EAGER_COPY_BYTES, EAGER_DRAIN_BYTES,
+    EAGER_SYNC_BYTES,
 };
 use crate::store::Store;
-use farside_protocol::journal::CopyState;
-use parking_lot::{Condvar, Mutex};
+use farside_protocol::journal::{ChainPoint, CopyState};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -51,6 +54,7 @@ struct Wants {
 struct Shared {
     store: Arc<Store>,
     observer: Arc<dyn StoreObserver>,
+    sync_interval: Duration,
     wants: Mutex<Wants>,
     sync: Condvar,
     image: Condvar,
@@ -68,7 +72,13 @@ impl Keeper {
     ///
     /// # Errors
     /// The operating system's, when it gives no threads.
-    pub fn start(store: Arc<Store>, observer: Arc<dyn StoreObserver>) -> std::io::Result<Self> {
+    ///
+    /// `sync_interval` is how long a change may stay non-durable while nobody asks for a flush.
+    pub fn start(
+        store: Arc<Store>,
+        observer: Arc<dyn StoreObserver>,
+        sync_interval: Duration,
+    ) -> std::io::Result<Self> {
         let wants = Wants {
             dirty: true,
             image: true,
@@ -77,6 +87,7 @@ impl Keeper {
         let shared = Shared {
             store,
             observer,
+            sync_interval,
             wants: Mutex::new(wants),
             sync: Condvar::new(),
             image: Condvar::new(),
@@ -130,7 +141,11 @@ impl Keeper {
         self.shared.wants.lock().stop = true;
         self.shared.sync.notify_one();
         self.shared.image.notify_one();
-        for thread in self.threads.lock().drain(..) {
+        let here = std::thread::current().id();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        // An observer may hold the last reference to the keeper's owner: a thread cannot wait for itself, and ends
+        // after its step anyway.
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != here) {
             if thread.join().is_err() {
                 tracing::error!(volume = %self.shared.store.name(), "a thread of the store panicked");
             }
@@ -144,17 +159,37 @@ impl Drop for Keeper {
     }
 }
 
+/// What an event about the image is about.
+#[derive(Debug, PartialEq, Eq)]
+struct ImageState {
+    tail: ChainPoint,
+    mirrored: ChainPoint,
+    applied: ChainPoint,
+    copied: u64,
+    copy: CopyState,
+}
+
 impl Shared {
     fn keep_durable(&self) {
+        let mut told = self.store.points().durable;
         while self.wait_for_sync_work() {
-            if self.store.sync().is_err() {
-                return self.observer.observe(StoreEvent::Failed);
+            match self.store.sync() {
+                Ok(durable) if durable == told => {}
+                Ok(durable) => {
+                    told = durable;
+                    self.observer.observe(StoreEvent::Durable);
+                    self.wants.lock().image = true;
+                    self.image.notify_one();
+                }
+                Err(error) => return self.give_up(error),
             }
-            self.observer.observe(StoreEvent::Durable);
-            let mut wants = self.wants.lock();
-            wants.image = true;
-            self.image.notify_one();
         }
+    }
+
+    /// Without this thread nothing moves any more, whatever the cause: that has to be seen.
+    fn give_up(&self, error: StorageError) {
+        self.store.fail(error);
+        self.observer.observe(StoreEvent::Failed);
     }
 
     /// Waits until a flush is wanted, or for a while after something was journaled. False: stop.
@@ -164,10 +199,10 @@ impl Shared {
             self.sync.wait(&mut wants);
         }
         let mut waited = Duration::ZERO;
-        let step = SYNC_INTERVAL / 8;
+        let step = self.sync_interval / 8;
         while !wants.stop
             && !wants.flush
-            && waited < SYNC_INTERVAL
+            && waited < self.sync_interval
             && self.unsynced_bytes() < EAGER_SYNC_BYTES
         {
             self.sync.wait_for(&mut wants, step);
@@ -185,12 +220,22 @@ impl Shared {
 
     fn keep_image(&self) {
         let mut last_checkpoint = self.store.clock().monotonic();
+        let mut told = self.image_state();
         while self.wait_for_image_work() {
-            if let Err(error) = self.image_step(&mut last_checkpoint) {
-                // Whatever it was, nobody serves the image from here on: that must not pass unnoticed.
-                self.store.give_up(error);
-                return self.observer.observe(StoreEvent::Failed);
+            if let Err(error) = self.image_steps(&mut last_checkpoint, &mut told) {
+                return self.give_up(error);
             }
+        }
+    }
+
+    fn image_state(&self) -> ImageState {
+        let (points, copy) = (self.store.points(), self.store.copy_progress());
+        ImageState {
+            tail: points.tail,
+            mirrored: points.mirrored,
+            applied: points.applied,
+            copied: copy.durable,
+            copy: copy.state,
         }
     }
 
@@ -204,38 +249,59 @@ impl Shared {
         if !wants.stop && !wants.relief && points.durable.address - points.applied.address < EAGER_DRAIN_BYTES
         {
             // A little patience lets neighbouring and overlapping writes meet in one batch.
-            self.image.wait_for(&mut wants, DRAIN_INTERVAL);
+            self.wait_for_company(&mut wants);
         }
         wants.image = false;
         wants.relief = false;
         !wants.stop
     }
 
-    fn image_step(&self, last_checkpoint: &mut Duration) -> Result<(), crate::StorageError> {
-        while self.store.drain()? {
+    /// Waits for the drain interval, whatever becomes durable meanwhile, unless somebody needs room.
+    fn wait_for_company(&self, wants: &mut MutexGuard<'_, Wants>) {
+        let (clock, start) = (self.store.clock(), self.store.clock().monotonic());
+        while !wants.stop && !wants.relief {
+            let waited = clock.monotonic().saturating_sub(start);
+            if waited >= DRAIN_INTERVAL {
+                return;
+            }
+            self.image.wait_for(wants, DRAIN_INTERVAL - waited);
+        }
+    }
+
+    /// Steps until there is nothing left to drain. Positions are recorded in between, too: under a steady stream
+    /// the end may be far away.
+    fn image_steps(&self, last_checkpoint: &mut Duration, told: &mut ImageState) -> Result<(), StorageError> {
+        loop {
+            let drained = self.store.drain()?;
             self.relieve()?;
-            self.observer.observe(StoreEvent::Image);
-            if self.wants.lock().stop {
-                break;
+            self.checkpoint_if_due(last_checkpoint)?;
+            let now = self.image_state();
+            if now != *told {
+                *told = now;
+                self.observer.observe(StoreEvent::Image);
+            }
+            if !drained || self.wants.lock().stop {
+                return Ok(());
             }
         }
-        self.relieve()?;
+    }
+
+    fn checkpoint_if_due(&self, last_checkpoint: &mut Duration) -> Result<(), StorageError> {
         let now = self.store.clock().monotonic();
-        let copying = self.store.copy_progress().state == CopyState::Copying;
-        let interval = if copying {
-            COPY_CHECKPOINT_INTERVAL
-        } else {
-            CHECKPOINT_INTERVAL
+        let copy = self.store.copy_progress();
+        let interval = match copy.state {
+            CopyState::Copying if copy.written - copy.durable >= EAGER_COPY_BYTES => Duration::ZERO,
+            CopyState::Copying => COPY_CHECKPOINT_INTERVAL,
+            CopyState::Empty | CopyState::Complete => CHECKPOINT_INTERVAL,
         };
         if now.saturating_sub(*last_checkpoint) >= interval && self.store.checkpoint_due() {
             self.store.checkpoint()?;
             *last_checkpoint = self.store.clock().monotonic();
         }
-        self.observer.observe(StoreEvent::Image);
         Ok(())
     }
 
-    fn relieve(&self) -> Result<(), crate::StorageError> {
+    fn relieve(&self) -> Result<(), StorageError> {
         let cut = self.store.relieve()?;
         if !cut.is_empty() {
             self.observer.observe(StoreEvent::CutLoose(cut));

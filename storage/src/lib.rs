@@ -25,7 +25,10 @@ pub use block_map::BlockMap;
 pub use clock::{Clock, SystemClock};
 pub use device::{Device, Extent, FileDevice, Kind as DeviceKind};
 pub use error::{Operation, StorageError};
-pub use files::{FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files, open_map};
+pub use files::{
+    FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files, open_map, remove_map,
+    remove_maps,
+};
 pub use journal::{
     ChunkSpan, Layout, ReadError, Recovered, RingSurvey, Scan, ScannedChunk, load_superblock, recover,
     scan_all,

@@ -3,8 +3,6 @@
 use farside_protocol::journal::limits as journal;
 use std::time::Duration;
 
-/// How long a change may stay non-durable while nobody asks for a flush: bounds the lag of remotes.
-pub const SYNC_INTERVAL: Duration = Duration::from_millis(40);
 /// Non-durable bytes of journal at which a sync begins without waiting.
 pub const EAGER_SYNC_BYTES: u64 = 16 << 20;
 /// How long the image consumer waits for more before it writes a small batch.

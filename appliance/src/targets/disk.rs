@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use std::future::Future;
+use tokio_util::sync::CancellationToken;
 
 /// The number of the last record included; 0 is the empty history.
 pub type Position = u64;
@@ -96,4 +97,9 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Resolves when every record up to `position` is durable. One journal sync serves all who wait.
     fn durable(&self, position: Position) -> impl Future<Output = Result<(), DiskError>> + Send;
+
+    /// Cancelled when the disk goes away: connections to it end, also those without requests.
+    fn closing(&self) -> CancellationToken {
+        CancellationToken::new()
+    }
 }

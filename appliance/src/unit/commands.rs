@@ -1,11 +1,13 @@
 //! Commands: each a change of the configuration file and of the running unit, made whole or taken back.
 
+use super::parts::files_of as files_of_store;
 use super::reload::{changes, in_force_after};
 use super::shared::{Shared, Slot};
 use crate::config::{Config, ConfigError, VolumeConfig, edit, read_text, write_text};
 use farside_protocol::control::{
     Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, Status,
 };
+use farside_storage::remove_maps;
 use farside_web::{Control, Execution};
 use std::sync::Arc;
 
@@ -98,7 +100,7 @@ async fn remove_volume(shared: &Shared, remove: RemoveVolume) -> Result<Reply, C
     forgotten.map_err(|error| ControlError::plain(error.code, error.message))?;
     let files = files_of(&config);
     let message = if remove.delete_data {
-        delete_files(&config)?
+        delete_files(shared, &config)?
     } else {
         left_behind(&config)
     };
@@ -160,7 +162,7 @@ fn left_behind(volume: &VolumeConfig) -> String {
     )
 }
 
-fn delete_files(volume: &VolumeConfig) -> Result<String, ControlError> {
+fn delete_files(shared: &Shared, volume: &VolumeConfig) -> Result<String, ControlError> {
     let mut kept = Vec::new();
     for path in [&volume.mirror, &volume.journal] {
         match std::fs::symlink_metadata(path) {
@@ -177,6 +179,9 @@ fn delete_files(volume: &VolumeConfig) -> Result<String, ControlError> {
             Err(_) => {}
         }
     }
+    let store = files_of_store(volume, &shared.view.read().config.unit.data_dir);
+    remove_maps(&store, &volume.name)
+        .map_err(|error| ControlError::plain(ErrorCode::Failed, error.to_string()))?;
     if let Some(directory) = volume
         .mirror
         .parent()
@@ -232,20 +237,41 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
         take_out(shared, name).await;
     }
     for (volume, remote) in &steps.remove_remotes {
-        if let Some(volume) = open_volume(shared, volume) {
-            volume.remove_remote(remote).await;
+        let returns = steps
+            .add_remotes
+            .iter()
+            .any(|(of, to)| of == volume && to.name == *remote);
+        match open_volume(shared, volume) {
+            // At another address; what it has confirmed still counts.
+            Some(volume) if returns => volume.pause_remote(remote).await,
+            Some(volume) => volume.remove_remote(remote).await,
+            None => {}
         }
     }
+    let mut failed = Vec::new();
     for (name, remote) in &steps.add_remotes {
         if let Some(volume) = open_volume(shared, name)
             && let Err(error) = volume.add_remote(remote).await
         {
             tracing::error!(volume = name, remote = remote.name, "remote not started: {error}");
+            failed.push((name, remote, error));
         }
     }
     let retry = {
         let mut view = shared.view.write();
         view.config = in_force_after(&view.config, wanted);
+        // Not in force, so that the next reload tries again.
+        for (name, remote, error) in failed {
+            let volume = view.config.volumes.iter_mut().find(|volume| volume.name == *name);
+            if let Some(volume) = volume {
+                volume.remotes.retain(|known| known.name != remote.name);
+            }
+            let text = format!(
+                "remote {} of volume {name} was not started: {error}; reload to try again",
+                remote.name
+            );
+            view.config_error.get_or_insert(text);
+        }
         let idle = |volume: &&VolumeConfig| !matches!(view.volumes.get(&volume.name), Some(Slot::Open(_)));
         view.config
             .volumes

@@ -17,5 +17,8 @@ pub(super) const OWNER_ONLY: u32 = 0o600;
 /// How long a shutdown waits for connected remotes to receive the rest.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long hosts have to read their last answers when a volume is removed.
+pub(super) const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How often it looks.
 pub(super) const DRAIN_POLL: Duration = Duration::from_millis(10);

@@ -3,14 +3,16 @@
 //! At depth 1 that is one system call and no task hop. A group that has to wait for room is finished by a task
 //! of its own, so that a connection that goes away takes nobody's changes with it.
 
-use super::limits::{GROUP_CHANGES, LEADER_ROUNDS};
+use super::limits::{GROUP_CHANGES, LEADER_ROUNDS, ROOM_RETRY};
 use super::shared::Shared;
 use crate::targets::{DiskError, Position};
 use farside_storage::{AppendError, Change};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// What became of a queued batch.
 enum Outcome {
@@ -217,8 +219,10 @@ async fn finish_later(shared: Arc<Shared>, mut group: Group, leadership: Leaders
             break Err(DiskError::ShuttingDown);
         }
         shared.want_room();
-        room.await;
+        // A wish can cross with a checkpoint that fulfils an earlier one and moves nothing, so it is repeated.
+        let _ = timeout(ROOM_RETRY, room).await;
     };
+    shared.starving.store(false, Ordering::Release);
     let _ = finish(group, result);
     drop(leadership);
 }

@@ -2,7 +2,8 @@
 //!
 //! Contract: a change is acknowledged when it is in the journal; a flush when everything journaled before it is
 //! durable; neither ever waits for a remote. After a failed write or sync the volume answers with errors and
-//! acknowledges nothing until it is started again by an operator.
+//! acknowledges nothing until it is started again by an operator. Once it is being stopped, hosts are refused,
+//! also reads: its files may be somebody else's next.
 
 mod limits;
 mod shared;
@@ -15,14 +16,15 @@ pub use source::LinkSource;
 
 use crate::targets::{Disk, DiskError, DiskGeometry, Position, Update};
 use bytes::{Bytes, BytesMut};
-use farside_protocol::journal::RecordKind;
+use farside_protocol::journal::{RecordKind, Superblock};
 use farside_storage::{Change, Keeper, ReadOutcome, StorageError, Store};
-use limits::COLD_READ_BYTES;
+use limits::{COLD_READ_BYTES, SYNC_INTERVAL};
 use shared::{HostCounters, Observer, Shared};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// What hosts did since the volume was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,11 +57,13 @@ impl Volume {
     pub fn start(store: Store) -> Result<Arc<Self>, StorageError> {
         let shared = Arc::new(Shared::new(Arc::new(store)));
         let observer = Arc::new(Observer(Arc::downgrade(&shared)));
-        let keeper = Keeper::start(shared.store.clone(), observer).map_err(|source| StorageError::Io {
-            operation: farside_storage::Operation::Open,
-            name: shared.store.name().to_owned(),
-            offset: 0,
-            source,
+        let keeper = Keeper::start(shared.store.clone(), observer, SYNC_INTERVAL).map_err(|source| {
+            StorageError::Io {
+                operation: farside_storage::Operation::Open,
+                name: shared.store.name().to_owned(),
+                offset: 0,
+                source,
+            }
         })?;
         shared.keeper.set(keeper).expect("the keeper is set once, here");
         Ok(Arc::new(Self { shared }))
@@ -71,6 +75,12 @@ impl Volume {
         &self.shared.store
     }
 
+    /// The superblock at the start, for what never changes: identity, size, geometry. Waits for nothing.
+    #[must_use]
+    pub fn opened_as(&self) -> &Superblock {
+        &self.shared.opened_as
+    }
+
     /// Changes whenever a position moves or a remote's state changes.
     #[must_use]
     pub fn changed(&self) -> watch::Receiver<u64> {
@@ -79,7 +89,7 @@ impl Volume {
 
     /// A remote confirmed more: the ring may have room.
     pub fn remote_moved(&self) {
-        self.shared.relieve();
+        self.shared.remote_moved();
     }
 
     /// What hosts did since the volume was opened.
@@ -106,7 +116,7 @@ impl Volume {
 
     /// Refuses new work from now on; what waits is answered.
     pub fn begin_stop(&self) {
-        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.stopping.cancel();
         self.shared.wake_all();
     }
 
@@ -120,6 +130,7 @@ impl Volume {
             keeper.stop();
         }
         let result = self.shared.store.shut_down();
+        self.shared.ended.store(true, Ordering::Release);
         self.shared.wake_all();
         result
     }
@@ -214,6 +225,9 @@ impl Disk for Volume {
     }
 
     fn read_cached(&self, offset: u64, length: u32, into: &mut BytesMut) -> Result<bool, DiskError> {
+        if self.shared.is_stopping() {
+            return Err(DiskError::ShuttingDown);
+        }
         let start = into.len();
         into.resize(start + length as usize, 0);
         match self.shared.store.read_cached(offset, &mut into[start..]) {
@@ -241,6 +255,9 @@ impl Disk for Volume {
         if length > COLD_READ_BYTES {
             return Err(DiskError::Io);
         }
+        if self.shared.is_stopping() {
+            return Err(DiskError::ShuttingDown);
+        }
         let volume = self.clone();
         let reading = tokio::task::spawn_blocking(move || {
             let start = into.len();
@@ -264,20 +281,26 @@ impl Disk for Volume {
         self.shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
         let mut durable = self.shared.durable.subscribe();
         loop {
-            if *durable.borrow_and_update() >= position {
-                return if self.shared.store.failure().is_some() {
-                    Err(DiskError::Io)
-                } else {
-                    Ok(())
-                };
-            }
-            if self.shared.store.failure().is_some() {
+            let told = *durable.borrow_and_update();
+            let store = &self.shared.store;
+            let reached = told >= position || store.points().durable.record >= position;
+            if store.failure().is_some() {
                 return Err(DiskError::Io);
+            }
+            if reached {
+                return Ok(());
+            }
+            if self.shared.has_ended() {
+                return Err(DiskError::ShuttingDown);
             }
             self.shared.flush();
             if durable.changed().await.is_err() {
                 return Err(DiskError::ShuttingDown);
             }
         }
+    }
+
+    fn closing(&self) -> CancellationToken {
+        self.shared.stopping.clone()
     }
 }

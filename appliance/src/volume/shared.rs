@@ -2,10 +2,12 @@
 
 use super::commit::Commit;
 use crate::targets::DiskError;
+use farside_protocol::journal::Superblock;
 use farside_storage::{AppendError, Keeper, Store, StoreEvent, StoreObserver};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 /// How often hosts asked for what, since the start.
 #[derive(Debug, Default)]
@@ -21,30 +23,40 @@ pub(super) struct HostCounters {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) store: Arc<Store>,
+    /// The superblock at the start, for what never changes in it: the store's own is locked while a disk syncs.
+    pub(super) opened_as: Superblock,
     pub(super) commit: Commit,
     pub(super) counters: HostCounters,
     /// Fires when there may be room in the ring again.
     pub(super) room: Notify,
-    /// The durable record; sent anew also when the store fails or stops.
+    /// A group waits for room.
+    pub(super) starving: AtomicBool,
+    /// The durable record, which only rises; sent anew also when the store fails or stops.
     pub(super) durable: watch::Sender<u64>,
     /// Rises whenever a position or a remote's state changed: what the link waits for.
     pub(super) changed: watch::Sender<u64>,
     pub(super) keeper: OnceLock<Keeper>,
-    pub(super) stopping: AtomicBool,
+    /// Cancelled: no new work.
+    pub(super) stopping: CancellationToken,
+    /// Nothing becomes durable any more.
+    pub(super) ended: AtomicBool,
 }
 
 impl Shared {
     pub(super) fn new(store: Arc<Store>) -> Self {
         let durable = store.points().durable.record;
         Self {
+            opened_as: store.superblock(),
             store,
             commit: Commit::default(),
             counters: HostCounters::default(),
             room: Notify::new(),
+            starving: AtomicBool::new(false),
             durable: watch::Sender::new(durable),
             changed: watch::Sender::new(0),
             keeper: OnceLock::new(),
-            stopping: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -62,23 +74,44 @@ impl Shared {
         self.with_keeper(Keeper::flush);
     }
 
-    pub(super) fn relieve(&self) {
-        self.with_keeper(Keeper::relieve);
+    /// A remote confirmed more. Only worth a step of the image's own when somebody waits for it: else it would
+    /// not have the time to gather neighbouring writes.
+    pub(super) fn remote_moved(&self) {
+        if self.starving.load(Ordering::Acquire) {
+            self.with_keeper(Keeper::relieve);
+        }
     }
 
     /// Room is needed: whatever is in its way has to move.
     pub(super) fn want_room(&self) {
-        self.flush();
-        self.relieve();
+        self.starving.store(true, Ordering::Release);
+        self.with_keeper(Keeper::flush);
+        self.with_keeper(Keeper::relieve);
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.stopping.is_cancelled()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Wakes everybody who waits, to look again.
     pub(super) fn wake_all(&self) {
-        self.durable.send_replace(self.store.points().durable.record);
+        self.tell_durable();
+        self.tell_moved();
+    }
+
+    /// Two threads may come here at once: the older position must not replace the newer one.
+    fn tell_durable(&self) {
+        let record = self.store.points().durable.record;
+        self.durable
+            .send_modify(|durable| *durable = record.max(*durable));
+    }
+
+    /// Not for those who wait for durability, who are many.
+    fn tell_moved(&self) {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
         self.room.notify_waiters();
     }
@@ -87,6 +120,7 @@ impl Shared {
     pub(super) fn disk_error(&self, error: &AppendError) -> DiskError {
         match error {
             AppendError::Storage(error) if error.is_no_space() => DiskError::NoSpace,
+            _ if self.is_stopping() && self.store.failure().is_none() => DiskError::ShuttingDown,
             _ => DiskError::Io,
         }
     }
@@ -99,13 +133,17 @@ pub(super) struct Observer(pub(super) std::sync::Weak<Shared>);
 impl StoreObserver for Observer {
     fn observe(&self, event: StoreEvent) {
         let Some(shared) = self.0.upgrade() else { return };
-        if let StoreEvent::CutLoose(names) = &event {
-            tracing::warn!(
-                volume = %shared.store.name(), remotes = ?names,
-                "the journal is full of what these remotes have not confirmed; they are let go and need a copy when \
-                 they return. A larger journal covers longer outages"
-            );
+        match event {
+            StoreEvent::Image => shared.tell_moved(),
+            StoreEvent::Durable | StoreEvent::Failed => shared.wake_all(),
+            StoreEvent::CutLoose(remotes) => {
+                tracing::warn!(
+                    volume = %shared.store.name(), ?remotes,
+                    "the journal is full of what these remotes have not confirmed; they are let go and need a copy \
+                     when they return. A larger journal covers longer outages"
+                );
+                shared.tell_moved();
+            }
         }
-        shared.wake_all();
     }
 }

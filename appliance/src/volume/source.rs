@@ -1,9 +1,11 @@
 //! A volume as one of its link senders sees it.
 
 use super::Volume;
+use super::limits::WARM_BYTES;
 use crate::link::limits::BATCH_CHUNKS;
 use crate::link::{ChunkSpan, Extent, Identity, Points, Source, SourceError};
 use bytes::BufMut;
+use farside_protocol::journal::limits::MAX_CONSUMERS;
 use farside_protocol::journal::{ChainPoint, ConsumerState, What};
 use farside_storage::{ReadError, StorageError, StoreFiles, open_map};
 use parking_lot::Mutex;
@@ -20,8 +22,7 @@ const MAX_UNCONFIRMED: usize = 1 << 16;
 #[derive(Debug)]
 pub struct LinkSource {
     volume: Arc<Volume>,
-    unit: Uuid,
-    unit_name: String,
+    identity: Identity,
     /// (last record, blocks) of chunks that were read and are not confirmed.
     unconfirmed: Mutex<VecDeque<(u64, u64)>>,
     /// When the remote was last known to have everything, in microseconds since 1970.
@@ -41,14 +42,30 @@ impl LinkSource {
     ) -> Result<Self, StorageError> {
         let store = volume.store();
         if store.consumer(remote).is_none() {
+            if store.superblock().consumers.len() >= MAX_CONSUMERS {
+                return Err(StorageError::Refused {
+                    name: store.name().to_owned(),
+                    problem: format!(
+                        "has {MAX_CONSUMERS} remotes already, which is the most; remove one first"
+                    ),
+                });
+            }
             let map = open_map(files, remote, &store.superblock())?;
             store.add_consumer(remote, map)?;
         }
-        let (unit, unit_name) = unit;
+        let superblock = volume.opened_as();
+        let identity = Identity {
+            unit: unit.0,
+            unit_name: unit.1,
+            volume: superblock.volume,
+            volume_name: superblock.name.clone(),
+            volume_bytes: superblock.volume_bytes,
+            segment_bytes: superblock.segment_bytes,
+            epoch: store.opened().epoch,
+        };
         Ok(Self {
+            identity,
             volume,
-            unit,
-            unit_name,
             unconfirmed: Mutex::default(),
             caught_up_us: AtomicU64::new(0),
         })
@@ -92,16 +109,7 @@ fn storage_error(error: StorageError) -> SourceError {
 
 impl Source for LinkSource {
     fn identity(&self) -> Identity {
-        let superblock = self.volume.store().superblock();
-        Identity {
-            unit: self.unit,
-            unit_name: self.unit_name.clone(),
-            volume: superblock.volume,
-            volume_name: superblock.name,
-            volume_bytes: superblock.volume_bytes,
-            segment_bytes: superblock.segment_bytes,
-            epoch: superblock.epoch,
-        }
+        self.identity.clone()
     }
 
     fn points(&self) -> Points {
@@ -127,10 +135,10 @@ impl Source for LinkSource {
 
     fn set_consumer(&self, remote: &str, state: ConsumerState, acked: ChainPoint) {
         self.count_confirmed(acked.record);
-        if acked.record == self.volume.store().points().journaled.record {
+        let complete = state == ConsumerState::Attached;
+        if complete && acked.record == self.volume.store().points().journaled.record {
             self.caught_up_us.store(self.now_us(), Ordering::Relaxed);
         }
-        let complete = state == ConsumerState::Attached;
         if let Err(error) = self.volume.store().acknowledge(remote, acked, complete) {
             tracing::warn!(volume = %self.volume.store().name(), remote, "position not taken: {error}");
         }
@@ -158,7 +166,22 @@ impl Source for LinkSource {
     ) -> Result<Vec<ChunkSpan>, SourceError> {
         buffer.clear();
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-        let read = self.volume.store().read_chunks(&from, &up_to, max_bytes, buffer);
+        let store = self.volume.store();
+        let behind = store.points().journaled.address.saturating_sub(from.address);
+        let read = if behind <= WARM_BYTES {
+            store.read_chunks(&from, &up_to, max_bytes, buffer)
+        } else {
+            let (store, mut lent) = (store.clone(), std::mem::take(buffer));
+            let reading = tokio::task::spawn_blocking(move || {
+                let read = store.read_chunks(&from, &up_to, max_bytes, &mut lent);
+                (read, lent)
+            });
+            let (read, lent) = reading
+                .await
+                .map_err(|_| SourceError::Storage("the unit is shutting down".to_owned()))?;
+            *buffer = lent;
+            read
+        };
         let spans = read.map_err(|error| match error {
             ReadError::Behind(_) => SourceError::Behind,
             ReadError::Storage(error) => storage_error(error),

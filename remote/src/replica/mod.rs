@@ -5,23 +5,27 @@
 //! exactly the state after the last record received.
 
 mod set;
+#[cfg(test)]
+mod tests;
 
 pub use set::{FailedReplica, ReplicaSet, ReplicaSetConfig};
 
+use crate::limits::SYNC_INTERVAL;
 use crate::sink::{Sink, SinkError, SinkState};
-use farside_protocol::journal::{ChainPoint, What};
+use farside_protocol::journal::{ChainPoint, Superblock, What};
+use farside_storage::limits::EAGER_COPY_BYTES;
 use farside_storage::{AppendError, Keeper, StorageError, Store, StoreEvent, StoreFiles, StoreObserver};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 /// One replica in service.
 #[derive(Debug)]
 pub struct Replica {
     store: Arc<Store>,
+    /// The superblock at the start, for what never changes in it: the store's own is locked while a disk syncs.
+    opened_as: Superblock,
     files: StoreFiles,
-    source: Uuid,
     changed: watch::Sender<u64>,
     keeper: OnceLock<Keeper>,
     stopping: AtomicBool,
@@ -39,15 +43,15 @@ impl StoreObserver for Observer {
 }
 
 impl Replica {
-    /// Takes an open store into service for the unit `source`.
+    /// Takes an open store into service.
     ///
     /// # Errors
     /// The operating system's, when it gives no threads.
-    pub fn start(store: Store, files: StoreFiles, source: Uuid) -> std::io::Result<Arc<Self>> {
+    pub fn start(store: Store, files: StoreFiles) -> std::io::Result<Arc<Self>> {
         let replica = Arc::new(Self {
+            opened_as: store.superblock(),
             store: Arc::new(store),
             files,
-            source,
             changed: watch::Sender::new(0),
             keeper: OnceLock::new(),
             stopping: AtomicBool::new(false),
@@ -55,6 +59,7 @@ impl Replica {
         let keeper = Keeper::start(
             replica.store.clone(),
             Arc::new(Observer(Arc::downgrade(&replica))),
+            SYNC_INTERVAL,
         )?;
         replica.keeper.set(keeper).expect("the keeper is set once, here");
         Ok(replica)
@@ -64,6 +69,13 @@ impl Replica {
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// The superblock at the start, for what never changes: identity, size, geometry, whose replica it is. Waits
+    /// for nothing.
+    #[must_use]
+    pub fn opened_as(&self) -> &Superblock {
+        &self.opened_as
     }
 
     /// Its files.
@@ -153,7 +165,7 @@ impl Sink for Replica {
 
     async fn begin_copy(&self, base: ChainPoint) -> Result<(), SinkError> {
         self.check()?;
-        let (store, source) = (self.store.clone(), self.source);
+        let (store, source) = (self.store.clone(), self.opened_as.source);
         let begun = tokio::task::spawn_blocking(move || store.begin_copy(&base, source)).await;
         begun
             .map_err(|_| SinkError::ShuttingDown)?
@@ -170,8 +182,7 @@ impl Sink for Replica {
             changed.mark_unchanged();
             match self.store.append_sealed(&what, data) {
                 Ok(_) => {
-                    // The sender waits for this; nothing is gained by waiting for more.
-                    self.with_keeper(Keeper::flush);
+                    self.with_keeper(Keeper::appended);
                     return Ok(());
                 }
                 Err(AppendError::Full | AppendError::NotDurable | AppendError::Pending) => {
@@ -191,7 +202,12 @@ impl Sink for Replica {
         self.check()?;
         self.store
             .write_copy(offset, data)
-            .map_err(|error| self.degraded(&error))
+            .map_err(|error| self.degraded(&error))?;
+        let copy = self.store.copy_progress();
+        if copy.written - copy.durable >= EAGER_COPY_BYTES {
+            self.with_keeper(Keeper::relieve);
+        }
+        Ok(())
     }
 
     async fn zero_copy(&self, offset: u64, length: u64) -> Result<(), SinkError> {

@@ -4,7 +4,9 @@
 
 use super::Replica;
 use crate::sink::Replicas;
-use farside_protocol::journal::limits::{BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MIN_SEGMENTS, RING_OFFSET};
+use farside_protocol::journal::limits::{
+    BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, RING_OFFSET,
+};
 use farside_protocol::journal::{Role, Superblock};
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
 use farside_storage::{
@@ -14,6 +16,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 /// Where replicas are kept and which are accepted.
@@ -48,9 +51,10 @@ enum Slot {
 pub struct ReplicaSet {
     config: ReplicaSetConfig,
     clock: Arc<dyn Clock>,
+    /// A slot that is [`Slot::Starting`] belongs to whoever put it there: a replica is opened or made once, and
+    /// nobody waits for it.
     slots: Mutex<BTreeMap<String, Slot>>,
-    /// Held while one replica is made, so that two greetings do not make it twice.
-    making: Mutex<()>,
+    stopping: AtomicBool,
 }
 
 fn files_in(directory: &Path, name: &str) -> StoreFiles {
@@ -80,7 +84,7 @@ impl ReplicaSet {
             config,
             clock,
             slots: Mutex::new(slots),
-            making: Mutex::new(()),
+            stopping: AtomicBool::new(false),
         })
     }
 
@@ -88,15 +92,30 @@ impl ReplicaSet {
     pub fn open_all(&self) {
         let names: Vec<String> = self.slots.lock().keys().cloned().collect();
         for name in names {
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
             let opened = open_replica(&files_in(&self.config.directory, &name), &self.clock);
-            let slot = opened.map_or_else(
-                |error| {
-                    tracing::error!(replica = name, "replica not in service: {error}");
-                    Slot::Failed(error.to_string())
-                },
-                Slot::Open,
-            );
-            self.slots.lock().insert(name, slot);
+            if let Err(error) = &opened {
+                tracing::error!(replica = name, "replica not in service: {error}");
+            }
+            self.settle_slot(name, opened.map_err(|error| error.to_string()));
+        }
+    }
+
+    /// Ends the opening of a replica. One that comes after the shutdown is shut down at once.
+    fn settle_slot(&self, name: String, opened: Result<Arc<Replica>, String>) {
+        let late = {
+            let mut slots = self.slots.lock();
+            if self.stopping.load(Ordering::Acquire) {
+                opened.ok()
+            } else {
+                slots.insert(name, opened.map_or_else(Slot::Failed, Slot::Open));
+                None
+            }
+        };
+        if let Some(replica) = late {
+            shut_down_one(&replica);
         }
     }
 
@@ -131,25 +150,36 @@ impl ReplicaSet {
         self.slots.lock().iter().filter_map(failed).collect()
     }
 
-    /// Shuts all replicas down. Blocks.
+    /// Shuts all replicas down, also those that are being opened now, as soon as they are. Blocks.
     pub fn shut_down(&self) {
-        for replica in self.replicas() {
-            if let Err(error) = replica.shut_down() {
-                tracing::error!(replica = %replica.store().name(), "not shut down cleanly: {error}");
+        let slots = {
+            let mut slots = self.slots.lock();
+            self.stopping.store(true, Ordering::Release);
+            std::mem::take(&mut *slots)
+        };
+        for slot in slots.into_values() {
+            if let Slot::Open(replica) = slot {
+                shut_down_one(&replica);
             }
         }
-        self.slots.lock().clear();
     }
 
     fn find(&self, hello: &Hello) -> Option<Result<Arc<Replica>, Refusal>> {
         let name = &hello.volume_name;
-        let slot = self.slots.lock().get(name).cloned()?;
+        let mut slots = self.slots.lock();
+        let Some(slot) = slots.get(name).cloned() else {
+            // Whoever is told that there is none makes it.
+            slots.insert(name.clone(), Slot::Starting);
+            return None;
+        };
+        drop(slots);
         Some(match slot {
             Slot::Starting => {
-                let text = format!("replica {name} is being recovered; the link comes up when it is ready");
+                let text =
+                    format!("replica {name} is being made or recovered; the link comes up when it is ready");
                 Err(Refusal::new(RefuseCode::Busy, 0, &text))
             }
-            Slot::Open(replica) => check(&replica.store.superblock(), hello).map(|()| replica),
+            Slot::Open(replica) => check(replica.opened_as(), hello).map(|()| replica),
             Slot::Failed(problem) => {
                 let text = format!("replica {name} is not in service: {problem}");
                 Err(Refusal::new(RefuseCode::Degraded, 0, &text))
@@ -158,30 +188,38 @@ impl ReplicaSet {
     }
 
     fn find_or_make(&self, hello: &Hello) -> Result<Arc<Replica>, Refusal> {
-        let _making = self.making.lock();
+        let name = &hello.volume_name;
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(shutting_down());
+        }
+        self.check_accepted(name)?;
+        check_geometry(hello)?;
         if let Some(found) = self.find(hello) {
             return found;
         }
-        let name = &hello.volume_name;
-        if self
-            .config
-            .accept
-            .as_ref()
-            .is_some_and(|accepted| !accepted.contains(name))
-        {
-            let text =
-                format!("volume {name} is not among those this unit accepts; add it to link.accept there");
-            return Err(Refusal::new(RefuseCode::NotAccepted, 0, &text));
-        }
+        // Also should this panic, the next greeting must be free to try again.
+        let mut claim = Claim {
+            set: self,
+            name,
+            made: false,
+        };
         let replica = self.make(hello).map_err(|error| {
             let text = format!("replica {name} cannot be made: {error}");
-            tracing::error!(replica = name, "{text}");
+            tracing::error!(replica = name.as_str(), "{text}");
             Refusal::new(RefuseCode::Degraded, 0, &text)
         })?;
-        self.slots
-            .lock()
-            .insert(name.clone(), Slot::Open(replica.clone()));
+        claim.made = true;
+        self.settle_slot(name.clone(), Ok(replica.clone()));
         Ok(replica)
+    }
+
+    fn check_accepted(&self, name: &String) -> Result<(), Refusal> {
+        let accept = &self.config.accept;
+        if accept.as_ref().is_none_or(|accepted| accepted.contains(name)) {
+            return Ok(());
+        }
+        let text = format!("volume {name} is not among those this unit accepts; add it to link.accept there");
+        Err(Refusal::new(RefuseCode::NotAccepted, 0, &text))
     }
 
     fn make(&self, hello: &Hello) -> Result<Arc<Replica>, StorageError> {
@@ -204,6 +242,31 @@ impl ReplicaSet {
     }
 }
 
+/// The right to make a replica; given back if that comes to nothing.
+struct Claim<'a> {
+    set: &'a ReplicaSet,
+    name: &'a str,
+    made: bool,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.made {
+            self.set.slots.lock().remove(self.name);
+        }
+    }
+}
+
+fn shut_down_one(replica: &Replica) {
+    if let Err(error) = replica.shut_down() {
+        tracing::error!(replica = %replica.store().name(), "not shut down cleanly: {error}");
+    }
+}
+
+fn shutting_down() -> Refusal {
+    Refusal::new(RefuseCode::ShuttingDown, 0, "the unit is shutting down")
+}
+
 fn open_replica(files: &StoreFiles, clock: &Arc<dyn Clock>) -> Result<Arc<Replica>, StorageError> {
     let set = open_files(files)?;
     let name = files.journal.display().to_string();
@@ -212,15 +275,28 @@ fn open_replica(files: &StoreFiles, clock: &Arc<dyn Clock>) -> Result<Arc<Replic
             "is the journal of a volume, not of a replica; move it out of the replicas directory".to_owned();
         return Err(StorageError::Refused { name, problem });
     }
-    let source = set.superblock.source;
     let store = Store::open(set.devices, clock.clone())?;
-    let started = Replica::start(store, files.clone(), source);
+    let started = Replica::start(store, files.clone());
     started.map_err(|source| StorageError::Io {
         operation: farside_storage::Operation::Open,
         name,
         offset: 0,
         source,
     })
+}
+
+/// Whether a journal can be made for chunks of the sender's: what it says decides what is allocated here.
+fn check_geometry(hello: &Hello) -> Result<(), Refusal> {
+    let segment = hello.segment_bytes;
+    if segment.is_power_of_two() && (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment) {
+        return Ok(());
+    }
+    let text = format!(
+        "volume {} names segments of {segment} bytes; a power of two from {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES} \
+         is possible",
+        hello.volume_name
+    );
+    Err(Refusal::new(RefuseCode::Protocol, 0, &text))
 }
 
 /// Whether the sender may send to this replica.
@@ -266,12 +342,6 @@ impl Replicas for Arc<ReplicaSet> {
     async fn open_or_create(&self, hello: &Hello) -> Result<Arc<Replica>, Refusal> {
         let (set, hello) = (self.clone(), hello.clone());
         let found = tokio::task::spawn_blocking(move || set.find_or_make(&hello)).await;
-        found.unwrap_or_else(|_| {
-            Err(Refusal::new(
-                RefuseCode::ShuttingDown,
-                0,
-                "the unit is shutting down",
-            ))
-        })
+        found.unwrap_or_else(|_| Err(shutting_down()))
     }
 }

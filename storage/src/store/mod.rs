@@ -168,7 +168,7 @@ impl Store {
         result.map_err(|error| self.fail(error))
     }
 
-    fn fail(&self, error: StorageError) -> StorageError {
+    pub(crate) fn fail(&self, error: StorageError) -> StorageError {
         let mut failure = self.failure.lock();
         if failure.is_none() {
             tracing::error!(volume = %self.name, "degraded: {error}; nothing is acknowledged until it is cleared");
@@ -187,11 +187,6 @@ impl Store {
             return Err(StorageError::Failed { name, problem });
         }
         self.guard(self.journal.device.sync())
-    }
-
-    /// Degrades the store for a failure that its own steps did not latch, such as a read the image depends on.
-    pub(crate) fn give_up(&self, error: StorageError) -> StorageError {
-        self.fail(error)
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {

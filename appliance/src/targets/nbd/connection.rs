@@ -103,7 +103,13 @@ impl<S: Stream, D: Disk> Connection<S, D> {
     /// # Errors
     /// [`Fault`] when the stream fails or the client breaks the protocol.
     pub(super) async fn run(mut self, shutdown: &CancellationToken) -> Result<End, Fault> {
-        let mut cancelled = pin!(shutdown.cancelled());
+        let closing = self.replies.disk.closing();
+        let mut cancelled = pin!(async {
+            tokio::select! {
+                () = shutdown.cancelled() => End::Shutdown,
+                () = closing.cancelled() => End::DiskGone,
+            }
+        });
         loop {
             let gathered = self.gather()?;
             self.commit().await?;
@@ -249,7 +255,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
     fn poll_event(
         &mut self,
         gathered: Gathered,
-        cancelled: Pin<&mut impl Future<Output = ()>>,
+        cancelled: Pin<&mut impl Future<Output = End>>,
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<End>, Fault>> {
         self.replies.poll_progress(&mut self.stream, context)?;
@@ -260,8 +266,10 @@ impl<S: Stream, D: Disk> Connection<S, D> {
                 Poll::Ready(Ok(None))
             };
         }
-        if self.replies.end.is_none() && cancelled.poll(context).is_ready() {
-            self.replies.end = Some(End::Shutdown);
+        if self.replies.end.is_none()
+            && let Poll::Ready(end) = cancelled.poll(context)
+        {
+            self.replies.end = Some(end);
         }
         if self.replies.end.is_none() {
             match ready!(self.receiver.poll_receive(&mut self.stream, context))? {

@@ -14,7 +14,7 @@ mod status;
 mod volume;
 
 pub(crate) use error::PartError;
-pub(crate) use volume::Volume;
+pub(crate) use volume::{Volume, files_of};
 
 use super::limits::DRAIN_TIMEOUT;
 use super::listeners::{NbdListeners, SocketFile};

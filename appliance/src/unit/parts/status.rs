@@ -8,7 +8,7 @@ use farside_protocol::control::{
     Positions, RemoteState, RemoteStatus, ReplicaState, ReplicaStatus, SourceStatus, VolumeState,
     VolumeStatus, likely_behind,
 };
-use farside_protocol::journal::{ChainPoint, CopyState};
+use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Superblock};
 use farside_remote::{Replica, ReplicaLink};
 use farside_storage::{Store, StoreFiles};
 
@@ -18,8 +18,9 @@ fn timestamp(at_us: u64) -> Option<String> {
     Some(at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
-fn journal_status(store: &Store, files: &StoreFiles) -> JournalStatus {
-    let superblock = store.superblock();
+// The store's own superblock is locked while a disk syncs; status waits for nothing, so it takes the one read at
+// the start, of which it needs what never changes.
+fn journal_status(store: &Store, superblock: &Superblock, files: &StoreFiles) -> JournalStatus {
     JournalStatus {
         path: files.journal.display().to_string(),
         size_bytes: std::fs::metadata(&files.journal)
@@ -31,7 +32,7 @@ fn journal_status(store: &Store, files: &StoreFiles) -> JournalStatus {
 }
 
 pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u32) -> VolumeStatus {
-    let store = served.volume.store();
+    let (store, superblock) = (served.volume.store(), served.volume.opened_as());
     let (points, opened) = (store.points(), store.opened());
     let problem = store.failure().map(|failure| {
         format!("{failure}; nothing is acknowledged. Check the disk, then restart the unit: it recovers what is readable")
@@ -41,7 +42,7 @@ pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u3
         .links
         .lock()
         .iter()
-        .map(|(name, link)| remote_status(store, name, link))
+        .map(|(name, link)| remote_status(store, superblock, (name, link)))
         .collect();
     let durable = points.durable.record;
     let sent = remotes
@@ -49,10 +50,11 @@ pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u3
         .filter(|remote| remote.state != RemoteState::NeedsCopy)
         .map(|remote| remote.sent)
         .min();
-    let acked = store.acked();
+    // Read at another moment than the points, which may have moved.
+    let acked = store.acked().max(points.tail.record).min(durable);
     VolumeStatus {
         name: store.name().to_owned(),
-        uuid: store.superblock().volume.to_string(),
+        uuid: superblock.volume.to_string(),
         state: if problem.is_some() {
             VolumeState::Degraded
         } else {
@@ -63,14 +65,14 @@ pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u3
         block_bytes: BLOCK_BYTES,
         epoch: opened.epoch,
         clean_start: opened.clean,
-        journal: journal_status(store, files),
+        journal: journal_status(store, superblock, files),
         mirror: ImageStatus {
             path: files.image.display().to_string(),
         },
         positions: Positions {
             tail: points.tail.record,
             acked,
-            sent: sent.unwrap_or(durable).clamp(acked, durable.max(acked)),
+            sent: sent.unwrap_or(durable).max(acked).min(durable),
             durable,
             journaled: points.journaled.record,
             mirrored: points.applied.record,
@@ -110,30 +112,42 @@ fn counters(served: &Served) -> CounterPair {
 
 fn buffer(tail: &ChainPoint, head: &ChainPoint) -> BufferStatus {
     BufferStatus {
-        blocks: head.blocks - tail.blocks,
-        bytes: head.bytes - tail.bytes,
+        blocks: head.blocks.saturating_sub(tail.blocks),
+        bytes: head.bytes.saturating_sub(tail.bytes),
     }
 }
 
-fn remote_status(store: &Store, name: &str, link: &Link) -> RemoteStatus {
+fn remote_status(store: &Store, superblock: &Superblock, (name, link): (&String, &Link)) -> RemoteStatus {
     let status = link.status();
     let now_us = store.clock().wall_us();
     let view = store.consumer(name);
     let acked = view.as_ref().map(|view| view.acked).unwrap_or_default();
-    let lag = lag(store, &acked, &status, link.source.caught_up_us(), now_us);
-    let copied = status.consistent_up_to_us.is_some();
+    // A remote that is away since before the start: its confirmed position was kept, and says as much.
+    let kept = view
+        .as_ref()
+        .filter(|view| view.state == ConsumerState::Attached)
+        .map(|view| view.acked.sealed_at_us);
+    let consistent_up_to_us = status.consistent_up_to_us.or(kept);
+    let caught_up_us = link.source.caught_up_us().max(consistent_up_to_us.unwrap_or(0));
+    let lag = lag(
+        &store.points().journaled,
+        &acked,
+        caught_up_us.max(superblock.created_at_us),
+        now_us,
+    );
+    let copied = consistent_up_to_us.is_some();
     let caught_up = copied && lag.records == 0 && is_connected(&status);
     let consistent_up_to_us = if caught_up {
         Some(now_us)
     } else {
-        status.consistent_up_to_us
+        consistent_up_to_us.filter(|at| *at > 0)
     };
     RemoteStatus {
         name: name.to_owned(),
         address: link.address.clone(),
         state: remote_state(status.state),
         detail: Some(status.detail.clone()).filter(|detail| !detail.is_empty()),
-        sent: status.sent_record,
+        sent: status.sent_record.max(acked.record),
         received: status.received_record.max(acked.record),
         applied: status.applied_record,
         likely_behind: likely_behind(is_connected(&status), store.opened().clean, &lag),
@@ -164,29 +178,26 @@ fn remote_state(state: LinkState) -> RemoteState {
     }
 }
 
-/// What the remote has not confirmed; the time is since it was last known to have everything.
-fn lag(store: &Store, acked: &ChainPoint, status: &LinkStatus, caught_up_us: u64, now_us: u64) -> Lag {
-    let journaled = store.points().journaled;
-    let records = journaled.record - acked.record.min(journaled.record);
-    let since_us = caught_up_us
-        .max(status.consistent_up_to_us.unwrap_or(0))
-        .max(acked.sealed_at_us);
-    let behind_us = if records == 0 || since_us == 0 {
+/// What the remote has not confirmed; the time is since it was last known to have everything, at worst since the
+/// volume was made.
+fn lag(journaled: &ChainPoint, acked: &ChainPoint, caught_up_us: u64, now_us: u64) -> Lag {
+    let records = journaled.record.saturating_sub(acked.record);
+    let behind_us = if records == 0 {
         0
     } else {
-        now_us.saturating_sub(since_us)
+        now_us.saturating_sub(caught_up_us.max(acked.sealed_at_us))
     };
     Lag {
         records,
-        blocks: journaled.blocks - acked.blocks.min(journaled.blocks),
-        bytes: journaled.bytes - acked.bytes.min(journaled.bytes),
+        blocks: journaled.blocks.saturating_sub(acked.blocks),
+        bytes: journaled.bytes.saturating_sub(acked.bytes),
         seconds: std::time::Duration::from_micros(behind_us).as_secs_f64(),
     }
 }
 
 pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> ReplicaStatus {
     let store = replica.store();
-    let (points, copy, superblock) = (store.points(), store.copy_progress(), store.superblock());
+    let (points, copy, superblock) = (store.points(), store.copy_progress(), replica.opened_as());
     let problem = store
         .failure()
         .map(|failure| format!("{failure}; nothing more is received. Check the disk, then restart the unit"));
@@ -220,7 +231,7 @@ pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> R
             total_bytes: store.volume_bytes(),
             bytes_per_second: 0,
         }),
-        journal: journal_status(store, replica.files()),
+        journal: journal_status(store, superblock, replica.files()),
         image: ImageStatus {
             path: replica.files().image.display().to_string(),
         },

@@ -7,12 +7,12 @@ use super::status::volume_status;
 use crate::config::{RemoteConfig, VolumeConfig};
 use crate::link::{LinkState, LinkStatus, Sender, SenderConfig};
 use crate::targets::nbd::Counters;
-use crate::unit::limits::DRAIN_POLL;
+use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;
 use farside_protocol::journal::Role;
 use farside_storage::{
-    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
+    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files, remove_map,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -44,7 +44,8 @@ pub(super) struct Links {
 impl Links {
     /// Resolves when every remote that is following has everything in its image.
     pub(super) async fn drained(&self) {
-        loop {
+        // What a degraded volume still holds back never becomes durable, and nothing else is ever sent.
+        while self.disk.store().failure().is_none() {
             let journaled = self.disk.store().points().journaled.record;
             let behind = self.links.lock().values().any(|link| {
                 let status = link.status();
@@ -95,24 +96,41 @@ impl Volume {
         config: &VolumeConfig,
         force: bool,
     ) -> Result<Arc<Self>, PartError> {
-        let files = files_of(config);
+        let files = files_of(config, &parts.surroundings.config.unit.data_dir);
         let made_before = parts.known.knows(&config.name)?;
         let (clock, opening, wanted) = (parts.clock.clone(), files.clone(), config.clone());
         let opened = tokio::task::spawn_blocking(move || {
             open_or_create(&opening, &wanted, (made_before, force), &clock)
         })
         .await;
-        let store = opened
+        let (store, made) = opened
             .map_err(|error| PartError::failed(format!("the volume could not be opened: {error}")))??;
-        parts.known.remember(&config.name, store.superblock().volume)?;
         report_start(&store);
+        let volume = Arc::new(Self::around(parts, config, files, store)?);
+        if let Err(error) = volume.begin(parts, &config.remotes).await {
+            // Nothing half open stays behind: the next attempt finds the files free, and none that only this one made.
+            volume.close().await;
+            if made {
+                discard(&volume.files);
+            }
+            return Err(error);
+        }
+        Ok(volume)
+    }
+
+    fn around(
+        parts: &Parts,
+        config: &VolumeConfig,
+        files: StoreFiles,
+        store: Store,
+    ) -> Result<Self, PartError> {
         let disk = Disk::start(store)?;
         let links = Arc::new(Links {
             disk: disk.clone(),
             links: Mutex::default(),
         });
         let unit = &parts.surroundings;
-        let volume = Arc::new(Self {
+        Ok(Self {
             name: config.name.clone(),
             files,
             served: Served { volume: disk, links },
@@ -123,12 +141,17 @@ impl Volume {
                 instance: parts.instance,
                 window_bytes: unit.config.link.window_bytes,
             },
-        });
-        volume.forget_other_remotes(&config.remotes).await?;
-        for remote in &config.remotes {
-            volume.add_remote(remote).await?;
+        })
+    }
+
+    /// Starts the remotes, and takes note that the volume is there.
+    async fn begin(&self, parts: &Parts, remotes: &[RemoteConfig]) -> Result<(), PartError> {
+        self.forget_other_remotes(remotes).await;
+        for remote in remotes {
+            self.add_remote(remote).await?;
         }
-        Ok(volume)
+        let uuid = self.served.volume.opened_as().volume;
+        parts.known.remember(&self.name, uuid)
     }
 
     pub(super) fn disk(&self) -> &Served {
@@ -167,29 +190,38 @@ impl Volume {
         Ok(())
     }
 
-    /// Stops sending to a remote and forgets how far it was.
-    pub(crate) async fn remove_remote(&self, name: &str) {
+    /// Stops sending to a remote; how far it was is kept for [`add_remote`](Self::add_remote), say at another
+    /// address.
+    pub(crate) async fn pause_remote(&self, name: &str) {
         let link = self.served.links.links.lock().remove(name);
         if let Some(sender) = link.and_then(|mut link| link.sender.take()) {
             sender.stop().await;
         }
+    }
+
+    /// Stops sending to a remote and forgets how far it was.
+    pub(crate) async fn remove_remote(&self, name: &str) {
+        self.pause_remote(name).await;
         self.forget(name).await;
     }
 
     /// Drops the positions of remotes that are no longer configured: they would hold the journal for ever.
-    async fn forget_other_remotes(&self, remotes: &[RemoteConfig]) -> Result<(), PartError> {
-        let consumers = self.served.volume.store().superblock().consumers;
-        for slot in consumers {
+    async fn forget_other_remotes(&self, remotes: &[RemoteConfig]) {
+        for slot in &self.served.volume.opened_as().consumers {
             if !remotes.iter().any(|remote| remote.name == slot.name) {
                 self.forget(&slot.name).await;
             }
         }
-        Ok(())
     }
 
     async fn forget(&self, remote: &str) {
         let (store, name) = (self.served.volume.store().clone(), remote.to_owned());
-        let forgotten = tokio::task::spawn_blocking(move || store.remove_consumer(&name)).await;
+        let files = self.files.clone();
+        let forgotten = tokio::task::spawn_blocking(move || {
+            store.remove_consumer(&name)?;
+            remove_map(&files, store.name(), &name)
+        })
+        .await;
         match forgotten {
             Ok(Ok(())) => tracing::info!(
                 volume = self.name,
@@ -201,11 +233,28 @@ impl Volume {
         }
     }
 
+    /// Hosts are told to go as soon as they are answered; one that does not read its answers is waited for no longer.
+    /// Until they are gone, they keep the files from being opened again.
+    async fn detached(&self) {
+        let gone = async {
+            while self.counters.attached(&self.name) > 0 {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        if tokio::time::timeout(DETACH_TIMEOUT, gone).await.is_err() {
+            tracing::warn!(
+                volume = self.name,
+                "hosts that do not read their answers are left behind"
+            );
+        }
+    }
+
     /// Detaches hosts, writes a clean end into the journal, brings the mirror up to it and lets go of the files.
     pub(crate) async fn close(&self) {
+        self.exports.remove(&self.name);
         self.served.volume.begin_stop();
         self.served.links.stop_all().await;
-        self.exports.remove(&self.name);
+        self.detached().await;
         let disk = self.served.volume.clone();
         match tokio::task::spawn_blocking(move || disk.shut_down()).await {
             Ok(Ok(())) => {}
@@ -215,29 +264,38 @@ impl Volume {
     }
 }
 
-fn files_of(config: &VolumeConfig) -> StoreFiles {
-    let maps = config
-        .mirror
-        .parent()
-        .filter(|_| !config.mirror.starts_with("/dev"));
-    let maps = maps
-        .or_else(|| config.journal.parent())
-        .unwrap_or(Path::new("."))
-        .to_owned();
-    StoreFiles {
-        journal: config.journal.clone(),
-        image: config.mirror.clone(),
-        maps,
+/// Removes what a creation that failed afterwards has made. Never a device.
+fn discard(files: &StoreFiles) {
+    for path in [&files.journal, &files.image] {
+        if std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
+            std::fs::remove_file(path).ok();
+        }
     }
 }
 
-/// Opens the files of a volume, or makes them if it is new. Blocks.
+/// The files of a volume as configured. The maps lie beside the mirror or the journal, whichever is a file, else in
+/// the unit's own directory.
+pub(crate) fn files_of(config: &VolumeConfig, data_dir: &Path) -> StoreFiles {
+    let beside = |path: &Path| {
+        let parent = path.parent().filter(|_| !path.starts_with("/dev"));
+        parent.map(Path::to_owned)
+    };
+    StoreFiles {
+        journal: config.journal.clone(),
+        image: config.mirror.clone(),
+        maps: beside(&config.mirror)
+            .or_else(|| beside(&config.journal))
+            .unwrap_or_else(|| data_dir.to_owned()),
+    }
+}
+
+/// Opens the files of a volume, or makes them if it is new, which the flag says. Blocks.
 fn open_or_create(
     files: &StoreFiles,
     config: &VolumeConfig,
     (made_before, force): (bool, bool),
     clock: &Arc<dyn Clock>,
-) -> Result<Store, PartError> {
+) -> Result<(Store, bool), PartError> {
     let is_ours = journal_is_ours(&files.journal);
     if !is_ours && made_before && !force {
         return Err(PartError::conflict(format!(
@@ -247,7 +305,8 @@ fn open_or_create(
             config.name
         )));
     }
-    if !is_ours || force {
+    let made = !is_ours || force;
+    if made {
         let parameters = StoreParameters {
             role: Role::Volume,
             name: config.name.clone(),
@@ -262,9 +321,21 @@ fn open_or_create(
         create_files(files, &parameters, mode, clock.wall_us())?;
         tracing::info!(volume = config.name, bytes = config.size_bytes, "volume made");
     }
+    let opened = open_existing(files, config, clock);
+    if made && opened.is_err() {
+        discard(files);
+    }
+    Ok((opened?, made))
+}
+
+fn open_existing(
+    files: &StoreFiles,
+    config: &VolumeConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<Store, StorageError> {
     let set = open_files(files)?;
     check_superblock(&set.superblock, files, config)?;
-    Ok(Store::open(set.devices, clock.clone())?)
+    Store::open(set.devices, clock.clone())
 }
 
 /// Whether a journal is there to be opened: any file that is not empty, so that one that cannot be read is
@@ -312,7 +383,7 @@ fn check_superblock(
 
 fn report_start(store: &Store) {
     let (opened, points) = (store.opened(), store.points());
-    let replay = points.journaled.record - points.applied.record;
+    let replay = points.journaled.record.saturating_sub(points.applied.record);
     if opened.clean {
         tracing::info!(volume = %store.name(), epoch = opened.epoch, "clean start");
     } else {
