@@ -144,6 +144,37 @@ fn a_journal_in_use_is_shown_as_it_is() {
 }
 
 #[test]
+fn a_journal_under_load_is_never_called_damaged() {
+    let world = World::new();
+    let store = world.store.as_ref().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                if stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    break;
+                }
+                let kind = RecordKind::Write;
+                let mut pending: VecDeque<_> =
+                    (0..n % 9 + 1).map(|block| change(block * 4096, kind)).collect();
+                store.append(&mut pending).unwrap();
+                store.sync().unwrap();
+                store.drain().unwrap();
+                store.relieve().unwrap();
+            }
+        });
+        for round in 0..150 {
+            let (text, result) = world.shown(&world.files.journal, Options::default());
+            if result.is_err() {
+                stop.store(true, std::sync::atomic::Ordering::SeqCst);
+                panic!("round {round}: {result:?}\n{text}");
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+}
+
+#[test]
 fn chunks_and_records_are_listed_from_the_tail_on() {
     let world = World::new();
     let records = Options {
