@@ -4,7 +4,7 @@ use super::report::{
     Body, ChainReport, ChunkLine, ChunkReport, CopyReport, Damage, EndReport, JournalReport, RecordReport,
     RingReport, time,
 };
-use super::{InspectError, Inspection, text};
+use super::{InspectError, Inspection, Options, text};
 use farside_protocol::journal::limits::SUPERBLOCK_OFFSETS;
 use farside_protocol::journal::{FormatError, Superblock};
 use farside_storage::{RingSurvey, Scan, ScannedChunk, StorageError, recover};
@@ -12,6 +12,14 @@ use std::sync::Arc;
 
 /// How often a journal that moves on under the scan is followed to its new tail.
 const MOVES: usize = 8;
+/// Nothing is shown the second time.
+const QUIET: Options = Options {
+    json: false,
+    chunks: false,
+    records: false,
+};
+/// How often damage is looked at again before it counts.
+const CONFIRMATIONS: usize = 4;
 
 impl Inspection<'_> {
     pub(super) fn journal(&mut self) -> Result<(Body, Option<Damage>), InspectError> {
@@ -77,14 +85,32 @@ impl Inspection<'_> {
                 problem: format!("the file ends here, the journal at byte {needed}; restore it"),
             }));
         }
+        let mut damage = self.judge(found.generation, report)?;
+        // A unit that writes meanwhile can make a chunk look damaged once, but hardly the same one twice.
+        let options = std::mem::replace(&mut self.options, QUIET);
+        let mut confirmed = false;
+        for _ in 0..CONFIRMATIONS {
+            let Some(offset) = damage.as_ref().filter(|_| !confirmed).map(|damage| damage.offset) else {
+                break;
+            };
+            report.chain = ChainReport::default();
+            damage = self.judge(found.generation, report)?;
+            confirmed = damage.as_ref().is_some_and(|damage| damage.offset == offset);
+        }
+        self.options = options;
+        report.changed_meanwhile |= damage.is_some() && !confirmed;
+        Ok(damage.filter(|_| confirmed))
+    }
+
+    /// Walks the chain and judges it as a start would.
+    fn judge(&mut self, generation: u64, report: &mut JournalReport) -> Result<Option<Damage>, InspectError> {
         let mut scan = Scan::new(self.device.clone()).map_err(|error| self.failed(&error))?;
         let survey = scan.survey().map_err(|error| self.failed(&error))?;
         report.ring = ring(&survey);
-        let broken = self.walk(&mut scan, found.generation, report)?;
+        let broken = self.walk(&mut scan, generation, report)?;
         let device = Arc::clone(&self.device);
-        let judged = recover(device.as_ref(), scan.superblock());
         // What was never durable may be torn: only damage at or before the recovered head is damage.
-        match judged {
+        match recover(device.as_ref(), scan.superblock()) {
             Ok(recovered) => {
                 report.chain.recovered_record = Some(recovered.head.record);
                 Ok(broken.and_then(|(last, damage)| (last <= recovered.head.record).then_some(damage)))

@@ -101,8 +101,11 @@ pub fn run(path: &Path, options: Options, out: &mut dyn Write) -> Result<(), Ins
 impl Inspection<'_> {
     fn look(&mut self) -> Result<(Body, Option<Damage>), InspectError> {
         let block = self.block(0)?;
-        let magic = |block: &[u8]| !matches!(Superblock::decode(block), Err(FormatError::Magic));
-        if block.len() >= 8 && (magic(&block) || magic(&self.block(SUPERBLOCK_OFFSETS[1])?)) {
+        let second = self.block(SUPERBLOCK_OFFSETS[1])?;
+        if [&block, &second]
+            .into_iter()
+            .any(|copy| Superblock::claimed_version(copy).is_some())
+        {
             return self.journal();
         }
         match BlockMapHeader::decode(&block) {
