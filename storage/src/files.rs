@@ -327,7 +327,9 @@ pub fn remove_maps(files: &StoreFiles, volume: &str) -> Result<(), StorageError>
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
         let name = name.to_string_lossy();
-        let consumer = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".map"));
+        let consumer = name
+            .strip_prefix(&prefix)
+            .and_then(|rest| rest.strip_suffix(".map"));
         if let Some(consumer) = consumer {
             remove_map(files, volume, consumer)?;
         }

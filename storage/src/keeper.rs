@@ -5,11 +5,11 @@
 //! whoever waits for them is answered. An event is told only when something moved: waiters may ask again at
 //! every event without keeping the threads busy.
 
+use crate::error::StorageError;
 use crate::limits::{
     CHECKPOINT_INTERVAL, COPY_CHECKPOINT_INTERVAL, DRAIN_INTERVAL, EAGER_DRAIN_BYTES, EAGER_SYNC_BYTES,
     SYNC_INTERVAL,
 };
-use crate::error::StorageError;
 use crate::store::Store;
 use farside_protocol::journal::{ChainPoint, CopyState};
 use parking_lot::{Condvar, Mutex};
@@ -250,11 +250,7 @@ impl Shared {
 
     /// Steps until there is nothing left to drain. Positions are recorded in between, too: under a steady stream
     /// the end may be far away.
-    fn image_steps(
-        &self,
-        last_checkpoint: &mut Duration,
-        told: &mut ImageState,
-    ) -> Result<(), StorageError> {
+    fn image_steps(&self, last_checkpoint: &mut Duration, told: &mut ImageState) -> Result<(), StorageError> {
         loop {
             let drained = self.store.drain()?;
             self.relieve()?;

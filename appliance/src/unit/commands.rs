@@ -180,7 +180,8 @@ fn delete_files(shared: &Shared, volume: &VolumeConfig) -> Result<String, Contro
         }
     }
     let store = files_of_store(volume, &shared.view.read().config.unit.data_dir);
-    remove_maps(&store, &volume.name).map_err(|error| ControlError::plain(ErrorCode::Failed, error.to_string()))?;
+    remove_maps(&store, &volume.name)
+        .map_err(|error| ControlError::plain(ErrorCode::Failed, error.to_string()))?;
     if let Some(directory) = volume
         .mirror
         .parent()
@@ -265,7 +266,10 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
             if let Some(volume) = volume {
                 volume.remotes.retain(|known| known.name != remote.name);
             }
-            let text = format!("remote {} of volume {name} was not started: {error}; reload to try again", remote.name);
+            let text = format!(
+                "remote {} of volume {name} was not started: {error}; reload to try again",
+                remote.name
+            );
             view.config_error.get_or_insert(text);
         }
         let idle = |volume: &&VolumeConfig| !matches!(view.volumes.get(&volume.name), Some(Slot::Open(_)));

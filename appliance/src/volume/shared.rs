@@ -106,7 +106,8 @@ impl Shared {
     /// Two threads may come here at once: the older position must not replace the newer one.
     fn tell_durable(&self) {
         let record = self.store.points().durable.record;
-        self.durable.send_modify(|durable| *durable = record.max(*durable));
+        self.durable
+            .send_modify(|durable| *durable = record.max(*durable));
     }
 
     /// Not for those who wait for durability, who are many.

@@ -45,7 +45,9 @@ impl LinkSource {
             if store.superblock().consumers.len() >= MAX_CONSUMERS {
                 return Err(StorageError::Refused {
                     name: store.name().to_owned(),
-                    problem: format!("has {MAX_CONSUMERS} remotes already, which is the most; remove one first"),
+                    problem: format!(
+                        "has {MAX_CONSUMERS} remotes already, which is the most; remove one first"
+                    ),
                 });
             }
             let map = open_map(files, remote, &store.superblock())?;

@@ -210,10 +210,7 @@ async fn whoever_waits_for_room_is_answered_when_the_volume_stops() {
         Err(DiskError::ShuttingDown)
     );
     let mut none = BytesMut::new();
-    assert_eq!(
-        volume.read_cached(0, 1, &mut none),
-        Err(DiskError::ShuttingDown)
-    );
+    assert_eq!(volume.read_cached(0, 1, &mut none), Err(DiskError::ShuttingDown));
     assert!(volume.closing().is_cancelled(), "idle hosts are told, too");
     world.image.writes.open();
     volume.shut_down().unwrap();
@@ -308,10 +305,7 @@ async fn after_a_failed_sync_no_flush_is_acknowledged_and_reads_go_on() {
     for position in [0, 1, position] {
         assert_eq!(soon(volume.durable(position)).await, Err(DiskError::Io));
     }
-    assert_eq!(
-        volume.update(&mut write(0, 3, 4096)).await,
-        Err(DiskError::Io)
-    );
+    assert_eq!(volume.update(&mut write(0, 3, 4096)).await, Err(DiskError::Io));
     assert_eq!(read_all(&volume, 0, 4096).await, [2; 4096]);
     assert!(volume.store().failure().is_some());
     volume.shut_down().unwrap_err();
@@ -320,10 +314,18 @@ async fn after_a_failed_sync_no_flush_is_acknowledged_and_reads_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_disk_that_fails_answers_whoever_waits_for_room() {
-    for (failing, closed) in [("image write", true), ("journal sync", false), ("journal write", false)] {
+    for (failing, closed) in [
+        ("image write", true),
+        ("journal sync", false),
+        ("journal write", false),
+    ] {
         let world = World::new(1 << 20);
         let volume = world.volume();
-        let gate = if closed { &world.image.writes } else { &world.journal.syncs };
+        let gate = if closed {
+            &world.image.writes
+        } else {
+            &world.journal.syncs
+        };
         gate.close();
         let mut waiting = fill(&volume).await;
         match failing {
@@ -339,7 +341,10 @@ async fn a_disk_that_fails_answers_whoever_waits_for_room() {
             failed += usize::from(answer.unwrap() == Err(DiskError::Io));
         }
         assert!(failed > 0, "{failing}: those who waited are told");
-        assert!(volume.store().failure().is_some(), "{failing}: the volume says so");
+        assert!(
+            volume.store().failure().is_some(),
+            "{failing}: the volume says so"
+        );
         let answer = soon(volume.durable(volume.journaled())).await;
         assert_eq!(answer, Err(DiskError::Io), "{failing}");
     }

@@ -198,7 +198,11 @@ impl ReplicaSet {
             return found;
         }
         // Also should this panic, the next greeting must be free to try again.
-        let mut claim = Claim { set: self, name, made: false };
+        let mut claim = Claim {
+            set: self,
+            name,
+            made: false,
+        };
         let replica = self.make(hello).map_err(|error| {
             let text = format!("replica {name} cannot be made: {error}");
             tracing::error!(replica = name.as_str(), "{text}");

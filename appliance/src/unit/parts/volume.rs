@@ -242,7 +242,10 @@ impl Volume {
             }
         };
         if tokio::time::timeout(DETACH_TIMEOUT, gone).await.is_err() {
-            tracing::warn!(volume = self.name, "hosts that do not read their answers are left behind");
+            tracing::warn!(
+                volume = self.name,
+                "hosts that do not read their answers are left behind"
+            );
         }
     }
 

@@ -2,9 +2,7 @@
 
 use crate::volume::Volume;
 use farside_protocol::journal::Role;
-use farside_storage::{
-    Device, Operation, StorageError, Store, StoreDevices, StoreParameters, SystemClock,
-};
+use farside_storage::{Device, Operation, StorageError, Store, StoreDevices, StoreParameters, SystemClock};
 use parking_lot::{Condvar, Mutex};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -56,8 +54,7 @@ impl Gate {
 
     fn pass(&self, operation: Operation) -> Result<(), StorageError> {
         let mut pass = self.pass.lock();
-        self.changed
-            .wait_while(&mut pass, |pass| *pass == Pass::Closed);
+        self.changed.wait_while(&mut pass, |pass| *pass == Pass::Closed);
         if *pass == Pass::Open {
             return Ok(());
         }
