@@ -331,7 +331,7 @@ fn a_journal_too_large_for_the_disk_is_refused_and_nothing_is_left() {
 fn a_file_that_is_no_map_is_left_alone_and_a_damaged_map_is_made_anew() {
     let world = World::new();
     let superblock = open_files(&world.files).unwrap().superblock;
-    let path = world.path("disk/dirty-far.map");
+    let path = world.path(&format!("disk/dirty-{}@far.map", superblock.name));
     std::fs::write(&path, "not a map at all").unwrap();
     let refused = open_map(&world.files, "far", &superblock)
         .unwrap_err()

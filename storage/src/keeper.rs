@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+#[cfg(test)]
+mod tests;
+
 /// What a keeper tells its owner, from its own threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreEvent {

@@ -172,9 +172,13 @@ async fn lead(
 /// Appends the whole group; `None` when room has to be waited for.
 fn append_now(shared: &Shared, group: &mut Group) -> Option<Result<Position, DiskError>> {
     let mut position = 0;
-    while !group.changes.is_empty() {
+    while let Some(first) = group.changes.front() {
+        let (before, arrived_us) = (shared.store.points().journaled.record, first.arrived_us);
         match shared.store.append(&mut group.changes) {
-            Ok(appended) => position = appended.point.record,
+            Ok(appended) => {
+                shared.timeline.mark(before, arrived_us);
+                position = appended.point.record;
+            }
             Err(AppendError::Full | AppendError::NotDurable | AppendError::Pending) => return None,
             Err(error) => return Some(Err(shared.disk_error(&error))),
         }

@@ -15,3 +15,7 @@ pub(super) const ROOM_RETRY: Duration = Duration::from_millis(100);
 /// A remote further behind the head than this is read for on a waiting thread: what it needs may have left the
 /// page cache.
 pub(super) const WARM_BYTES: u64 = 64 << 20;
+/// Marks of when records were journaled, at most; 16 bytes each.
+pub(super) const MARKS: usize = 4096;
+/// Shortest time between two of them.
+pub(super) const MARK_INTERVAL_US: u64 = 50_000;

@@ -6,6 +6,7 @@
 //! also reads: its files may be somebody else's next.
 
 mod limits;
+mod timeline;
 mod shared;
 mod commit;
 mod source;
@@ -79,6 +80,12 @@ impl Volume {
     #[must_use]
     pub fn opened_as(&self) -> &Superblock {
         &self.shared.opened_as
+    }
+
+    /// The latest known time at which the volume had no record after `record`, in microseconds since 1970.
+    #[must_use]
+    pub fn all_until_us(&self, record: u64) -> Option<u64> {
+        self.shared.timeline.all_until_us(record)
     }
 
     /// Changes whenever a position moves or a remote's state changes.

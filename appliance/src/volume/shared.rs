@@ -1,6 +1,7 @@
 //! What a volume's connections, threads and remotes share.
 
 use super::commit::Commit;
+use super::timeline::Timeline;
 use crate::targets::DiskError;
 use farside_protocol::journal::Superblock;
 use farside_storage::{AppendError, Keeper, Store, StoreEvent, StoreObserver};
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub(super) opened_as: Superblock,
     pub(super) commit: Commit,
     pub(super) counters: HostCounters,
+    pub(super) timeline: Timeline,
     /// Fires when there may be room in the ring again.
     pub(super) room: Notify,
     /// A group waits for room.
@@ -50,6 +52,7 @@ impl Shared {
             store,
             commit: Commit::default(),
             counters: HostCounters::default(),
+            timeline: Timeline::default(),
             room: Notify::new(),
             starving: AtomicBool::new(false),
             durable: watch::Sender::new(durable),

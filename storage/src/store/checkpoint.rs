@@ -119,7 +119,9 @@ impl Store {
     pub(super) fn write_superblock(&self, superblock: &mut Superblock) -> Result<(), StorageError> {
         superblock.generation += 1;
         self.guard(store_superblock(self.journal.device.as_ref(), superblock))?;
-        self.sync_journal()
+        self.sync_journal()?;
+        self.written_superblock.lock().clone_from(superblock);
+        Ok(())
     }
 
     fn update_superblock(&self, superblock: &mut Superblock, copied: u64) {

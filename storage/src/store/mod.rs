@@ -58,6 +58,8 @@ pub struct Store {
     /// Held from the beginning of a journal sync until its failure, if any, is latched.
     journal_sync: Mutex<()>,
     superblock: Mutex<Superblock>,
+    /// The same as last written, for readers that must not wait for a checkpoint.
+    written_superblock: Mutex<Superblock>,
     state: Mutex<State>,
     /// Odd while the image is being written; changes with every batch.
     image_generation: AtomicU64,
@@ -100,7 +102,7 @@ impl Store {
     /// A copy of the superblock as last written.
     #[must_use]
     pub fn superblock(&self) -> Superblock {
-        self.superblock.lock().clone()
+        self.written_superblock.lock().clone()
     }
 
     /// All points at one moment.

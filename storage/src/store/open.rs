@@ -150,6 +150,7 @@ impl Store {
                 epoch: superblock.epoch,
                 recovered,
             },
+            written_superblock: Mutex::new(superblock.clone()),
             superblock: Mutex::new(superblock),
         };
         store.journal.erase_false_successors(&recovered.head)?;

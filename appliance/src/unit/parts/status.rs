@@ -3,6 +3,7 @@
 use super::exports::Served;
 use super::volume::Link;
 use crate::link::{LinkState, LinkStatus};
+use crate::volume::Volume;
 use farside_protocol::control::{
     BLOCK_BYTES, BufferStatus, CopyProgress, CounterPair, Counters, ImageStatus, JournalStatus, Lag,
     Positions, RemoteState, RemoteStatus, ReplicaState, ReplicaStatus, SourceStatus, VolumeState,
@@ -42,7 +43,7 @@ pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u3
         .links
         .lock()
         .iter()
-        .map(|(name, link)| remote_status(store, superblock, (name, link)))
+        .map(|(name, link)| remote_status(&served.volume, name, link))
         .collect();
     let durable = points.durable.record;
     let sent = remotes
@@ -117,7 +118,8 @@ fn buffer(tail: &ChainPoint, head: &ChainPoint) -> BufferStatus {
     }
 }
 
-fn remote_status(store: &Store, superblock: &Superblock, (name, link): (&String, &Link)) -> RemoteStatus {
+fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
+    let store = volume.store();
     let status = link.status();
     let now_us = store.clock().wall_us();
     let view = store.consumer(name);
@@ -128,11 +130,15 @@ fn remote_status(store: &Store, superblock: &Superblock, (name, link): (&String,
         .filter(|view| view.state == ConsumerState::Attached)
         .map(|view| view.acked.sealed_at_us);
     let consistent_up_to_us = status.consistent_up_to_us.or(kept);
-    let caught_up_us = link.source.caught_up_us().max(consistent_up_to_us.unwrap_or(0));
+    let had_all_us = volume.all_until_us(acked.record).unwrap_or(0).min(now_us);
+    let consistent_up_to_us = consistent_up_to_us.map(|at| at.max(had_all_us));
+    let caught_up_us = had_all_us
+        .max(link.source.caught_up_us())
+        .max(consistent_up_to_us.unwrap_or(0));
     let lag = lag(
         &store.points().journaled,
         &acked,
-        caught_up_us.max(superblock.created_at_us),
+        caught_up_us.max(volume.opened_as().created_at_us),
         now_us,
     );
     let copied = consistent_up_to_us.is_some();

@@ -1,0 +1,145 @@
+//! The promises of a keeper to its owner.
+
+use super::*;
+use crate::clock::SystemClock;
+use crate::device::Device;
+use crate::store::{Change, StoreDevices, StoreParameters};
+use crate::test_disk::TestDisk;
+use farside_protocol::journal::{RecordKind, Role};
+use std::collections::VecDeque;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use uuid::Uuid;
+
+const INTERVAL: Duration = Duration::from_millis(40);
+
+const VOLUME_BYTES: u64 = 1 << 20;
+const JOURNAL_BYTES: u64 = 2 << 20;
+const SOON: Duration = Duration::from_secs(20);
+
+fn store() -> Arc<Store> {
+    let parameters = StoreParameters {
+        role: Role::Volume,
+        name: "disk0".to_owned(),
+        volume: Uuid::from_u128(7),
+        journal: Uuid::from_u128(8),
+        volume_bytes: VOLUME_BYTES,
+        journal_bytes: JOURNAL_BYTES,
+        segment_bytes: None,
+        source: Uuid::nil(),
+    };
+    let journal = Arc::new(TestDisk::new(JOURNAL_BYTES));
+    Store::format(journal.as_ref() as &dyn Device, &parameters, 1).unwrap();
+    let devices = StoreDevices {
+        journal,
+        image: Arc::new(TestDisk::new(VOLUME_BYTES)),
+        maps: Vec::new(),
+    };
+    Arc::new(Store::open(devices, Arc::new(SystemClock::new())).unwrap())
+}
+
+fn append(store: &Store) {
+    let change = Change {
+        offset: 0,
+        length: 4096,
+        kind: RecordKind::Write,
+        data: vec![1; 4096].into(),
+        arrived_us: 0,
+    };
+    store.append(&mut VecDeque::from([change])).unwrap();
+}
+
+fn eventually(reached: impl Fn() -> bool) {
+    let step = Duration::from_millis(2);
+    let mut waited = Duration::ZERO;
+    while !reached() {
+        assert!(waited < SOON, "it does not happen");
+        std::thread::sleep(step);
+        waited += step;
+    }
+}
+
+/// Owns the keeper; lets go of it when it hears of the first event.
+#[derive(Debug, Default)]
+struct Owner {
+    keeper: OnceLock<Keeper>,
+}
+
+#[derive(Debug, Default)]
+struct LetGo {
+    owner: Mutex<Option<Arc<Owner>>>,
+    gone: AtomicUsize,
+}
+
+impl StoreObserver for LetGo {
+    fn observe(&self, _event: StoreEvent) {
+        let owner = self.owner.lock().take();
+        if owner.is_some() {
+            drop(owner);
+            self.gone.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+#[test]
+fn an_owner_may_go_in_the_middle_of_an_event() {
+    let store = store();
+    let (owner, observer) = (Arc::new(Owner::default()), Arc::new(LetGo::default()));
+    let keeper = Keeper::start(store.clone(), observer.clone(), INTERVAL).unwrap();
+    owner.keeper.set(keeper).unwrap();
+    *observer.owner.lock() = Some(owner.clone());
+    append(&store);
+    // The sync comes a while after, when the observer's reference is the last.
+    owner.keeper.get().unwrap().appended();
+    drop(owner);
+    eventually(|| observer.gone.load(Ordering::Acquire) == 1);
+    eventually(|| Arc::strong_count(&store) == 1);
+}
+
+#[derive(Debug, Default)]
+struct Count(Mutex<Vec<StoreEvent>>);
+
+impl StoreObserver for Count {
+    fn observe(&self, event: StoreEvent) {
+        self.0.lock().push(event);
+    }
+}
+
+#[test]
+fn asking_again_while_nothing_moves_tells_nothing() {
+    let (store, count) = (store(), Arc::new(Count::default()));
+    let keeper = Keeper::start(store.clone(), count.clone(), INTERVAL).unwrap();
+    append(&store);
+    keeper.flush();
+    eventually(|| store.points().applied == store.points().journaled);
+    eventually(|| count.0.lock().contains(&StoreEvent::Image));
+    assert!(count.0.lock().contains(&StoreEvent::Durable));
+    let before = count.0.lock().len();
+    for _ in 0..50 {
+        keeper.flush();
+        keeper.relieve();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(count.0.lock().len(), before);
+    append(&store);
+    keeper.flush();
+    eventually(|| count.0.lock().len() > before);
+}
+
+#[test]
+fn a_flush_asked_for_during_a_sync_is_served_by_the_next() {
+    let (store, count) = (store(), Arc::new(Count::default()));
+    let keeper = Keeper::start(store.clone(), count, INTERVAL).unwrap();
+    for _ in 0..200 {
+        append(&store);
+        keeper.appended();
+        keeper.flush();
+        append(&store);
+        keeper.appended();
+        keeper.flush();
+        let journaled = store.points().journaled;
+        eventually(|| store.points().durable.record >= journaled.record);
+        store.drain().unwrap();
+    }
+}
