@@ -8,7 +8,9 @@ use crate::block_map::BlockMap;
 use crate::device::{Device, FileDevice, Kind};
 use crate::error::{Operation, StorageError};
 use crate::journal::load_superblock;
-use crate::limits::{FILL_JOURNAL_BYTES, MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES};
+use crate::limits::{
+    FILL_JOURNAL_BYTES, LOCK_ATTEMPTS, LOCK_PAUSE, MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES,
+};
 use crate::small_file::{remove_file_durably, sync_directory};
 use crate::store::{Store, StoreDevices, StoreParameters};
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, RING_OFFSET};
@@ -274,16 +276,19 @@ fn fill_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Resul
     Store::format(&device, parameters, now_us)
 }
 
-/// Takes the exclusive lock that keeps a second unit away.
+/// Takes the exclusive lock that keeps a second unit away. A unit that was just killed may still be on its way out.
 fn lock(device: &FileDevice) -> Result<(), StorageError> {
-    match device.file().try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            let text = "is in use by another Farside unit; stop that one first, or give this one other files";
-            Err(StorageError::refused(device.name(), text))
+    for _ in 0..LOCK_ATTEMPTS {
+        match device.file().try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => {
+                return Err(StorageError::io(Operation::Open, device.name(), 0, error));
+            }
         }
-        Err(TryLockError::Error(error)) => Err(StorageError::io(Operation::Open, device.name(), 0, error)),
     }
+    let text = "is in use by another Farside unit; stop that one first, or give this one other files";
+    Err(StorageError::refused(device.name(), text))
 }
 
 /// Opens and locks the files of a store and checks that they belong together.

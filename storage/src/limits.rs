@@ -42,6 +42,10 @@ pub const MIN_JOURNAL_BYTES: u64 = 1 << 20;
 pub const MAX_JOURNAL_BYTES: u64 = journal::MAX_RING_BYTES;
 /// A new journal up to this size is filled with zeroes; a larger one would take too long to make.
 pub const FILL_JOURNAL_BYTES: u64 = 1 << 30;
+/// How often the lock of a file is tried before the file counts as in use.
+pub const LOCK_ATTEMPTS: u32 = 10;
+/// Pause between two attempts.
+pub const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Largest volume.
 pub const MAX_VOLUME_BYTES: u64 = journal::MAX_VOLUME_BYTES;
 /// Zeroes written at once where a device cannot zero by itself.
