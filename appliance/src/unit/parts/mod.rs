@@ -12,6 +12,8 @@ mod known;
 mod links;
 mod status;
 mod volume;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use error::PartError;
 pub(crate) use volume::{Volume, files_of};
