@@ -8,6 +8,7 @@
 
 mod error;
 mod exports;
+mod files;
 mod known;
 mod links;
 mod status;
@@ -16,7 +17,8 @@ mod volume;
 mod tests;
 
 pub(crate) use error::PartError;
-pub(crate) use volume::{Volume, files_of};
+pub(crate) use files::files_of;
+pub(crate) use volume::Volume;
 
 use super::limits::DRAIN_TIMEOUT;
 use super::listeners::{NbdListeners, SocketFile};
