@@ -107,9 +107,10 @@ impl Keeper {
     fn spawn(&self, what: &str, run: fn(&Shared)) -> std::io::Result<()> {
         let shared = self.shared.clone();
         let name = format!("{what} {}", self.shared.store.name());
-        let thread = std::thread::Builder::new()
-            .name(name)
-            .spawn(move || run(&shared))?;
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let seen = PanicIsFailure(&shared);
+            run(seen.0);
+        })?;
         self.threads.lock().push(thread);
         Ok(())
     }
@@ -159,6 +160,19 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A thread that ends by a mistake of ours must not leave hosts waiting for it.
+struct PanicIsFailure<'a>(&'a Shared);
+
+impl Drop for PanicIsFailure<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text =
+                "a thread of the store ended by an error in the program; the log has it. Restart the unit";
+            self.0.give_up(StorageError::refused(self.0.store.name(), text));
+        }
     }
 }
 

@@ -172,6 +172,33 @@ fn a_volume_in_use_is_not_removed() {
 }
 
 #[test]
+fn a_forced_removal_detaches_idle_hosts_deletes_everything_and_frees_the_name() {
+    promise(|world| {
+        let units = TwoUnits::start(world, Sizes::SMALL)?;
+        let mut idle = units.connect()?;
+        idle.write_fua(0, b"to be deleted")?;
+        let mirror = units.mirror();
+        let own = mirror.parent().context("a mirror has a directory")?;
+        ensure!(own.join(format!("dirty-{VOLUME}@remote.map")).exists());
+        units
+            .local
+            .command(&["volume", "remove", VOLUME, "--force", "--delete-data"])?
+            .success()?;
+        ensure!(!own.exists(), "something is left in {}", own.display());
+        // A host that asks nothing was told to go all the same.
+        ensure!(idle.read(0, 1).is_err());
+        units
+            .local
+            .command(&["volume", "create", VOLUME, "--size", "16M", "--journal", "16M"])?
+            .success()?;
+        let mut client = units.connect()?;
+        ensure!(client.info().size_bytes == 16 << 20, "{:?}", client.info());
+        ensure!(client.read(0, 13)? == [0; 13]);
+        Ok(())
+    });
+}
+
+#[test]
 fn the_status_has_its_documented_fields() {
     promise(|world| {
         let units = TwoUnits::start(world, Sizes::SMALL)?;

@@ -57,8 +57,10 @@ fn replayed(volume: &Volume) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn acknowledged_writes_are_read_back_in_the_order_of_the_journal() {
-    let world = World::new(8 << 20);
+    let world = World::new(64 << 20);
     let volume = world.volume();
+    // Holds the tail, so that the history stays in the journal.
+    attach(&volume);
     let mut tasks = JoinSet::new();
     for task in 0..24_u8 {
         let volume = volume.clone();

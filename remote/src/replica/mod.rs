@@ -148,7 +148,11 @@ impl Sink for Replica {
     }
 
     async fn settle(&self) -> Result<SinkState, SinkError> {
-        self.store.rewind_copy();
+        let store = self.store.clone();
+        // May have to wait for a checkpoint that is recording how far the copy was.
+        tokio::task::spawn_blocking(move || store.rewind_copy())
+            .await
+            .map_err(|_| SinkError::ShuttingDown)?;
         let mut changed = self.changed();
         loop {
             self.check()?;

@@ -143,3 +143,23 @@ fn a_flush_asked_for_during_a_sync_is_served_by_the_next() {
         store.drain().unwrap();
     }
 }
+
+/// Panics at the first event, once.
+#[derive(Debug, Default)]
+struct Faulty(AtomicUsize);
+
+impl StoreObserver for Faulty {
+    fn observe(&self, _event: StoreEvent) {
+        assert!(self.0.fetch_add(1, Ordering::AcqRel) > 0, "as the test wants it");
+    }
+}
+
+#[test]
+fn a_thread_that_ends_by_mistake_is_a_failure_that_is_told() {
+    let (store, faulty) = (store(), Arc::new(Faulty::default()));
+    let keeper = Keeper::start(store.clone(), faulty.clone()).unwrap();
+    append(&store);
+    keeper.flush();
+    eventually(|| store.failure().is_some());
+    eventually(|| faulty.0.load(Ordering::Acquire) > 1);
+}

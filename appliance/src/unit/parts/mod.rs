@@ -8,13 +8,17 @@
 
 mod error;
 mod exports;
+mod files;
 mod known;
 mod links;
 mod status;
 mod volume;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use error::PartError;
-pub(crate) use volume::{Volume, files_of};
+pub(crate) use files::files_of;
+pub(crate) use volume::Volume;
 
 use super::limits::DRAIN_TIMEOUT;
 use super::listeners::{NbdListeners, SocketFile};

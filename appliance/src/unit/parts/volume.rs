@@ -3,6 +3,7 @@
 use super::Parts;
 use super::error::PartError;
 use super::exports::{Served, VolumeExports};
+use super::files::{discard, files_of, open_or_create, report_start};
 use super::status::volume_status;
 use crate::config::{RemoteConfig, VolumeConfig};
 use crate::link::{LinkState, LinkStatus, Sender, SenderConfig};
@@ -10,13 +11,9 @@ use crate::targets::nbd::Counters;
 use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;
-use farside_protocol::journal::Role;
-use farside_storage::{
-    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files, remove_map,
-};
+use farside_storage::{Store, StoreFiles, remove_map};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -109,9 +106,11 @@ impl Volume {
         let volume = Arc::new(Self::around(parts, config, files, store)?);
         if let Err(error) = volume.begin(parts, &config.remotes).await {
             // Nothing half open stays behind: the next attempt finds the files free, and none that only this one made.
+            let files = volume.files.clone();
             volume.close().await;
+            drop(volume);
             if made {
-                discard(&volume.files);
+                discard(&files);
             }
             return Err(error);
         }
@@ -261,133 +260,5 @@ impl Volume {
             Ok(Err(error)) => tracing::error!(volume = self.name, "not shut down cleanly: {error}"),
             Err(error) => tracing::error!(volume = self.name, "not shut down cleanly: {error}"),
         }
-    }
-}
-
-/// Removes what a creation that failed afterwards has made. Never a device.
-fn discard(files: &StoreFiles) {
-    for path in [&files.journal, &files.image] {
-        if std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
-            std::fs::remove_file(path).ok();
-        }
-    }
-}
-
-/// The files of a volume as configured. The maps lie beside the mirror or the journal, whichever is a file, else in
-/// the unit's own directory.
-pub(crate) fn files_of(config: &VolumeConfig, data_dir: &Path) -> StoreFiles {
-    let beside = |path: &Path| {
-        let parent = path.parent().filter(|_| !path.starts_with("/dev"));
-        parent.map(Path::to_owned)
-    };
-    StoreFiles {
-        journal: config.journal.clone(),
-        image: config.mirror.clone(),
-        maps: beside(&config.mirror)
-            .or_else(|| beside(&config.journal))
-            .unwrap_or_else(|| data_dir.to_owned()),
-    }
-}
-
-/// Opens the files of a volume, or makes them if it is new, which the flag says. Blocks.
-fn open_or_create(
-    files: &StoreFiles,
-    config: &VolumeConfig,
-    (made_before, force): (bool, bool),
-    clock: &Arc<dyn Clock>,
-) -> Result<(Store, bool), PartError> {
-    let is_ours = journal_is_ours(&files.journal);
-    if !is_ours && made_before && !force {
-        return Err(PartError::conflict(format!(
-            "{} is gone, but volume {} was made before; mount or restore what held it. To begin with an empty disk, \
-             remove the volume and create it again",
-            files.journal.display(),
-            config.name
-        )));
-    }
-    let made = !is_ours || force;
-    if made {
-        let parameters = StoreParameters {
-            role: Role::Volume,
-            name: config.name.clone(),
-            volume: Uuid::new_v4(),
-            journal: Uuid::new_v4(),
-            volume_bytes: config.size_bytes,
-            journal_bytes: config.journal_size_bytes,
-            segment_bytes: None,
-            source: Uuid::nil(),
-        };
-        let mode = if force { OpenMode::Force } else { OpenMode::Careful };
-        create_files(files, &parameters, mode, clock.wall_us())?;
-        tracing::info!(volume = config.name, bytes = config.size_bytes, "volume made");
-    }
-    let opened = open_existing(files, config, clock);
-    if made && opened.is_err() {
-        discard(files);
-    }
-    Ok((opened?, made))
-}
-
-fn open_existing(
-    files: &StoreFiles,
-    config: &VolumeConfig,
-    clock: &Arc<dyn Clock>,
-) -> Result<Store, StorageError> {
-    let set = open_files(files)?;
-    check_superblock(&set.superblock, files, config)?;
-    Store::open(set.devices, clock.clone())
-}
-
-/// Whether a journal is there to be opened: any file that is not empty, so that one that cannot be read is
-/// reported rather than replaced.
-fn journal_is_ours(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    match std::fs::metadata(path) {
-        Ok(found) if found.file_type().is_block_device() => farside_storage::is_journal(path).unwrap_or(true),
-        Ok(found) => found.len() > 0,
-        Err(_) => false,
-    }
-}
-
-fn check_superblock(
-    superblock: &farside_protocol::journal::Superblock,
-    files: &StoreFiles,
-    config: &VolumeConfig,
-) -> Result<(), StorageError> {
-    let name = files.journal.display().to_string();
-    let refuse = |problem: String| {
-        Err(StorageError::Refused {
-            name: name.clone(),
-            problem,
-        })
-    };
-    if superblock.role != Role::Volume || superblock.name != config.name {
-        let what = if superblock.role == Role::Volume {
-            "volume"
-        } else {
-            "replica"
-        };
-        return refuse(format!(
-            "is the journal of {what} {}, not of volume {}; correct volume.journal in the configuration",
-            superblock.name, config.name
-        ));
-    }
-    if superblock.volume_bytes != config.size_bytes {
-        return refuse(format!(
-            "was made for a volume of {} bytes, the configuration says {}; set the size back (resizing is not possible)",
-            superblock.volume_bytes, config.size_bytes
-        ));
-    }
-    Ok(())
-}
-
-fn report_start(store: &Store) {
-    let (opened, points) = (store.opened(), store.points());
-    let replay = points.journaled.record.saturating_sub(points.applied.record);
-    if opened.clean {
-        tracing::info!(volume = %store.name(), epoch = opened.epoch, "clean start");
-    } else {
-        tracing::warn!(volume = %store.name(), epoch = opened.epoch, records_to_replay = replay,
-            "the last shutdown was not clean: recovered from the journal, a new epoch begins");
     }
 }

@@ -1,0 +1,155 @@
+//! The files of a volume: where they are, opened or made, and taken back when making them came to nothing.
+
+use super::error::PartError;
+use crate::config::VolumeConfig;
+use farside_protocol::journal::{Role, Superblock};
+use farside_storage::{
+    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
+};
+use std::path::Path;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Removes what a creation that failed afterwards has made. Never a device, and never what somebody else has opened
+/// since: both files are locked until they are gone.
+pub(super) fn discard(files: &StoreFiles) {
+    let mut locked = Vec::new();
+    for path in [&files.journal, &files.image] {
+        let Ok(file) = std::fs::File::open(path) else {
+            continue;
+        };
+        if file.metadata().is_ok_and(|found| found.is_file()) {
+            if file.try_lock().is_err() {
+                return;
+            }
+            locked.push((file, path));
+        }
+    }
+    for (_file, path) in &locked {
+        if let Err(error) = std::fs::remove_file(path) {
+            tracing::warn!(
+                "{} is of no use and could not be removed: {error}",
+                path.display()
+            );
+        }
+    }
+}
+
+/// The files of a volume as configured. The maps lie beside the mirror or the journal, whichever is a file, else in
+/// the unit's own directory.
+pub(crate) fn files_of(config: &VolumeConfig, data_dir: &Path) -> StoreFiles {
+    let beside = |path: &Path| {
+        let parent = path.parent().filter(|_| !path.starts_with("/dev"));
+        parent.map(Path::to_owned)
+    };
+    StoreFiles {
+        journal: config.journal.clone(),
+        image: config.mirror.clone(),
+        maps: beside(&config.mirror)
+            .or_else(|| beside(&config.journal))
+            .unwrap_or_else(|| data_dir.to_owned()),
+    }
+}
+
+/// Opens the files of a volume, or makes them if it is new, which the flag says. Blocks.
+pub(super) fn open_or_create(
+    files: &StoreFiles,
+    config: &VolumeConfig,
+    (made_before, force): (bool, bool),
+    clock: &Arc<dyn Clock>,
+) -> Result<(Store, bool), PartError> {
+    let is_ours = journal_is_ours(&files.journal);
+    if !is_ours && made_before && !force {
+        return Err(PartError::conflict(format!(
+            "{} is gone, but volume {} was made before; mount or restore what held it. To begin with an empty disk, \
+             remove the volume and create it again",
+            files.journal.display(),
+            config.name
+        )));
+    }
+    let made = !is_ours || force;
+    if made {
+        let parameters = StoreParameters {
+            role: Role::Volume,
+            name: config.name.clone(),
+            volume: Uuid::new_v4(),
+            journal: Uuid::new_v4(),
+            volume_bytes: config.size_bytes,
+            journal_bytes: config.journal_size_bytes,
+            segment_bytes: None,
+            source: Uuid::nil(),
+        };
+        let mode = if force { OpenMode::Force } else { OpenMode::Careful };
+        create_files(files, &parameters, mode, clock.wall_us())?;
+        tracing::info!(volume = config.name, bytes = config.size_bytes, "volume made");
+    }
+    let opened = open_existing(files, config, clock);
+    if made && opened.is_err() {
+        discard(files);
+    }
+    Ok((opened?, made))
+}
+
+fn open_existing(
+    files: &StoreFiles,
+    config: &VolumeConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<Store, StorageError> {
+    let set = open_files(files)?;
+    check_superblock(&set.superblock, files, config)?;
+    Store::open(set.devices, clock.clone())
+}
+
+/// Whether a journal is there to be opened: any file that is not empty, so that one that cannot be read is
+/// reported rather than replaced.
+fn journal_is_ours(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::metadata(path) {
+        Ok(found) if found.file_type().is_block_device() => farside_storage::is_journal(path).unwrap_or(true),
+        Ok(found) => found.len() > 0,
+        Err(_) => false,
+    }
+}
+
+fn check_superblock(
+    superblock: &Superblock,
+    files: &StoreFiles,
+    config: &VolumeConfig,
+) -> Result<(), StorageError> {
+    let name = files.journal.display().to_string();
+    let refuse = |problem: String| {
+        Err(StorageError::Refused {
+            name: name.clone(),
+            problem,
+        })
+    };
+    if superblock.role != Role::Volume || superblock.name != config.name {
+        let what = if superblock.role == Role::Volume {
+            "volume"
+        } else {
+            "replica"
+        };
+        return refuse(format!(
+            "is the journal of {what} {}, not of volume {}; correct volume.journal in the configuration",
+            superblock.name, config.name
+        ));
+    }
+    if superblock.volume_bytes != config.size_bytes {
+        return refuse(format!(
+            "was made for a volume of {} bytes, the configuration says {}; set the size back (resizing is not possible)",
+            superblock.volume_bytes, config.size_bytes
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn report_start(store: &Store) {
+    let (opened, points) = (store.opened(), store.points());
+    let replay = points.journaled.record.saturating_sub(points.applied.record);
+    if opened.clean {
+        tracing::info!(volume = %store.name(), epoch = opened.epoch, "clean start");
+    } else {
+        tracing::warn!(volume = %store.name(), epoch = opened.epoch, records_to_replay = replay,
+            "the last shutdown was not clean: recovered from the journal, a new epoch begins");
+    }
+}
