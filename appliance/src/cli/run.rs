@@ -56,7 +56,7 @@ pub(super) fn serve(start: Start, started: impl FnOnce(&Status)) -> Result<(), C
         Ok(())
     } else {
         Err(CliError::failure(
-            "stopped by a second signal before the shutdown was complete",
+            "the shutdown was not clean; see the log. The next start recovers from the journal",
         ))
     }
 }

@@ -123,7 +123,7 @@ fn remote_behind(applied: bool, remote: &RemoteStatus, target: u64) -> Option<St
     if at >= target && (remote.consistent || !applied) {
         return None;
     }
-    let state = format!("{:?}", remote.state).to_lowercase();
+    let state = remote.state.word();
     let detail = remote
         .detail
         .as_ref()

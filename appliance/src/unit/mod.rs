@@ -122,7 +122,7 @@ impl Unit {
         }
         tracing::info!("told to stop while starting");
         let clean = tokio::select! {
-            () = shut_down(shared, control) => true,
+            clean = shut_down(shared, control) => clean,
             () = signals.stop() => false,
         };
         Err(UnitError::Stopped { clean })
@@ -144,9 +144,13 @@ impl Unit {
         }
         tracing::info!("shutting down; a second signal ends the wait");
         tokio::select! {
-            () = shut_down(&self.shared, &self.control) => {
-                tracing::info!("shut down cleanly");
-                true
+            clean = shut_down(&self.shared, &self.control) => {
+                if clean {
+                    tracing::info!("shut down cleanly");
+                } else {
+                    tracing::warn!("shut down, not cleanly; the next start recovers");
+                }
+                clean
             }
             () = self.signals.stop() => {
                 tracing::warn!("second signal: not shut down cleanly; the next start recovers");
@@ -188,20 +192,23 @@ fn first_view(config: Config) -> View {
     }
 }
 
-async fn shut_down(shared: &Shared, control: &ControlServers) {
+/// Ends everything in its order; false if the next start will have to recover.
+async fn shut_down(shared: &Shared, control: &ControlServers) -> bool {
     shared.view.write().stopping = true;
     // A command under way is finished first, so that it is never half done.
     let _turn = shared.turn.lock().await;
     shared.parts.stop_nbd().await;
     shared.parts.stop_link().await;
     let volumes: BTreeMap<String, Slot> = shared.view.read().volumes.clone();
+    let mut clean = true;
     for (name, slot) in volumes {
         if let Slot::Open(volume) = slot {
-            volume.close().await;
+            clean &= volume.close().await;
             tracing::info!(volume = name, "volume closed");
         }
     }
     control.stop().await;
+    clean
 }
 
 /// The control socket and the console, which outlive everything else.

@@ -186,6 +186,18 @@ pub enum RemoteState {
 }
 
 impl RemoteState {
+    /// The word for people and programs, as in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Copying => "copying",
+            Self::Streaming => "streaming",
+            Self::Waiting => "waiting",
+            Self::Refused => "refused",
+            Self::NeedsCopy => "needs_copy",
+        }
+    }
+
     /// Whether this state needs an operator.
     pub fn is_faulty(self) -> bool {
         matches!(self, Self::Refused)

@@ -154,6 +154,9 @@ fn try_refuse_busy(socket: &TcpStream) {
 
 fn report(log: &LogLimit, address: SocketAddr, error: &SessionError) {
     match error {
+        SessionError::RefusedByPeer(refusal) if refusal.code == RefuseCode::ShuttingDown => {
+            tracing::info!(%address, "link ended: the sending unit stopped it");
+        }
         SessionError::Closed | SessionError::ShuttingDown => tracing::debug!(%address, "link ended: {error}"),
         _ => log.warn(address, &format!("link ended: {error}")),
     }

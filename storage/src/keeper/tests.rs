@@ -157,7 +157,7 @@ impl StoreObserver for Faulty {
 #[test]
 fn a_thread_that_ends_by_mistake_is_a_failure_that_is_told() {
     let (store, faulty) = (store(), Arc::new(Faulty::default()));
-    let keeper = Keeper::start(store.clone(), faulty.clone()).unwrap();
+    let keeper = Keeper::start(store.clone(), faulty.clone(), INTERVAL).unwrap();
     append(&store);
     keeper.flush();
     eventually(|| store.failure().is_some());

@@ -88,14 +88,18 @@ pub enum Relief {
 
 /// Decides what to do about space.
 pub(super) fn relief(space: &Space) -> Relief {
-    let used = space.head - space.tail;
     let slowest = space.consumers.iter().copied().min().unwrap_or(space.applied);
-    let reachable = slowest.min(space.applied);
-    let gain = reachable.saturating_sub(space.tail);
-    let pressed = space.wanted || used * 100 >= space.ring_bytes * HIGH_WATER_PERCENT;
-    if gain * 100 >= space.ring_bytes * CHECKPOINT_PERCENT || (pressed && gain > 0) {
+    let reachable = slowest.min(space.applied).max(space.tail);
+    let (used, held) = (space.head - space.tail, space.head - reachable);
+    let gain = reachable - space.tail;
+    let percent = |bytes: u64| bytes.saturating_mul(100) / space.ring_bytes;
+    // Every checkpoint costs a sync of the image: small gains are taken only by whoever cannot go on without.
+    let due =
+        percent(gain) >= CHECKPOINT_PERCENT || (percent(used) >= HIGH_WATER_PERCENT && percent(gain) >= 1);
+    if due || (space.wanted && gain > 0) {
         return Relief::Checkpoint;
     }
+    let pressed = space.wanted || percent(held) >= HIGH_WATER_PERCENT;
     if pressed && slowest < space.applied {
         // Everything that is as far behind as the slowest goes with it: otherwise the next write waits again.
         let below = (slowest + space.ring_bytes * (100 - HIGH_WATER_PERCENT) / 100).min(space.applied);

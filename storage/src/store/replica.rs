@@ -23,8 +23,10 @@ impl Store {
         self.state.lock().copy
     }
 
-    /// Sets the copy back to what of it is durable: a new sender session copies from there.
+    /// Sets the copy back to what of it is durable: a new sender session copies from there. Waits for a checkpoint
+    /// under way, which may be about to make more of it durable.
     pub fn rewind_copy(&self) {
+        let _superblock = self.superblock.lock();
         let mut state = self.state.lock();
         if state.copy.state == CopyState::Copying {
             state.copy.written = state.copy.durable;

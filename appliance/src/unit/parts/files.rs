@@ -97,7 +97,24 @@ fn open_existing(
 ) -> Result<Store, StorageError> {
     let set = open_files(files)?;
     check_superblock(&set.superblock, files, config)?;
+    warn_of_other_journal_size(files, config);
     Store::open(set.devices, clock.clone())
+}
+
+/// A journal keeps the size it was made with; a configuration that says otherwise should not pass in silence.
+fn warn_of_other_journal_size(files: &StoreFiles, config: &VolumeConfig) {
+    let size = std::fs::metadata(&files.journal)
+        .ok()
+        .filter(std::fs::Metadata::is_file)
+        .map(|found| found.len());
+    if let Some(size) = size.filter(|size| *size != config.journal_size_bytes) {
+        tracing::warn!(
+            volume = config.name,
+            made_with = size,
+            configured = config.journal_size_bytes,
+            "the journal keeps the size it was made with; set journal_size back"
+        );
+    }
 }
 
 /// Whether a journal is there to be opened: any file that is not empty, so that one that cannot be read is

@@ -156,7 +156,13 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
         sent: status.sent_record.max(acked.record),
         received: status.received_record.max(acked.record),
         applied: status.applied_record,
-        likely_behind: likely_behind(is_connected(&status), store.opened().clean, &lag),
+        likely_behind: if copied {
+            likely_behind(is_connected(&status), store.opened().clean, &lag)
+        } else if is_connected(&status) {
+            "yes: the copy is not complete".to_owned()
+        } else {
+            "certain: it has no complete copy and is not connected".to_owned()
+        },
         lag,
         consistent_up_to: consistent_up_to_us.and_then(timestamp),
         consistent: copied,

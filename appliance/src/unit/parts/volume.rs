@@ -249,16 +249,18 @@ impl Volume {
     }
 
     /// Detaches hosts, writes a clean end into the journal, brings the mirror up to it and lets go of the files.
-    pub(crate) async fn close(&self) {
+    /// False: the end is not clean, as the log says, and the next start recovers.
+    pub(crate) async fn close(&self) -> bool {
         self.exports.remove(&self.name);
         self.served.volume.begin_stop();
         self.served.links.stop_all().await;
         self.detached().await;
         let disk = self.served.volume.clone();
         match tokio::task::spawn_blocking(move || disk.shut_down()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => tracing::error!(volume = self.name, "not shut down cleanly: {error}"),
             Err(error) => tracing::error!(volume = self.name, "not shut down cleanly: {error}"),
         }
+        false
     }
 }
