@@ -7,10 +7,17 @@ use crate::device::Device;
 use crate::error::StorageError;
 use crate::limits::{BLOCK_MAP_BITS, BLOCK_MAP_MIN_BYTES};
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
-use farside_protocol::journal::{BLOCK_MAP_HEADER_BYTES, BlockMapHeader};
+use farside_protocol::journal::{
+    BLOCK_MAP_HEADER_BYTES, BlockMapHeader, ChainPoint, MAX_TRAIL_BYTES, decode_trail, encode_trail,
+};
 use std::io::IoSlice;
 use std::sync::Arc;
 use uuid::Uuid;
+
+/// Where the trail stands in the file: after the bits.
+fn trail_offset(header: &BlockMapHeader) -> u64 {
+    BLOCK_BYTES_U64 + header.bits.div_ceil(8).next_multiple_of(BLOCK_BYTES_U64)
+}
 
 /// One bit per block of a volume.
 #[derive(Debug)]
@@ -19,6 +26,8 @@ pub struct BlockMap {
     header: BlockMapHeader,
     bits: Vec<u8>,
     marked: u64,
+    /// Ends of the chunks that may have reached the consumer unconfirmed.
+    trail: Vec<ChainPoint>,
     changed: bool,
 }
 
@@ -40,7 +49,7 @@ impl BlockMap {
     /// Bytes of the file for a volume.
     #[must_use]
     pub fn file_bytes(header: &BlockMapHeader) -> u64 {
-        BLOCK_BYTES_U64 + header.bits.div_ceil(8).next_multiple_of(BLOCK_BYTES_U64)
+        trail_offset(header) + (MAX_TRAIL_BYTES as u64).next_multiple_of(BLOCK_BYTES_U64)
     }
 
     /// Reads the map from its file; an empty or unreadable one starts with every block marked, which is always
@@ -58,11 +67,20 @@ impl BlockMap {
         if known {
             device.read_at(&mut bits, BLOCK_BYTES_U64)?;
         }
+        let mut trail = vec![0; MAX_TRAIL_BYTES];
+        device.read_at(&mut trail, trail_offset(&header))?;
+        // Without a trail nothing is proved by it, which only ever refuses more.
+        let trail = if known {
+            decode_trail(&trail).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         let mut map = Self {
             device,
             header,
             bits,
             marked: 0,
+            trail,
             changed: !known,
         };
         map.clear_beyond_end();
@@ -77,6 +95,18 @@ impl BlockMap {
         {
             *last &= (1_u8 << beyond) - 1;
         }
+    }
+
+    /// Replaces the trail: the ends of the chunks that may have reached the consumer unconfirmed.
+    pub fn set_trail(&mut self, trail: Vec<ChainPoint>) {
+        self.trail = trail;
+        self.changed = true;
+    }
+
+    /// The end of a chunk at this record, if the trail holds it.
+    #[must_use]
+    pub fn trail_point(&self, record: u64) -> Option<ChainPoint> {
+        self.trail.iter().find(|point| point.record == record).copied()
     }
 
     /// Marks every block that `offset..end` touches.
@@ -99,6 +129,7 @@ impl BlockMap {
     pub fn clear(&mut self) {
         self.bits.fill(0);
         self.marked = 0;
+        self.trail.clear();
         self.changed = true;
     }
 
@@ -125,6 +156,7 @@ impl BlockMap {
             device: self.device.clone(),
             header: self.header,
             bits: self.bits.clone(),
+            trail: encode_trail(&self.trail),
         })
     }
 }
@@ -135,6 +167,7 @@ pub struct MapImage {
     device: Arc<dyn Device>,
     header: BlockMapHeader,
     bits: Vec<u8>,
+    trail: Vec<u8>,
 }
 
 impl MapImage {
@@ -147,6 +180,8 @@ impl MapImage {
             .write_at(&mut [IoSlice::new(&self.bits)], BLOCK_BYTES_U64)?;
         self.device
             .write_at(&mut [IoSlice::new(&self.header.encode())], 0)?;
+        self.device
+            .write_at(&mut [IoSlice::new(&self.trail)], trail_offset(&self.header))?;
         self.device.sync()
     }
 }

@@ -339,6 +339,53 @@ fn a_second_sender_is_refused_by_name() {
 }
 
 #[test]
+fn a_replica_ahead_of_a_restored_unit_is_never_overwritten() {
+    promise(|world| {
+        let units = TwoUnits::start(
+            world,
+            Sizes {
+                disk_mib: 64,
+                journal_mib: 4,
+            },
+        )?;
+        units.connect()?.write_fua(0, b"before the backup")?;
+        units.local.wait_applied()?;
+        units.local.shut_down()?;
+        let backup = world.file("backup");
+        let copy = |from: &std::path::Path, to: &std::path::Path| {
+            farside_tests::tools::Tool::new("cp")
+                .args(["-a", "--sparse=always"])
+                .path(from)
+                .path(to)
+                .ok()
+        };
+        copy(&units.local_directory, &backup)?;
+        units.local.start()?;
+        units.connect()?.write_fua(8192, b"after the backup")?;
+        units.local.wait_applied()?;
+        units.local.shut_down()?;
+        std::fs::rename(&units.local_directory, world.file("lost"))?;
+        copy(&backup, &units.local_directory)?;
+        units.local.start()?;
+        units.local.wait_remote_state("refused", limits::CATCH_UP)?;
+        // Enough to push everything the remote holds out of the journal.
+        let mut host = units.connect()?;
+        for round in 0..12_u64 {
+            host.write_fua(round << 20, &vec![7; 1 << 20])?;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(12));
+        units.local.wait_remote_state("refused", limits::CATCH_UP)?;
+        let mut kept = vec![0; 16];
+        std::os::unix::fs::FileExt::read_exact_at(&std::fs::File::open(units.replica())?, &mut kept, 8192)?;
+        ensure!(
+            kept == b"after the backup",
+            "the replica was overwritten: {kept:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn another_volume_of_the_same_name_is_refused() {
     promise(|world| {
         let units = TwoUnits::start(world, ROOMY)?;

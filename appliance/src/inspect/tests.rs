@@ -303,7 +303,7 @@ fn a_newer_journal_is_not_recognised_and_says_its_version() {
 #[test]
 fn a_dirty_block_map_shows_how_much_is_marked() {
     let world = World::new();
-    let (json, result) = world.json(&world.path("dirty-far.map"));
+    let (json, result) = world.json(&world.path("dirty-disk0@far.map"));
     result.unwrap();
     assert_eq!(
         (&json["kind"], &json["bits"]),
@@ -312,10 +312,10 @@ fn a_dirty_block_map_shows_how_much_is_marked() {
     assert_eq!(json["marked_bytes"], 1 << 20);
     let file = std::fs::File::options()
         .write(true)
-        .open(world.path("dirty-far.map"))
+        .open(world.path("dirty-disk0@far.map"))
         .unwrap();
     file.write_all_at(b"x", 20).unwrap();
-    let (_, result) = world.shown(&world.path("dirty-far.map"), Options::default());
+    let (_, result) = world.shown(&world.path("dirty-disk0@far.map"), Options::default());
     assert!(
         matches!(result, Err(InspectError::Damaged { offset: 0, .. })),
         "{result:?}"

@@ -193,7 +193,7 @@ impl SessionCore {
         &mut self,
         located: Option<ChainPoint>,
         points: Points,
-        consumer: ConsumerState,
+        (consumer, confirmed): (ConsumerState, ChainPoint),
         effects: &mut Vec<Effect>,
     ) -> Result<(), CloseReason> {
         self.reading = false;
@@ -207,6 +207,7 @@ impl SessionCore {
             volume_bytes: self.limits.volume_bytes,
             tail_record: points.tail.record,
             durable_record: points.durable.record,
+            confirmed_record: confirmed.record,
             located,
         };
         self.progress.applied = welcome.applied;

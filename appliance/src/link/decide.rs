@@ -1,7 +1,8 @@
 //! What to do about the replica a remote says it holds: one table, no state.
 //!
 //! Guarantees: a complete replica is reset only when its point lies behind the journal or the volume's own
-//! books say it needs a copy, and never when its history differs from ours.
+//! books say it needs a copy, and only when its history is known to be ours: by the journal, by the trail kept of a
+//! remote that was let go, or because it is older than what it once confirmed.
 //!
 //! | replica | its point | consumer | decision |
 //! | --- | --- | --- | --- |
@@ -13,7 +14,8 @@
 //! | complete | in the journal's range, not a point of it | any | diverged |
 //! | complete | ours, still in the journal | copying, attached | resume |
 //! | complete | ours, still in the journal | needs copy | full copy |
-//! | complete | before the journal's tail | any | full copy |
+//! | complete | before the journal's tail, ours or older than it confirmed | any | full copy |
+//! | complete | before the journal's tail, anything else | any | diverged |
 
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
 use farside_protocol::link::{Welcome, same_place};
@@ -31,7 +33,10 @@ pub struct LocalView {
     pub tail_record: u64,
     /// Last durable record.
     pub durable_record: u64,
-    /// Our point at the remote's record, if a chunk ends there. Looked for before the tail was read.
+    /// Last record the remote has confirmed.
+    pub confirmed_record: u64,
+    /// Our point at the remote's record, if a chunk ends there, also of the trail kept of a remote that was let go.
+    /// Looked for before the tail was read.
     pub located: Option<ChainPoint>,
 }
 
@@ -70,12 +75,13 @@ fn place(received: &ChainPoint, local: &LocalView) -> Place {
     if received.record > local.durable_record {
         return Place::Ahead("the remote is ahead of this volume");
     }
-    if received.record < local.tail_record {
-        return Place::Behind;
-    }
-    match local.located {
-        Some(ours) if same_place(&ours, received) => Place::Ours(ours),
-        _ => Place::Foreign,
+    let ours = local.located.filter(|ours| same_place(ours, received));
+    let is_behind = received.record < local.tail_record;
+    match ours {
+        Some(_) if is_behind => Place::Behind,
+        Some(ours) => Place::Ours(ours),
+        None if is_behind && received.record < local.confirmed_record => Place::Behind,
+        None => Place::Foreign,
     }
 }
 
@@ -131,18 +137,24 @@ mod tests {
         AheadRecord,
         AheadEpoch,
         BeforeTail,
+        BeforeTailOlder,
+        BeforeTailUnknown,
+        BeforeTailOther,
         OtherChecksum,
         OtherEpoch,
         OtherSequence,
         InsideChunk,
     }
 
-    const ALL: [Where; 9] = [
+    const ALL: [Where; 12] = [
         Where::Ours,
         Where::AtTail,
         Where::AheadRecord,
         Where::AheadEpoch,
         Where::BeforeTail,
+        Where::BeforeTailOlder,
+        Where::BeforeTailUnknown,
+        Where::BeforeTailOther,
         Where::OtherChecksum,
         Where::OtherEpoch,
         Where::OtherSequence,
@@ -157,6 +169,7 @@ mod tests {
             volume_bytes: 1 << 20,
             tail_record: 20,
             durable_record: 80,
+            confirmed_record: 50,
             located: Some(OURS),
         };
         match position {
@@ -165,6 +178,14 @@ mod tests {
             Where::AheadRecord => local.durable_record = 49,
             Where::AheadEpoch => received.epoch = 4,
             Where::BeforeTail => local.tail_record = 51,
+            Where::BeforeTailOlder => {
+                (local.tail_record, local.confirmed_record, local.located) = (60, 51, None);
+            }
+            Where::BeforeTailUnknown => (local.tail_record, local.located) = (60, None),
+            Where::BeforeTailOther => {
+                local.tail_record = 60;
+                received.checksum = 98;
+            }
             Where::OtherChecksum => received.checksum = 98,
             Where::OtherEpoch => received.epoch = 2,
             Where::OtherSequence => received.sequence = 11,
@@ -210,8 +231,10 @@ mod tests {
                             assert_eq!(found, Decision::Resume { from: OURS }, "{row}");
                         }
                         CopyState::Complete => {
-                            let may_reset =
-                                matches!(position, Where::Ours | Where::AtTail | Where::BeforeTail);
+                            let may_reset = matches!(
+                                position,
+                                Where::Ours | Where::AtTail | Where::BeforeTail | Where::BeforeTailOlder
+                            );
                             assert_eq!(matches!(found, Decision::FullCopy(_)), may_reset, "{row}");
                             assert_eq!(matches!(found, Decision::Diverged(_)), !may_reset, "{row}");
                         }
@@ -220,7 +243,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(rows, 81);
+        assert_eq!(rows, 108);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub enum Input {
     /// The volume's points or the consumer's state changed.
     Changed(Points, ConsumerState),
     /// [`Effect::Locate`] is done. The points were read after it.
-    Located(Option<ChainPoint>, Points, ConsumerState),
+    Located(Option<ChainPoint>, Points, (ConsumerState, ChainPoint)),
     /// [`Effect::StartCopy`] is done.
     CopyStarted(ChainPoint, Points),
     /// [`Effect::ReadChunks`] is done; the chunks wait to be sent.

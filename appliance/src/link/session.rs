@@ -219,11 +219,7 @@ async fn read_volume<S: Source>(
     match effect {
         Effect::Locate(record) => {
             let located = source.locate(record).await?;
-            Ok(Input::Located(
-                located,
-                source.points(),
-                source.consumer(remote).0,
-            ))
+            Ok(Input::Located(located, source.points(), source.consumer(remote)))
         }
         Effect::StartCopy => {
             let base = source.start_copy(remote).await?;

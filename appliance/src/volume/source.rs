@@ -21,6 +21,7 @@ const MAX_UNCONFIRMED: usize = 1 << 16;
 /// One remote's view of a volume.
 #[derive(Debug)]
 pub struct LinkSource {
+    remote: String,
     volume: Arc<Volume>,
     identity: Identity,
     /// (last record, blocks) of chunks that were read and are not confirmed.
@@ -64,6 +65,7 @@ impl LinkSource {
             epoch: store.opened().epoch,
         };
         Ok(Self {
+            remote: remote.to_owned(),
             identity,
             volume,
             unconfirmed: Mutex::default(),
@@ -154,7 +156,14 @@ impl Source for LinkSource {
 
     async fn locate(&self, record: u64) -> Result<Option<ChainPoint>, SourceError> {
         self.unconfirmed.lock().clear();
-        self.waiting(move |volume| volume.store().locate(record)).await
+        let remote = self.remote.clone();
+        self.waiting(move |volume| {
+            let store = volume.store();
+            Ok(store
+                .locate(record)?
+                .or_else(|| store.trail_point(&remote, record)))
+        })
+        .await
     }
 
     async fn read_chunks(

@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) consumers: HashMap<String, (ConsumerState, ChainPoint)>,
     pub(crate) epoch: u64,
     pub(crate) copies_started: u64,
+    /// Ends of the chunks that a remote may hold although it was let go.
+    trail: Vec<ChainPoint>,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl Volume {
             consumers: HashMap::new(),
             epoch: 1,
             copies_started: 0,
+            trail: Vec::new(),
         };
         Self {
             identity,
@@ -212,6 +215,10 @@ impl Volume {
     /// The journal is full: every remote is cut loose.
     pub(crate) fn overflow(&self) {
         let mut state = self.state();
+        let confirmed = state.consumers.values().map(|(_, acked)| *acked);
+        state.trail = confirmed
+            .chain(state.chunks.iter().map(|chunk| chunk.after))
+            .collect();
         for consumer in state.consumers.values_mut() {
             consumer.0 = ConsumerState::NeedsCopy;
         }
@@ -287,6 +294,7 @@ impl Volume {
         Some(state.points.tail)
             .filter(ends)
             .or_else(|| state.chunks.iter().map(|chunk| chunk.after).find(ends))
+            .or_else(|| state.trail.iter().copied().find(ends))
     }
 
     pub(crate) fn start_copy_now(&self, remote: &str) -> ChainPoint {

@@ -182,7 +182,7 @@ impl World {
         let input = match effect {
             Effect::Locate(record) => {
                 let located = volume.locate_now(record);
-                Input::Located(located, volume.points(), volume.consumer(REMOTE).0)
+                Input::Located(located, volume.points(), volume.consumer(REMOTE))
             }
             Effect::StartCopy => {
                 let base = volume.start_copy_now(REMOTE);

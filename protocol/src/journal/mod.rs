@@ -10,6 +10,7 @@ mod what;
 mod place;
 mod superblock;
 mod block_map;
+mod trail;
 #[cfg(test)]
 mod tests;
 
@@ -20,4 +21,5 @@ pub use record::{Record, RecordKind};
 pub use superblock::{
     ChainPoint, ConsumerSlot, ConsumerState, CopyState, JOURNAL_VERSION, Role, Superblock, Totals,
 };
+pub use trail::{MAX_TRAIL_BYTES, MAX_TRAIL_POINTS, decode_trail, encode_trail};
 pub use what::{CHUNK_VERSION, ChunkHeader, What, encode_what, stored_bytes, what_bytes};

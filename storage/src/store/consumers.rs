@@ -6,8 +6,9 @@ use crate::block_map::BlockMap;
 use crate::device::Device;
 use crate::error::StorageError;
 use crate::journal::{ChunkSpan, ReadError};
+use crate::limits::TRAIL_READ_BYTES;
 use farside_protocol::journal::limits::MAX_CONSUMERS;
-use farside_protocol::journal::{ChainPoint, ConsumerState, RecordKind, What};
+use farside_protocol::journal::{ChainPoint, ConsumerState, MAX_TRAIL_POINTS, RecordKind, What};
 use std::sync::Arc;
 
 /// What a store says about one of its consumers.
@@ -186,6 +187,7 @@ impl Store {
                 .collect()
         };
         for (name, was, acked) in &behind {
+            let trail = self.trail_from(*acked)?;
             // The long walk first, while the host goes on; then the little that came meanwhile, with appends held.
             let walked = self.mark_missed(name, *acked, self.points().journaled)?;
             let _appender = self.appender.lock();
@@ -202,9 +204,39 @@ impl Store {
             if !untouched || reached.address != journaled.address {
                 consumer.map.mark(0, self.volume_bytes);
             }
+            if untouched {
+                consumer.map.set_trail(trail);
+            }
             consumer.state = ConsumerState::NeedsCopy;
         }
         Ok(behind.into_iter().map(|(name, ..)| name).collect())
+    }
+
+    /// The ends of the chunks after a confirmed point: what of them reached the consumer is known to it alone.
+    fn trail_from(&self, acked: ChainPoint) -> Result<Vec<ChainPoint>, StorageError> {
+        let (mut trail, mut buffer) = (vec![acked], Vec::new());
+        let limit = self.points().durable;
+        while trail.len() < MAX_TRAIL_POINTS {
+            let from = trail.last().copied().unwrap_or(acked);
+            let spans = self
+                .journal
+                .read_run(&from, limit.address, TRAIL_READ_BYTES, &mut buffer)?;
+            if spans.is_empty() {
+                break;
+            }
+            trail.extend(spans.into_iter().map(|span| span.after));
+        }
+        trail.truncate(MAX_TRAIL_POINTS);
+        Ok(trail)
+    }
+
+    /// Our point at `record`, if it is one that this consumer can have been sent before it was cut loose.
+    #[must_use]
+    pub fn trail_point(&self, name: &str, record: u64) -> Option<ChainPoint> {
+        let state = self.state.lock();
+        let consumer = state.consumers.iter().find(|consumer| consumer.name == name)?;
+        let confirmed = Some(consumer.acked).filter(|acked| acked.record == record);
+        confirmed.or_else(|| consumer.map.trail_point(record))
     }
 
     /// Marks what the records between two points change; returns the point reached.

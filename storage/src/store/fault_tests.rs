@@ -48,7 +48,7 @@ impl World {
             source: Uuid::nil(),
         };
         let disk = |bytes| FaultDisk::new(Arc::new(TestDisk::new(bytes)));
-        let (journal, image, map) = (disk(journal_bytes), disk(VOLUME_BYTES), disk(64 << 10));
+        let (journal, image, map) = (disk(journal_bytes), disk(VOLUME_BYTES), disk(1 << 20));
         Store::format(journal.as_ref(), &parameters, 1).unwrap();
         let store = open(&journal, &image, &map).unwrap();
         Self {
