@@ -1,12 +1,9 @@
-//! Stores on real paths: creation that never touches somebody's data, exclusive locks, and the image's mark.
-//!
-//! An image is a plain disk without room for a header, so which journal it belongs to is kept in an extended
-//! attribute where the file system has them: the volume's UUID and the number of the start that last used it.
-//! An older copy put back in place of the image or of the journal is refused by that number.
+//! Stores on real paths: creation that never touches somebody's data, exclusive locks, and what belongs together.
 
 use crate::block_map::BlockMap;
 use crate::device::{Device, FileDevice, Kind};
 use crate::error::{Operation, StorageError};
+use crate::image_mark::{OpeningImage, mark_new, mark_opening};
 use crate::journal::load_superblock;
 use crate::limits::{
     FILL_JOURNAL_BYTES, LOCK_ATTEMPTS, LOCK_PAUSE, MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES,
@@ -15,14 +12,12 @@ use crate::small_file::{remove_file_durably, sync_directory};
 use crate::store::{Store, StoreDevices, StoreParameters};
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, RING_OFFSET};
 use farside_protocol::journal::{BlockMapHeader, FormatError, Superblock};
-use rustix::fs::{FallocateFlags, XattrFlags};
+use rustix::fs::FallocateFlags;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use uuid::Uuid;
 
-const MARK: &str = "user.farside.image";
 /// Bytes at either end of a block device that must be zero for it to count as empty.
 const PROBE_BYTES: u64 = 1 << 20;
 
@@ -65,6 +60,8 @@ pub enum OpenMode {
 pub struct FileSet {
     /// The devices, ready for [`Store::open`].
     pub devices: StoreDevices,
+    /// The image's mark, to be settled once the store is open.
+    pub mark: OpeningImage,
     /// The superblock as found.
     pub superblock: Superblock,
     /// Block devices or files, for status.
@@ -99,7 +96,7 @@ pub fn create_files(
 /// The image with its size, mark and name, durable before there is a journal that needs it.
 fn fill_image(path: &Path, parameters: &StoreParameters, mode: OpenMode) -> Result<FileDevice, StorageError> {
     let image = create_image(path, parameters.volume_bytes, mode)?;
-    write_mark(&image, parameters.volume, 0)?;
+    mark_new(&image, parameters.volume, parameters.role)?;
     image.sync_with_attributes()?;
     sync_directory(path.parent().unwrap_or(Path::new(".")))?;
     Ok(image)
@@ -319,8 +316,8 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
         );
         return Err(StorageError::refused(image.name(), text));
     }
-    check_mark(&image, &superblock)?;
-    write_mark(&image, superblock.volume, superblock.starts + 1)?;
+    let image = Arc::new(image);
+    let mark = mark_opening(&image, &superblock)?;
     let image_kind = image.kind();
     let maps = superblock
         .consumers
@@ -329,11 +326,12 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
         .collect::<Result<_, _>>()?;
     let devices = StoreDevices {
         journal: Arc::new(journal),
-        image: Arc::new(image),
+        image,
         maps,
     };
     Ok(FileSet {
         devices,
+        mark,
         superblock,
         image_kind,
     })
@@ -420,74 +418,6 @@ fn refuse_foreign_map(file: &FileDevice) -> Result<(), StorageError> {
 /// # Errors
 /// [`StorageError::Io`].
 pub fn image_mark(path: &Path) -> Result<Option<String>, StorageError> {
-    let mark = read_mark(&open_device(path, false)?)?;
+    let mark = crate::image_mark::read(&open_device(path, false)?)?;
     Ok(mark.filter(|mark| !mark.is_empty()))
-}
-
-fn mark_text(volume: Uuid, starts: u64) -> String {
-    format!("{volume}/{starts}")
-}
-
-fn write_mark(image: &FileDevice, volume: Uuid, starts: u64) -> Result<(), StorageError> {
-    if image.kind() == Kind::BlockDevice {
-        return Ok(());
-    }
-    match rustix::fs::fsetxattr(
-        image.file(),
-        MARK,
-        mark_text(volume, starts).as_bytes(),
-        XattrFlags::empty(),
-    ) {
-        // Durable before the superblock of the same start is: otherwise a power loss could leave the old mark with
-        // the new superblock, which looks like an older image.
-        Ok(()) => image.sync_with_attributes(),
-        Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        Err(error) => Err(StorageError::io(Operation::Write, image.name(), 0, error.into())),
-    }
-}
-
-fn read_mark(image: &FileDevice) -> Result<Option<String>, StorageError> {
-    let mut buffer = [0_u8; 128];
-    match rustix::fs::fgetxattr(image.file(), MARK, &mut buffer) {
-        Ok(length) => Ok(Some(
-            String::from_utf8_lossy(&buffer[..length.min(128)]).into_owned(),
-        )),
-        Err(rustix::io::Errno::NODATA) => Ok(Some(String::new())),
-        Err(rustix::io::Errno::OPNOTSUPP) => Ok(None),
-        Err(error) => Err(StorageError::io(Operation::Read, image.name(), 0, error.into())),
-    }
-}
-
-/// Compares the image's mark with the journal.
-fn check_mark(image: &FileDevice, superblock: &Superblock) -> Result<(), StorageError> {
-    if image.kind() == Kind::BlockDevice {
-        return Ok(());
-    }
-    let Some(mark) = read_mark(image)? else {
-        return Ok(());
-    };
-    let (volume, starts) = (superblock.volume, superblock.starts);
-    // The mark is written before the superblock of the same start.
-    if mark == mark_text(volume, starts) || mark == mark_text(volume, starts + 1) {
-        return Ok(());
-    }
-    let found = mark
-        .split_once('/')
-        .filter(|(uuid, _)| *uuid == volume.to_string());
-    let found = found.and_then(|(_, starts)| starts.parse::<u64>().ok());
-    let problem = match found {
-        Some(found) if found < starts => {
-            format!("is an older copy of the image (start {found}, its journal is at {starts})")
-        }
-        Some(found) => format!("belongs to a newer journal (start {found}, this journal is at {starts})"),
-        None => "is not marked as the image of this volume".to_owned(),
-    };
-    let expected = mark_text(volume, starts);
-    Err(StorageError::refused(
-        image.name(),
-        format!(
-            "{problem}; nothing was changed. Put the right file back. If you are sure that it holds what the journal \
-             expects, mark it: setfattr -n {MARK} -v {expected} FILE"
-        ),
-    ))
 }

@@ -58,8 +58,9 @@ impl World {
 
     /// Opens and closes the store once, as a start and a kill do.
     fn start(&self) {
-        let FileSet { devices, .. } = open_files(&self.files).unwrap();
+        let FileSet { devices, mark, .. } = open_files(&self.files).unwrap();
         Store::open(devices, Arc::new(SystemClock::new())).unwrap();
+        mark.settle().unwrap();
     }
 
     /// The refusal, which must name the file and say both things.
@@ -91,7 +92,7 @@ fn a_new_store_opens_and_says_whose_image_it_has() {
     world.start();
     world.start();
     let mark = image_mark(&world.files.image).unwrap().unwrap();
-    assert_eq!(mark, format!("{}/2", Uuid::from_u128(7)));
+    assert_eq!(mark, format!("{}/mirror/2", Uuid::from_u128(7)));
 }
 
 #[test]
@@ -234,7 +235,7 @@ fn an_older_image_an_older_journal_and_a_foreign_image_are_refused() {
     let (journal, image) = (world.path("old-journal"), world.path("old-image"));
     copy(&world.files.journal, &journal);
     copy(&world.files.image, &image);
-    world.start();
+    // One start is enough to tell an older copy.
     world.start();
     let newest = world.path("new-image");
     copy(&world.files.image, &newest);
@@ -257,11 +258,11 @@ fn an_older_image_an_older_journal_and_a_foreign_image_are_refused() {
     let bare = world.path("bare-image");
     std::fs::copy(&world.files.image, &bare).unwrap();
     std::fs::rename(&bare, &world.files.image).unwrap();
-    world.refusal(&world.files.image, &["not marked as the image", "setfattr"]);
+    world.refusal(&world.files.image, &["not marked as the mirror", "setfattr"]);
     let other = World::new();
     create_files(&world.files, &parameters(9), OpenMode::Force, 1).unwrap();
     copy(&other.files.image, &world.files.image);
-    world.refusal(&world.files.image, &["not marked as the image"]);
+    world.refusal(&world.files.image, &["is the mirror of another volume"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod overlay;
 mod journal;
 mod block_map;
 mod store;
+mod image_mark;
 mod files;
 mod keeper;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use files::{
     FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files, open_map, remove_map,
     remove_maps,
 };
+pub use image_mark::OpeningImage;
 pub use journal::{
     ChunkSpan, Layout, ReadError, Recovered, RingSurvey, Scan, ScannedChunk, load_superblock, recover,
     scan_all,

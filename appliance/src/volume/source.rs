@@ -109,6 +109,14 @@ fn storage_error(error: StorageError) -> SourceError {
     SourceError::Storage(error.to_string())
 }
 
+fn damaged(volume: &str, span: &farside_storage::ChunkSpan) -> SourceError {
+    SourceError::Storage(format!(
+        "chunk {} in the journal of {volume} is damaged and is not sent; restore the journal, or remove the remote and add \
+         it again, so that it gets a full copy",
+        span.after.sequence
+    ))
+}
+
 impl Source for LinkSource {
     fn identity(&self) -> Identity {
         self.identity.clone()
@@ -199,8 +207,12 @@ impl Source for LinkSource {
         let mut chunks = Vec::with_capacity(spans.len().min(BATCH_CHUNKS));
         let mut unconfirmed = self.unconfirmed.lock();
         for span in spans.into_iter().take(BATCH_CHUNKS) {
-            let what = What::decode(&buffer[span.what.clone()]);
-            let blocks = what.map_or(0, |what| what.records().map(|record| record.blocks()).sum());
+            // The remote would refuse it, and blame the line.
+            let what = What::decode(&buffer[span.what.clone()])
+                .ok()
+                .filter(|what| what.data_is_intact(&buffer[span.data.clone()]))
+                .ok_or_else(|| damaged(self.volume.store().name(), &span))?;
+            let blocks = what.records().map(|record| record.blocks()).sum();
             sent_blocks += blocks;
             if unconfirmed.len() < MAX_UNCONFIRMED {
                 unconfirmed.push_back((span.after.record, blocks));

@@ -276,6 +276,7 @@ fn open_replica(files: &StoreFiles, clock: &Arc<dyn Clock>) -> Result<Arc<Replic
         return Err(StorageError::Refused { name, problem });
     }
     let store = Store::open(set.devices, clock.clone())?;
+    set.mark.settle()?;
     let started = Replica::start(store, files.clone());
     started.map_err(|source| StorageError::Io {
         operation: farside_storage::Operation::Open,

@@ -75,8 +75,10 @@ impl Store {
             let what =
                 What::decode(&buffer[span.what.clone()]).map_err(|error| damaged(error.to_string()))?;
             if !what.data_is_intact(&buffer[span.data.clone()]) {
+                self.state.lock().damaged.push(span.address..span.after.address);
                 return Err(damaged(format!(
-                    "payload checksum mismatch in chunk {}",
+                    "payload checksum mismatch in chunk {}; restore the journal, or create the volume again from the \
+                     remote's copy",
                     what.header.sequence
                 )));
             }

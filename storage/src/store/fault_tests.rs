@@ -259,6 +259,23 @@ fn damage_in_the_middle_of_the_newest_segment_is_no_end_of_the_journal() {
 }
 
 #[test]
+fn damaged_bytes_are_never_handed_to_a_reader() {
+    let world = World::volume();
+    world.write(1, 1).unwrap();
+    world.write(2, 2).unwrap();
+    world.store.sync().unwrap();
+    world.journal.inner().flip((64 << 10) + 4096 + 100);
+    let refused = world.store.drain().unwrap_err().to_string();
+    assert!(
+        refused.contains("payload checksum mismatch in chunk 1"),
+        "{refused}"
+    );
+    let refused = world.store.read(4096, &mut [0; 4096]).unwrap_err().to_string();
+    assert!(refused.contains("is damaged"), "{refused}");
+    assert_eq!(world.block(2), 2, "what is whole stays readable");
+}
+
+#[test]
 fn a_new_copy_is_not_confused_by_what_an_older_history_left_in_the_ring() {
     // A chunk of the old history that survived a crash beyond its end, at the start of the segment after next.
     let mut world = World::new(Role::Replica, 16 << 10);

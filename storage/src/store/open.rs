@@ -244,6 +244,7 @@ fn opening_state(
             journaled: *head,
         },
         overlay: Overlay::new(),
+        damaged: Vec::new(),
         keeps_overlay: superblock.role == Role::Volume,
         consumers,
         copy: CopyProgress {

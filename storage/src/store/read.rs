@@ -88,6 +88,7 @@ impl Store {
             }
         };
         let (mut at, mut lowest) = (offset, u64::MAX);
+        self.refuse_damaged(&pieces)?;
         for piece in &pieces {
             if piece.offset > at && !self.read_image(at, slice(buffer, offset, at, piece.offset), wait)? {
                 return Ok(None);
@@ -108,6 +109,26 @@ impl Store {
             return Ok(None);
         }
         Ok(Some(lowest))
+    }
+
+    /// A piece of a chunk that is known to be damaged is an error, never its bytes.
+    fn refuse_damaged(&self, pieces: &[Piece]) -> Result<(), StorageError> {
+        if pieces.is_empty() || !self.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let state = self.state.lock();
+        let bad = |piece: &&Piece| matches!(piece.source, Source::Journal(address) if state.damaged.iter().any(|range| range.contains(&address)));
+        match pieces.iter().find(bad) {
+            None => Ok(()),
+            Some(piece) => {
+                let offset = self.journal.layout.file_offset(piece.source.address());
+                let text = format!(
+                    "the only copy of volume bytes {}..{} is damaged",
+                    piece.offset, piece.end
+                );
+                Err(StorageError::damaged(self.journal.device.name(), offset, text))
+            }
+        }
     }
 
     fn read_image(&self, offset: u64, buffer: &mut [u8], wait: bool) -> Result<bool, StorageError> {

@@ -87,6 +87,8 @@ pub struct Counters {
 pub(super) struct State {
     pub(super) points: Points,
     pub(super) overlay: Overlay,
+    /// Journal addresses of chunks whose payload turned out damaged: never handed to a reader.
+    pub(super) damaged: Vec<std::ops::Range<u64>>,
     /// Whether reads are served from here, so that pending ranges have to be known.
     pub(super) keeps_overlay: bool,
     pub(super) consumers: Vec<Consumer>,

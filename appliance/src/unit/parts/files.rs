@@ -98,7 +98,9 @@ fn open_existing(
     let set = open_files(files)?;
     check_superblock(&set.superblock, files, config)?;
     warn_of_other_journal_size(files, config);
-    Store::open(set.devices, clock.clone())
+    let store = Store::open(set.devices, clock.clone())?;
+    set.mark.settle()?;
+    Ok(store)
 }
 
 /// A journal keeps the size it was made with; a configuration that says otherwise should not pass in silence.
