@@ -12,6 +12,8 @@ pub const REMEMBERED_CHUNKS: usize = 1024;
 pub const ACK_INTERVAL_MS: u64 = 2;
 /// How long a sender of the same unit waits for its older session to end before it is told to come again.
 pub const TAKE_OVER_WAIT_MS: u64 = 5_000;
+/// A sender that was not heard for so long gives way to another process of its unit: three heartbeats.
+pub const HOLDER_SILENT_MS: u64 = 3_000;
 /// How long a refused connection is read on, so that the refusal is not lost to a reset.
 pub const LINGER_MS: u64 = 1_000;
 /// Read buffer of a connection; bodies go past it.

@@ -5,6 +5,7 @@
 
 use super::admission::Admission;
 use super::core::{ReceiverCore, negotiate, refuse_frame, refuse_sink, welcome};
+use super::life::Life;
 use super::stream::{FrameStream, refuse, send};
 use super::{reader, replier};
 use crate::sink::{Replicas, Sink, SinkState};
@@ -135,9 +136,11 @@ where
     send(write, &Message::Welcome(Box::new(answer))).await?;
     tracing::info!(replica = %hello.volume_name, sender = %hello.unit_name, %address,
         received = state.received.record, "link established");
+    let life = claim.life();
+    stream.tell(Arc::clone(&life));
     let mut core = ReceiverCore::new(&hello, &state);
     let stop = stopped(claim.cancelled(), shared.shutdown.clone());
-    let error = exchange((stream, write), &mut core, &*sink, stop).await;
+    let error = exchange((stream, write), &mut core, (&*sink, &life), stop).await;
     *after_sequence = core.accepted().sequence;
     Err(error)
 }
@@ -172,7 +175,7 @@ async fn stopped(mut cancelled: watch::Receiver<bool>, mut shutdown: watch::Rece
 async fn exchange<R, W, S: Sink>(
     (stream, write): (&mut FrameStream<R>, &mut W),
     core: &mut ReceiverCore,
-    sink: &S,
+    (sink, life): (&S, &Life),
     stop: impl Future<Output = SessionError>,
 ) -> SessionError
 where
@@ -189,7 +192,7 @@ where
                 _ = reader_told.wait_for(|set| *set) => SessionError::Silence,
             }
         };
-        let error = reader::run(stream, core, sink, &begun, stop).await;
+        let error = reader::run(stream, core, (sink, life, &begun), stop).await;
         end_replier.send_replace(true);
         error
     };
