@@ -14,7 +14,8 @@ pub const ACK_INTERVAL_MS: u64 = 2;
 pub const TAKE_OVER_WAIT_MS: u64 = 5_000;
 /// A sender that was not heard for so long gives way to another process of its unit: three heartbeats.
 pub const HOLDER_SILENT_MS: u64 = 3_000;
-/// How long a refused connection is read on, so that the refusal is not lost to a reset.
+/// How long a refused connection is read on, so that the refusal is not lost to a reset, and how long one that
+/// takes no answers any more, so that what had arrived before is heard.
 pub const LINGER_MS: u64 = 1_000;
 /// Read buffer of a connection; bodies go past it.
 pub const READ_BUFFER_BYTES: usize = 64 << 10;

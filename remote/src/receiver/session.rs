@@ -8,6 +8,7 @@ use super::core::{ReceiverCore, negotiate, refuse_frame, refuse_sink, welcome};
 use super::life::Life;
 use super::stream::{FrameStream, refuse, send};
 use super::{reader, replier};
+use crate::limits::LINGER_MS;
 use crate::sink::{Replicas, Sink, SinkState};
 use farside_protocol::link::limits::HELLO_TIMEOUT_MS;
 use farside_protocol::link::{Hello, LinkError, Message, Refusal, RefuseCode};
@@ -16,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 /// Why a connection ended.
@@ -33,7 +34,7 @@ pub enum SessionError {
     #[error("no hello in time")]
     NoHello,
     /// The socket failed.
-    #[error("socket: {0}")]
+    #[error("connection lost: {0}")]
     Socket(#[source] std::io::Error),
     /// What arrived is no frame, or damaged.
     #[error("{0}")]
@@ -184,12 +185,12 @@ where
 {
     let begun = AtomicBool::new(false);
     let (end_replier, mut replier_told) = watch::channel(false);
-    let (end_reader, mut reader_told) = watch::channel(false);
+    let (end_reader, reader_told) = oneshot::channel();
     let reading = async {
         let stop = async {
             tokio::select! {
                 error = stop => error,
-                _ = reader_told.wait_for(|set| *set) => SessionError::Silence,
+                error = answering_failed(reader_told) => error,
             }
         };
         let error = reader::run(stream, core, (sink, life, &begun), stop).await;
@@ -201,9 +202,18 @@ where
             let _ = replier_told.wait_for(|set| *set).await;
         };
         let error = replier::run(write, sink, &begun, stop).await;
-        end_reader.send_replace(true);
-        error
+        let _ = end_reader.send(error);
     };
-    let (read, _replied) = tokio::join!(reading, replying);
+    let (read, ()) = tokio::join!(reading, replying);
     read
+}
+
+/// Resolves with why no answer could be sent. When the sender closed, that may be noticed here before the reader
+/// comes to the end of what had arrived, which may be the sender's own word why: it gets a moment for that.
+async fn answering_failed(told: oneshot::Receiver<SessionError>) -> SessionError {
+    let error = told.await.unwrap_or(SessionError::Closed);
+    if matches!(error, SessionError::Socket(_)) {
+        sleep(Duration::from_millis(LINGER_MS)).await;
+    }
+    error
 }
