@@ -4,8 +4,10 @@ use std::time::Duration;
 
 /// How long a received chunk may stay non-durable, and so unconfirmed: long enough for chunks to share a sync.
 pub const SYNC_INTERVAL: Duration = Duration::from_millis(4);
-/// Connections a receiver serves at once; one more is refused as busy.
+/// Senders a receiver serves at once; one more is refused as busy.
 pub const MAX_SESSIONS: usize = 64;
+/// Connections besides them that have not said who they are; for one more the oldest has to go.
+pub const MAX_GREETINGS: usize = 32;
 /// Chunks of a session whose checksums are remembered, to tell a repeat from another history.
 pub const REMEMBERED_CHUNKS: usize = 1024;
 /// Shortest time between two acknowledgements, so that a busy link is not answered chunk by chunk.

@@ -370,6 +370,32 @@ async fn garbage_and_half_frames_disturb_nobody() {
 }
 
 #[tokio::test]
+async fn a_hundred_silent_connections_do_not_keep_a_sender_out() {
+    let (remote, volume) = (remote().await, Arc::new(Volume::new()));
+    let mut random = Random::new(3);
+    written(&volume, &mut random, 5);
+    let early = sender(&volume, remote.address);
+    until_equal(&early, &volume, &remote).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(remote.address).await.unwrap());
+    }
+    let mut oldest = silent.swap_remove(0);
+    let mut frame = Assembler::default();
+    let told = timeout(Duration::from_secs(5), next_frame(&mut oldest, &mut frame)).await;
+    assert!(told.unwrap(), "the oldest has to go");
+    assert!(matches!(frame.message(), Ok((Message::Refuse(refusal), _)) if refusal.code == RefuseCode::Busy));
+    early.stop().await;
+    let sender = sender(&volume, remote.address);
+    written(&volume, &mut random, 5);
+    until_equal(&sender, &volume, &remote).await;
+    assert_eq!(sender.status().connections, 1, "the first attempt succeeds");
+    drop(silent);
+    sender.stop().await;
+    remote.stop().await;
+}
+
+#[tokio::test]
 async fn another_machine_is_not_dialled_without_trust() {
     let volume = Arc::new(Volume::new());
     let sender = sender(&volume, "192.0.2.1:10900".parse().unwrap());

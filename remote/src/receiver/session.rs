@@ -5,6 +5,7 @@
 
 use super::admission::Admission;
 use super::core::{ReceiverCore, negotiate, refuse_frame, refuse_sink, welcome};
+use super::greeting::Greeting;
 use super::life::Life;
 use super::stream::{FrameStream, refuse, send};
 use super::{reader, replier};
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -33,6 +34,9 @@ pub enum SessionError {
     /// No complete hello in time.
     #[error("no hello in time")]
     NoHello,
+    /// Others that came later wanted its place.
+    #[error("had not said who it is when the place was needed for another")]
+    Displaced,
     /// The socket failed.
     #[error("connection lost: {0}")]
     Socket(#[source] std::io::Error),
@@ -63,24 +67,35 @@ pub(super) struct Shared<P> {
     pub(super) shutdown: watch::Receiver<bool>,
 }
 
-/// Serves a connection to its end.
+/// What a conversation leaves behind.
+#[derive(Debug, Default)]
+struct Ending {
+    /// The last chunk accepted.
+    after_sequence: u64,
+    /// Given back when nothing of the connection is left.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// Serves a connection to its end. With a greeting, it needs a session's place to go on after its hello, and may be
+/// dropped before it has one.
 pub(super) async fn serve<P: Replicas, R, W>(
     shared: &Shared<P>,
     address: SocketAddr,
-    read: R,
-    mut write: W,
+    (read, mut write): (R, W),
+    greeting: Option<Greeting>,
 ) -> SessionError
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut stream = FrameStream::new(read);
-    let mut after_sequence = 0;
-    let error = match converse(shared, address, (&mut stream, &mut write), &mut after_sequence).await {
+    let mut ending = Ending::default();
+    let ends = (&mut stream, &mut write);
+    let error = match converse(shared, address, ends, greeting.as_ref(), &mut ending).await {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    if let Some(refusal) = refusal_for(&error, after_sequence) {
+    if let Some(refusal) = refusal_for(&error, ending.after_sequence) {
         refuse(&mut write, refusal).await;
         stream.drain().await;
     }
@@ -111,7 +126,8 @@ async fn converse<P: Replicas, R, W>(
     shared: &Shared<P>,
     address: SocketAddr,
     (stream, write): (&mut FrameStream<R>, &mut W),
-    after_sequence: &mut u64,
+    greeting: Option<&Greeting>,
+    ending: &mut Ending,
 ) -> Result<std::convert::Infallible, SessionError>
 where
     R: AsyncRead + Unpin,
@@ -120,6 +136,9 @@ where
     let hello = timeout(Duration::from_millis(HELLO_TIMEOUT_MS), take_hello(stream))
         .await
         .map_err(|_| SessionError::NoHello)??;
+    if let Some(greeting) = greeting {
+        ending.place = Some(greeting.admit().ok_or_else(busy)?);
+    }
     let version = negotiate(&hello).map_err(SessionError::Refused)?;
     // The claim is dropped when this function ends: after the last use of the replica.
     let claim = shared
@@ -142,8 +161,13 @@ where
     let mut core = ReceiverCore::new(&hello, &state);
     let stop = stopped(claim.cancelled(), shared.shutdown.clone());
     let error = exchange((stream, write), &mut core, (&*sink, &life), stop).await;
-    *after_sequence = core.accepted().sequence;
+    ending.after_sequence = core.accepted().sequence;
     Err(error)
+}
+
+fn busy() -> SessionError {
+    let text = "this unit serves as many links as it can; the sender should try again later";
+    SessionError::Refused(Refusal::new(RefuseCode::Busy, 0, text))
 }
 
 async fn settle<S: Sink>(sink: &S) -> Result<SinkState, SessionError> {
