@@ -18,6 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+/// The sender's process; another one is another start of the unit, or a copy of it.
+const INSTANCE: Uuid = Uuid::from_u128(1);
+
 struct Remote {
     receiver: Arc<Receiver<OneReplica>>,
     replicas: Arc<OneReplica>,
@@ -61,7 +64,7 @@ impl Remote {
 }
 
 fn sender(volume: &Arc<Volume>, address: SocketAddr) -> Sender {
-    let config = SenderConfig::new("far", &address.to_string(), Uuid::from_u128(1));
+    let config = SenderConfig::new("far", &address.to_string(), INSTANCE);
     Sender::spawn(Arc::clone(volume), config)
 }
 
@@ -238,7 +241,7 @@ pub(crate) fn hello(volume: &Volume) -> Hello {
         segment_bytes: identity.segment_bytes,
         features: 0,
         unit: identity.unit,
-        instance: Uuid::from_u128(99),
+        instance: INSTANCE,
         volume: identity.volume,
         volume_bytes: identity.volume_bytes,
         epoch: identity.epoch,
@@ -264,7 +267,7 @@ pub(crate) async fn next_frame<R: tokio::io::AsyncRead + Unpin>(from: &mut R, fr
 }
 
 #[tokio::test]
-async fn a_newer_connection_of_the_same_unit_takes_over() {
+async fn a_newer_connection_of_the_same_process_takes_over() {
     let (remote, volume) = (remote().await, Arc::new(Volume::new()));
     written(&volume, &mut Random::new(3), 5);
     let mut old = TcpStream::connect(remote.address).await.unwrap();
@@ -285,6 +288,51 @@ async fn a_newer_connection_of_the_same_unit_takes_over() {
     }
     assert!(told, "the old connection is told why");
     assert_eq!(remote.receiver.links().len(), 1);
+    sender.stop().await;
+    remote.stop().await;
+}
+
+#[tokio::test]
+async fn a_running_copy_of_the_same_unit_is_refused_while_the_first_one_lives() {
+    let (remote, volume) = (remote().await, Arc::new(Volume::new()));
+    let mut random = Random::new(3);
+    written(&volume, &mut random, 5);
+    let first = sender(&volume, remote.address);
+    until_equal(&first, &volume, &remote).await;
+    let copy = Volume::new();
+    written(&copy, &mut random, 9);
+    let config = SenderConfig::new("far", &remote.address.to_string(), Uuid::from_u128(2));
+    let second = Sender::spawn(Arc::new(copy), config);
+    let status = until(&second, "refused", |status| status.state == LinkState::Refused).await;
+    for named in ["'local'", "127.0.0.1:", "another running copy"] {
+        assert!(status.detail.contains(named), "{status:?}");
+    }
+    written(&volume, &mut random, 5);
+    until_equal(&first, &volume, &remote).await;
+    assert_eq!(first.status().connections, 1, "nothing was taken from it");
+    second.stop().await;
+    first.stop().await;
+    remote.stop().await;
+}
+
+#[tokio::test]
+async fn a_unit_started_again_takes_over_from_its_silent_connection() {
+    let (remote, volume) = (remote().await, Arc::new(Volume::new()));
+    written(&volume, &mut Random::new(3), 5);
+    let mut old = TcpStream::connect(remote.address).await.unwrap();
+    let earlier = Hello {
+        instance: Uuid::from_u128(2),
+        ..hello(&volume)
+    };
+    let frame = Message::Hello(Box::new(earlier)).to_frame();
+    old.write_all(&frame).await.unwrap();
+    let mut frame = Assembler::default();
+    assert!(next_frame(&mut old, &mut frame).await);
+    // Its process is gone, but nobody said so to the receiver.
+    sleep(Duration::from_millis(3_100)).await;
+    let sender = sender(&volume, remote.address);
+    until_equal(&sender, &volume, &remote).await;
+    assert_eq!(sender.status().connections, 1, "it was let in at once");
     sender.stop().await;
     remote.stop().await;
 }
@@ -317,6 +365,32 @@ async fn garbage_and_half_frames_disturb_nobody() {
     written(&volume, &mut random, 5);
     until_equal(&sender, &volume, &remote).await;
     assert_eq!(remote.replicas.sink.state_copy(), CopyState::Complete);
+    sender.stop().await;
+    remote.stop().await;
+}
+
+#[tokio::test]
+async fn a_hundred_silent_connections_do_not_keep_a_sender_out() {
+    let (remote, volume) = (remote().await, Arc::new(Volume::new()));
+    let mut random = Random::new(3);
+    written(&volume, &mut random, 5);
+    let early = sender(&volume, remote.address);
+    until_equal(&early, &volume, &remote).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(remote.address).await.unwrap());
+    }
+    let mut oldest = silent.swap_remove(0);
+    let mut frame = Assembler::default();
+    let told = timeout(Duration::from_secs(5), next_frame(&mut oldest, &mut frame)).await;
+    assert!(told.unwrap(), "the oldest has to go");
+    assert!(matches!(frame.message(), Ok((Message::Refuse(refusal), _)) if refusal.code == RefuseCode::Busy));
+    early.stop().await;
+    let sender = sender(&volume, remote.address);
+    written(&volume, &mut random, 5);
+    until_equal(&sender, &volume, &remote).await;
+    assert_eq!(sender.status().connections, 1, "the first attempt succeeds");
+    drop(silent);
     sender.stop().await;
     remote.stop().await;
 }

@@ -6,11 +6,14 @@ use crate::shells::{hello, next_frame, receiver};
 use crate::volume::{VOLUME_BYTES, Volume};
 use farside::link::{CloseReason, SessionSetup, StatusCell, run_session};
 use farside_protocol::journal::{ChainPoint, CopyState};
-use farside_protocol::link::{Assembler, Message, Welcome};
+use farside_protocol::link::{Assembler, Message, Refusal, RefuseCode, Welcome};
 use farside_remote::SessionError;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt, duplex, split};
+use tokio::io::{AsyncWrite, AsyncWriteExt, duplex, split};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -133,4 +136,67 @@ async fn a_sender_that_reads_no_answers_is_given_up_within_twenty_seconds() {
     };
     assert!(matches!(error, SessionError::Silence), "{error}");
     assert!(start.elapsed() <= 2 * LIMIT, "{:?}", start.elapsed());
+}
+
+/// The writing half of a socket whose peer closes after it was welcomed.
+#[derive(Default)]
+struct ClosedAfterWelcome {
+    welcomed: bool,
+}
+
+impl AsyncWrite for ClosedAfterWelcome {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.welcomed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        self.welcomed = true;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_closed_is_not_called_silent_and_last_words_are_heard() {
+    let replicas = Arc::new(OneReplica::new(VOLUME_BYTES as usize));
+    let receiver = receiver(&replicas);
+    let address = "127.0.0.1:9".parse().unwrap();
+    let greeting = Message::Hello(Box::new(hello(&Volume::new()))).to_frame();
+    let farewell = Refusal::new(RefuseCode::ShuttingDown, 0, "stopped");
+    let farewell = Message::Refuse(farewell).to_frame();
+    for (last, closes, expected) in [
+        (farewell.as_slice(), true, "stopped"),
+        (&[], true, "closed by the sender"),
+        (&[], false, "connection lost: broken pipe"),
+    ] {
+        let (mut near, far) = duplex(16 << 10);
+        near.write_all(&greeting).await.unwrap();
+        let peer = async {
+            // The acknowledgement fails before the reader comes to what was said last.
+            sleep(Duration::from_millis(300)).await;
+            near.write_all(last).await.unwrap();
+            if closes {
+                drop(near);
+            } else {
+                sleep(LIMIT).await;
+            }
+        };
+        let (serving, start) = (
+            receiver.serve(address, far, ClosedAfterWelcome::default()),
+            Instant::now(),
+        );
+        tokio::pin!(serving);
+        let error = tokio::select! {
+            error = &mut serving => error,
+            () = peer => serving.await,
+        };
+        assert!(error.to_string().ends_with(expected), "{expected}: {error}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
 }

@@ -1,8 +1,10 @@
-//! One sender per replica: who holds which, and how a newer connection of the same unit takes over.
+//! One sender per replica: who holds which, and when a newer connection of the same unit takes over.
 //!
 //! Guarantees: between two claims of one replica the first is dropped, which its session does only when no
-//! task of it is left.
+//! task of it is left. Two running copies of one unit never take a replica from each other while the one that
+//! has it is alive.
 
+use super::life::Life;
 use crate::limits::TAKE_OVER_WAIT_MS;
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
 use parking_lot::Mutex;
@@ -18,6 +20,8 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Holder {
     pub(super) unit: Uuid,
+    /// One start of the unit's process.
+    pub(super) instance: Uuid,
     pub(super) unit_name: String,
     pub(super) volume: Uuid,
     pub(super) address: SocketAddr,
@@ -26,6 +30,7 @@ pub(super) struct Holder {
 #[derive(Debug)]
 struct Entry {
     holder: Holder,
+    life: Arc<Life>,
     cancel: watch::Sender<bool>,
     /// Closed when the claim is dropped.
     ended: watch::Receiver<()>,
@@ -50,6 +55,7 @@ pub(super) struct Claim {
     table: Arc<Mutex<Table>>,
     name: String,
     number: u64,
+    life: Arc<Life>,
     cancelled: watch::Receiver<bool>,
     _ended: watch::Sender<()>,
 }
@@ -72,10 +78,16 @@ impl Claim {
     pub(super) fn cancelled(&self) -> watch::Receiver<bool> {
         self.cancelled.clone()
     }
+
+    /// Where the session notes that its sender is alive.
+    pub(super) fn life(&self) -> Arc<Life> {
+        Arc::clone(&self.life)
+    }
 }
 
 impl Admission {
-    /// Claims the replica of `hello`; ends an older session of the same unit first.
+    /// Claims the replica of `hello`; ends an older session of the same unit first, if it is of the same process
+    /// or its sender is silent.
     pub(super) async fn claim(&self, hello: &Hello, address: SocketAddr) -> Result<Claim, Refusal> {
         let deadline = Instant::now() + Duration::from_millis(TAKE_OVER_WAIT_MS);
         loop {
@@ -105,6 +117,11 @@ impl Admission {
             if entry.holder.unit != hello.unit || entry.holder.volume != hello.volume {
                 return Err(second_sender(hello, &entry.holder));
             }
+            // Another process may be the unit started again, whose old connection nobody closed, or a copy of
+            // its directory that runs beside it. Only the second leaves the holder alive.
+            if entry.holder.instance != hello.instance && entry.life.is_recent() {
+                return Err(second_copy(hello, &entry.holder));
+            }
             entry.cancel.send_replace(true);
             return Ok(Err(entry.ended.clone()));
         }
@@ -114,12 +131,15 @@ impl Admission {
         let (ended_sender, ended) = watch::channel(());
         let holder = Holder {
             unit: hello.unit,
+            instance: hello.instance,
             unit_name: hello.unit_name.clone(),
             volume: hello.volume,
             address,
         };
+        let life = Arc::new(Life::new());
         let entry = Entry {
             holder,
+            life: Arc::clone(&life),
             cancel,
             ended,
             number,
@@ -129,6 +149,7 @@ impl Admission {
             table: Arc::clone(&self.table),
             name: hello.volume_name.clone(),
             number,
+            life,
             cancelled,
             _ended: ended_sender,
         }))
@@ -150,6 +171,15 @@ impl Admission {
 fn second_sender(hello: &Hello, holder: &Holder) -> Refusal {
     let text = format!(
         "replica '{}' is being sent to by unit '{}' at {}; stop that one first, or give this volume another name",
+        hello.volume_name, holder.unit_name, holder.address
+    );
+    Refusal::new(RefuseCode::SecondSender, 0, &text)
+}
+
+fn second_copy(hello: &Hello, holder: &Holder) -> Refusal {
+    let text = format!(
+        "replica '{}' is being sent to by another running copy of the same unit '{}' at {}; two units must not share \
+         one identity: stop one of them. A unit that was only restarted gets in by itself within seconds",
         hello.volume_name, holder.unit_name, holder.address
     );
     Refusal::new(RefuseCode::SecondSender, 0, &text)

@@ -1,17 +1,19 @@
 //! Accepts connections of senders, bounds their number, and keeps count of who is connected.
 
 use super::admission::Admission;
+use super::greeting::{Greeting, Places};
 use super::session::{SessionError, Shared, serve};
 use super::stream::refuse;
-use crate::limits::{ACCEPT_PAUSE_MS, LOG_INTERVAL_MS, MAX_SESSIONS};
+use crate::limits::{ACCEPT_PAUSE_MS, LOG_INTERVAL_MS};
 use crate::sink::Replicas;
 use farside_protocol::link::{Refusal, RefuseCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -85,7 +87,7 @@ impl<P: Replicas> Receiver<P> {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        serve(&self.shared, address, read, write).await
+        serve(&self.shared, address, (read, write), None).await
     }
 
     /// Tells every session to end; [`run`](Self::run) returns when they have.
@@ -95,7 +97,7 @@ impl<P: Replicas> Receiver<P> {
 
     /// Accepts and serves until [`shut_down`](Self::shut_down); returns when no session is left.
     pub async fn run(&self, listener: TcpListener) {
-        let (places, mut sessions) = (Arc::new(Semaphore::new(MAX_SESSIONS)), JoinSet::new());
+        let (places, mut sessions) = (Places::new(), JoinSet::new());
         let mut shutdown = self.shared.shutdown.clone();
         let log = Arc::new(LogLimit::default());
         loop {
@@ -108,19 +110,12 @@ impl<P: Replicas> Receiver<P> {
                 sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
                 continue;
             };
-            let place = Arc::clone(&places).try_acquire_owned();
-            let Ok(place) = place else {
-                // No task for it: a flood must not cost more than the sockets it opens.
-                log.warn(address, "too many link connections; refused");
-                try_refuse_busy(&socket);
-                continue;
-            };
+            let place = places.enter();
             let (shared, log) = (Arc::clone(&self.shared), Arc::clone(&log));
             let allowed = self.accept_beyond_loopback || address.ip().is_loopback();
             sessions.spawn(async move {
-                let error = connection(&shared, socket, address, allowed).await;
+                let error = connection(&shared, (socket, address), place, allowed).await;
                 report(&log, address, &error);
-                drop(place);
             });
         }
         while sessions.join_next().await.is_some() {}
@@ -129,25 +124,45 @@ impl<P: Replicas> Receiver<P> {
 
 async fn connection<P: Replicas>(
     shared: &Shared<P>,
-    socket: TcpStream,
-    address: SocketAddr,
+    (socket, address): (TcpStream, SocketAddr),
+    (greeting, displaced): (Greeting, oneshot::Receiver<()>),
     allowed: bool,
 ) -> SessionError {
     // Failing to set these costs speed or an earlier notice, nothing else.
     let _ = socket.set_nodelay(true);
     let (read, mut write) = socket.into_split();
-    if allowed {
-        return serve(shared, address, read, write).await;
+    let displaced = async {
+        if displaced.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let conversation = async {
+        if allowed {
+            return serve(shared, address, (read, &mut write), Some(greeting)).await;
+        }
+        refuse_stranger(&mut write).await
+    };
+    tokio::select! {
+        biased;
+        error = conversation => return error,
+        // Only before it has a session's place: nothing of a session is cut short.
+        () = displaced => {}
     }
+    try_refuse_busy(&write);
+    SessionError::Displaced
+}
+
+async fn refuse_stranger(write: &mut OwnedWriteHalf) -> SessionError {
     let text =
         "this unit accepts links from its own machine only; set it to trust the network in its configuration";
     let refusal = Refusal::new(RefuseCode::NotAccepted, 0, text);
-    refuse(&mut write, refusal.clone()).await;
+    refuse(write, refusal.clone()).await;
     SessionError::Refused(refusal)
 }
 
-fn try_refuse_busy(socket: &TcpStream) {
-    let text = "this unit serves as many links as it can; the sender should try again later";
+/// Without waiting: a flood must not cost more than the sockets it opens.
+fn try_refuse_busy(socket: &OwnedWriteHalf) {
+    let text = "too many connections here that have not said who they are; the sender should try again";
     let refusal = Refusal::new(RefuseCode::Busy, 0, text);
     let _ = socket.try_write(&farside_protocol::link::Message::Refuse(refusal).to_frame());
 }

@@ -7,6 +7,8 @@
 
 pub mod core;
 pub mod pacing;
+mod greeting;
+mod life;
 mod admission;
 mod stream;
 mod reader;

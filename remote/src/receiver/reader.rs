@@ -1,6 +1,7 @@
 //! In from the socket: takes frames, lets the core decide, carries out what it says, one after the other.
 
 use super::core::{Action, ReceiverCore, refuse_sink};
+use super::life::Life;
 use super::session::SessionError;
 use super::stream::FrameStream;
 use crate::sink::Sink;
@@ -11,8 +12,7 @@ use tokio::io::AsyncRead;
 pub(super) async fn run<R: AsyncRead + Unpin, S: Sink>(
     stream: &mut FrameStream<R>,
     core: &mut ReceiverCore,
-    sink: &S,
-    begun: &AtomicBool,
+    (sink, life, begun): (&S, &Life, &AtomicBool),
     stop: impl Future<Output = SessionError>,
 ) -> SessionError {
     tokio::pin!(stop);
@@ -23,7 +23,12 @@ pub(super) async fn run<R: AsyncRead + Unpin, S: Sink>(
             received = stream.receive() => received,
         };
         let handled = match received {
-            Ok(()) => handle(stream, core, sink, begun).await,
+            Ok(()) => {
+                life.busy();
+                let handled = handle(stream, core, sink, begun).await;
+                life.heard();
+                handled
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = handled {

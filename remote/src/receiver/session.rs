@@ -5,8 +5,11 @@
 
 use super::admission::Admission;
 use super::core::{ReceiverCore, negotiate, refuse_frame, refuse_sink, welcome};
+use super::greeting::Greeting;
+use super::life::Life;
 use super::stream::{FrameStream, refuse, send};
 use super::{reader, replier};
+use crate::limits::LINGER_MS;
 use crate::sink::{Replicas, Sink, SinkState};
 use farside_protocol::link::limits::HELLO_TIMEOUT_MS;
 use farside_protocol::link::{Hello, LinkError, Message, Refusal, RefuseCode};
@@ -15,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 /// Why a connection ended.
@@ -31,8 +34,11 @@ pub enum SessionError {
     /// No complete hello in time.
     #[error("no hello in time")]
     NoHello,
+    /// Others that came later wanted its place.
+    #[error("had not said who it is when the place was needed for another")]
+    Displaced,
     /// The socket failed.
-    #[error("socket: {0}")]
+    #[error("connection lost: {0}")]
     Socket(#[source] std::io::Error),
     /// What arrived is no frame, or damaged.
     #[error("{0}")]
@@ -61,24 +67,35 @@ pub(super) struct Shared<P> {
     pub(super) shutdown: watch::Receiver<bool>,
 }
 
-/// Serves a connection to its end.
+/// What a conversation leaves behind.
+#[derive(Debug, Default)]
+struct Ending {
+    /// The last chunk accepted.
+    after_sequence: u64,
+    /// Given back when nothing of the connection is left.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// Serves a connection to its end. With a greeting, it needs a session's place to go on after its hello, and may be
+/// dropped before it has one.
 pub(super) async fn serve<P: Replicas, R, W>(
     shared: &Shared<P>,
     address: SocketAddr,
-    read: R,
-    mut write: W,
+    (read, mut write): (R, W),
+    greeting: Option<Greeting>,
 ) -> SessionError
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut stream = FrameStream::new(read);
-    let mut after_sequence = 0;
-    let error = match converse(shared, address, (&mut stream, &mut write), &mut after_sequence).await {
+    let mut ending = Ending::default();
+    let ends = (&mut stream, &mut write);
+    let error = match converse(shared, address, ends, greeting.as_ref(), &mut ending).await {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    if let Some(refusal) = refusal_for(&error, after_sequence) {
+    if let Some(refusal) = refusal_for(&error, ending.after_sequence) {
         refuse(&mut write, refusal).await;
         stream.drain().await;
     }
@@ -109,7 +126,8 @@ async fn converse<P: Replicas, R, W>(
     shared: &Shared<P>,
     address: SocketAddr,
     (stream, write): (&mut FrameStream<R>, &mut W),
-    after_sequence: &mut u64,
+    greeting: Option<&Greeting>,
+    ending: &mut Ending,
 ) -> Result<std::convert::Infallible, SessionError>
 where
     R: AsyncRead + Unpin,
@@ -118,6 +136,9 @@ where
     let hello = timeout(Duration::from_millis(HELLO_TIMEOUT_MS), take_hello(stream))
         .await
         .map_err(|_| SessionError::NoHello)??;
+    if let Some(greeting) = greeting {
+        ending.place = Some(greeting.admit().ok_or_else(busy)?);
+    }
     let version = negotiate(&hello).map_err(SessionError::Refused)?;
     // The claim is dropped when this function ends: after the last use of the replica.
     let claim = shared
@@ -135,11 +156,18 @@ where
     send(write, &Message::Welcome(Box::new(answer))).await?;
     tracing::info!(replica = %hello.volume_name, sender = %hello.unit_name, %address,
         received = state.received.record, "link established");
+    let life = claim.life();
+    stream.tell(Arc::clone(&life));
     let mut core = ReceiverCore::new(&hello, &state);
     let stop = stopped(claim.cancelled(), shared.shutdown.clone());
-    let error = exchange((stream, write), &mut core, &*sink, stop).await;
-    *after_sequence = core.accepted().sequence;
+    let error = exchange((stream, write), &mut core, (&*sink, &life), stop).await;
+    ending.after_sequence = core.accepted().sequence;
     Err(error)
+}
+
+fn busy() -> SessionError {
+    let text = "this unit serves as many links as it can; the sender should try again later";
+    SessionError::Refused(Refusal::new(RefuseCode::Busy, 0, text))
 }
 
 async fn settle<S: Sink>(sink: &S) -> Result<SinkState, SessionError> {
@@ -172,7 +200,7 @@ async fn stopped(mut cancelled: watch::Receiver<bool>, mut shutdown: watch::Rece
 async fn exchange<R, W, S: Sink>(
     (stream, write): (&mut FrameStream<R>, &mut W),
     core: &mut ReceiverCore,
-    sink: &S,
+    (sink, life): (&S, &Life),
     stop: impl Future<Output = SessionError>,
 ) -> SessionError
 where
@@ -181,15 +209,15 @@ where
 {
     let begun = AtomicBool::new(false);
     let (end_replier, mut replier_told) = watch::channel(false);
-    let (end_reader, mut reader_told) = watch::channel(false);
+    let (end_reader, reader_told) = oneshot::channel();
     let reading = async {
         let stop = async {
             tokio::select! {
                 error = stop => error,
-                _ = reader_told.wait_for(|set| *set) => SessionError::Silence,
+                error = answering_failed(reader_told) => error,
             }
         };
-        let error = reader::run(stream, core, sink, &begun, stop).await;
+        let error = reader::run(stream, core, (sink, life, &begun), stop).await;
         end_replier.send_replace(true);
         error
     };
@@ -198,9 +226,18 @@ where
             let _ = replier_told.wait_for(|set| *set).await;
         };
         let error = replier::run(write, sink, &begun, stop).await;
-        end_reader.send_replace(true);
-        error
+        let _ = end_reader.send(error);
     };
-    let (read, _replied) = tokio::join!(reading, replying);
+    let (read, ()) = tokio::join!(reading, replying);
     read
+}
+
+/// Resolves with why no answer could be sent. When the sender closed, that may be noticed here before the reader
+/// comes to the end of what had arrived, which may be the sender's own word why: it gets a moment for that.
+async fn answering_failed(told: oneshot::Receiver<SessionError>) -> SessionError {
+    let error = told.await.unwrap_or(SessionError::Closed);
+    if matches!(error, SessionError::Socket(_)) {
+        sleep(Duration::from_millis(LINGER_MS)).await;
+    }
+    error
 }

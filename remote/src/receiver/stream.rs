@@ -1,9 +1,11 @@
 //! Frames from and to a socket, with the limits on silence.
 
+use super::life::Life;
 use super::session::SessionError;
 use crate::limits::{LINGER_MS, READ_BUFFER_BYTES};
 use farside_protocol::link::limits::{FRAME_TIMEOUT_MS, SILENCE_LIMIT_MS};
 use farside_protocol::link::{Assembler, Message, Refusal};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -13,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub(super) struct FrameStream<R> {
     from: BufReader<R>,
     frame: Assembler,
+    life: Option<Arc<Life>>,
 }
 
 impl<R: AsyncRead + Unpin> FrameStream<R> {
@@ -20,7 +23,14 @@ impl<R: AsyncRead + Unpin> FrameStream<R> {
         Self {
             from: BufReader::with_capacity(READ_BUFFER_BYTES, from),
             frame: Assembler::default(),
+            life: None,
         }
+    }
+
+    /// Notes from now on when something was heard: every byte counts, a long frame may take its time.
+    pub(super) fn tell(&mut self, life: Arc<Life>) {
+        life.heard();
+        self.life = Some(life);
     }
 
     /// Waits until the next frame is complete. Look at it with [`message`](Self::message). Safe to drop and
@@ -39,6 +49,9 @@ impl<R: AsyncRead + Unpin> FrameStream<R> {
                 .map_err(SessionError::Socket)?;
             if count == 0 {
                 return Err(SessionError::Closed);
+            }
+            if let Some(life) = &self.life {
+                life.heard();
             }
             deadline.get_or_insert_with(|| Instant::now() + Duration::from_millis(FRAME_TIMEOUT_MS));
             if self.frame.advance(count).map_err(SessionError::Frame)? {
