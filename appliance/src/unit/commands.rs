@@ -5,7 +5,7 @@ use super::reload::{changes, in_force_after};
 use super::shared::{Shared, Slot};
 use crate::config::{Config, ConfigError, VolumeConfig, edit, read_text, write_text};
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, Status,
+    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, Status, counted,
 };
 use farside_storage::remove_maps;
 use farside_web::{Control, Execution};
@@ -117,7 +117,8 @@ fn refuse_attached(slot: &Slot, remove: &RemoveVolume) -> Result<(), ControlErro
         return Ok(());
     }
     let message = format!(
-        "{connections} connections of hosts to volume {} are open",
+        "hosts have {} to volume {} open",
+        counted(connections.into(), "connection"),
         remove.name
     );
     Err(ControlError::new(
