@@ -12,6 +12,7 @@ mod overlay;
 mod journal;
 mod block_map;
 mod store;
+mod made_directories;
 mod files;
 mod keeper;
 #[cfg(test)]

@@ -17,7 +17,10 @@ use std::sync::Arc;
 /// Lets a request pass whose every host is one of ours.
 pub(crate) async fn guard(State(control): State<Arc<dyn Control>>, request: Request, next: Next) -> Response {
     let lines = request.headers().get_all(header::HOST);
-    let in_line = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let in_line = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str().as_bytes());
     let mut named = lines.iter().map(header::HeaderValue::as_bytes).chain(in_line);
     if named.all(|host| is_ours(host, || control.status().unit.name)) {
         return next.run(request).await;
@@ -47,7 +50,10 @@ fn is_ours(host: &[u8], unit_name: impl FnOnce() -> String) -> bool {
 }
 
 fn is_port(text: &str) -> bool {
-    text.is_empty() || text.strip_prefix(':').is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+    text.is_empty()
+        || text
+            .strip_prefix(':')
+            .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]

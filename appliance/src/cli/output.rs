@@ -41,9 +41,21 @@ mod tests {
 
     #[test]
     fn a_shell_reads_a_path_back_as_it_is() {
-        for path in ["/a/b-c.sock", "/a b", "/it's", "/$HOME;`x`\"*", "/Füße", "", "~x", "/a\nb"] {
+        for path in [
+            "/a/b-c.sock",
+            "/a b",
+            "/it's",
+            "/$HOME;`x`\"*",
+            "/Füße",
+            "",
+            "~x",
+            "/a\nb",
+        ] {
             let line = format!("printf %s {}", shell_word(Path::new(path)));
-            let read = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            let read = std::process::Command::new("sh")
+                .args(["-c", &line])
+                .output()
+                .unwrap();
             assert_eq!(String::from_utf8(read.stdout).unwrap(), path);
         }
         assert_eq!(shell_word(Path::new("/a/b-c.sock")), "/a/b-c.sock");

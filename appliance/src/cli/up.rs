@@ -98,7 +98,9 @@ fn first_start(
 /// Where an address came from a flag, or could have, the message says so.
 fn name_flag(error: UnitError) -> CliError {
     let flag = match &error {
-        UnitError::Listen { key: "nbd.listen", .. } => "--nbd",
+        UnitError::Listen {
+            key: "nbd.listen", ..
+        } => "--nbd",
         UnitError::Listen {
             key: "link.listen", ..
         } => "--link",

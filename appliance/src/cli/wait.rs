@@ -237,7 +237,9 @@ mod tests {
         away.remotes[0].received = 3;
         let received = behind(&args(&["--received"]), &away, 10).unwrap().unwrap();
         assert!(received.contains("received record 3 of 10"), "{received}");
-        let told = behind(&args(&["--applied"]), &volume(10, 0, true), 10).unwrap().unwrap();
+        let told = behind(&args(&["--applied"]), &volume(10, 0, true), 10)
+            .unwrap()
+            .unwrap();
         assert!(told.contains("applied record 0 of 10"), "{told}");
     }
 
