@@ -56,6 +56,15 @@ pub enum StorageError {
         /// What is wrong and what helps.
         problem: String,
     },
+    /// A file that a store needs is gone, cut, or something else. Besides putting the right one back only a new
+    /// store helps, and how to get one is known to whoever owns this one.
+    #[error("{name}: {problem}")]
+    Lost {
+        /// The file or device.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A structure in a file is damaged.
     #[error("{name} at byte {offset}: {problem}")]
     Damaged {
@@ -93,6 +102,13 @@ impl StorageError {
         }
     }
 
+    pub(crate) fn lost(name: &str, problem: impl Into<String>) -> Self {
+        Self::Lost {
+            name: name.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
     pub(crate) fn damaged(name: &str, offset: u64, problem: impl Into<String>) -> Self {
         Self::Damaged {
             name: name.to_owned(),
@@ -103,6 +119,18 @@ impl StorageError {
 
     pub(crate) fn format(name: &str, offset: u64, error: FormatError) -> Self {
         Self::damaged(name, offset, error.to_string())
+    }
+
+    /// Whether what the store holds cannot be used as it is, and only the right files or a new store help.
+    #[must_use]
+    pub fn is_lost_content(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Damaged { .. })
+    }
+
+    /// Whether a file was to become larger than its file system can have it.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge)
     }
 
     /// Whether the file system or device is out of space.

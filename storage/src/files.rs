@@ -4,14 +4,15 @@ use crate::block_map::BlockMap;
 use crate::device::{Device, FileDevice, Kind};
 use crate::error::{Operation, StorageError};
 use crate::image_mark::{OpeningImage, mark_new, mark_opening};
-use crate::journal::load_superblock;
+use crate::journal::load_superblock_for_use;
 use crate::limits::{
     FILL_JOURNAL_BYTES, LOCK_ATTEMPTS, LOCK_PAUSE, MAX_JOURNAL_BYTES, MAX_VOLUME_BYTES, MIN_JOURNAL_BYTES,
 };
+use crate::made_directories::MadeDirectories;
 use crate::small_file::{remove_file_durably, sync_directory};
 use crate::store::{Store, StoreDevices, StoreParameters};
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, RING_OFFSET};
-use farside_protocol::journal::{BlockMapHeader, FormatError, Superblock};
+use farside_protocol::journal::{BlockMapHeader, FormatError, Role, Superblock};
 use rustix::fs::FallocateFlags;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -79,15 +80,18 @@ pub fn create_files(
     now_us: u64,
 ) -> Result<(), StorageError> {
     check_sizes(files, parameters)?;
+    let mut made_directories = MadeDirectories::default();
     for path in [&files.journal, &files.image] {
-        make_parent(path)?;
+        made_directories.make_parent(path)?;
     }
-    refuse_used(&files.journal, mode)?;
-    refuse_used(&files.image, mode)?;
+    refuse_used(&files.journal, parameters.role, mode)?;
+    refuse_used(&files.image, parameters.role, mode)?;
     let image_is_new = !files.image.exists();
     let made = fill_image(&files.image, parameters, mode)
         .and_then(|_locked| create_journal(&files.journal, parameters, now_us));
-    if made.is_err() && image_is_new {
+    if made.is_ok() {
+        made_directories.keep();
+    } else if image_is_new {
         let _ = std::fs::remove_file(&files.image);
     }
     made
@@ -124,14 +128,8 @@ fn check_sizes(files: &StoreFiles, parameters: &StoreParameters) -> Result<(), S
     Ok(())
 }
 
-fn make_parent(path: &Path) -> Result<(), StorageError> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let made = std::fs::create_dir_all(parent);
-    made.map_err(|error| StorageError::io(Operation::Open, &parent.display().to_string(), 0, error))
-}
-
 /// Refuses a path whose content might be somebody's.
-fn refuse_used(path: &Path, mode: OpenMode) -> Result<(), StorageError> {
+fn refuse_used(path: &Path, role: Role, mode: OpenMode) -> Result<(), StorageError> {
     if mode == OpenMode::Force || !path.exists() {
         return Ok(());
     }
@@ -147,7 +145,13 @@ fn refuse_used(path: &Path, mode: OpenMode) -> Result<(), StorageError> {
     if empty {
         return Ok(());
     }
-    let text = "exists and is not empty; give another path, or --force to overwrite what it holds";
+    let text = match role {
+        Role::Volume => "exists and is not empty; give another path, or --force to overwrite what it holds",
+        Role::Replica => {
+            "exists and is not empty, but its journal is not there; put that back, or move the directory of the replica \
+             away: it then gets a full copy"
+        }
+    };
     Err(StorageError::refused(device.name(), text))
 }
 
@@ -165,10 +169,13 @@ fn is_zero(device: &FileDevice, from: u64, end: u64) -> Result<bool, StorageErro
 fn open_device(path: &Path, write: bool) -> Result<FileDevice, StorageError> {
     let name = path.display().to_string();
     let opened = OpenOptions::new().read(true).write(write).open(path);
-    FileDevice::new(
-        opened.map_err(|error| StorageError::io(Operation::Open, &name, 0, error))?,
-        path,
-    )
+    let file = opened.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            StorageError::lost(&name, "is not there; mount or put back what held it")
+        }
+        _ => StorageError::io(Operation::Open, &name, 0, error),
+    })?;
+    FileDevice::new(file, path)
 }
 
 fn create_file(path: &Path) -> Result<File, StorageError> {
@@ -297,24 +304,23 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
     lock(&journal)?;
     let size = journal.size_bytes()?;
     if size < RING_OFFSET {
-        let text = format!("has {size} bytes, too few for a journal; restore it, or create the volume again");
-        return Err(StorageError::refused(journal.name(), text));
+        let text = format!("has {size} bytes, too few for a journal; restore it");
+        return Err(StorageError::lost(journal.name(), text));
     }
-    let superblock = load_superblock(&journal)?;
+    let superblock = load_superblock_for_use(&journal)?;
     let needed = superblock.journal_bytes();
     if size < needed {
-        let text = format!("is truncated: {size} bytes of {needed}; restore it, or create the volume again");
-        return Err(StorageError::refused(journal.name(), text));
+        let text = format!("is truncated: {size} bytes of {needed}; restore it");
+        return Err(StorageError::lost(journal.name(), text));
     }
     let image = open_device(&files.image, true)?;
     lock(&image)?;
     let (needed, size) = (superblock.volume_bytes, image.size_bytes()?);
     if size < needed || (image.kind() == Kind::File && size != needed) {
         let text = format!(
-            "has {size} bytes, its journal says {needed}; it is not the image of this volume; \
-                 put the right file back"
+            "has {size} bytes, its journal says {needed}; it is not the image of this volume; put the right file back"
         );
-        return Err(StorageError::refused(image.name(), text));
+        return Err(StorageError::lost(image.name(), text));
     }
     let image = Arc::new(image);
     let mark = mark_opening(&image, &superblock)?;

@@ -13,6 +13,7 @@ mod journal;
 mod block_map;
 mod store;
 mod image_mark;
+mod made_directories;
 mod files;
 mod keeper;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! Never here: storage, configuration, authentication (which is why the console is kept to loopback).
 #![forbid(unsafe_code)]
 
+mod host;
 mod limits;
 mod control;
 mod routers;

@@ -1,7 +1,7 @@
 //! Which address does what.
 
 use crate::control::Control;
-use crate::{limits, page};
+use crate::{host, limits, page};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -25,9 +25,11 @@ pub fn control_router(control: Arc<dyn Control>) -> Router {
     finish(views().merge(commands), control)
 }
 
-/// Pages and figures only. For the console's TCP address, where nobody is asked who they are.
+/// Pages and figures only. For the console's TCP address, where nobody is asked who they are; requests that name
+/// another host are refused, see [`host`].
 pub fn console_router(control: Arc<dyn Control>) -> Router {
-    finish(views(), control)
+    let guarded = axum::middleware::from_fn_with_state(Arc::clone(&control), host::guard);
+    finish(views(), control).layer(guarded)
 }
 
 fn views() -> Router<Shared> {

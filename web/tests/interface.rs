@@ -103,6 +103,38 @@ async fn console_shows_everything_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_name_somebody_else_points_here_shows_nothing() {
+    let console = console_router(Arc::new(Pretended::default()));
+    let ask_as = async |host: &str, uri: &str| {
+        let request = Request::builder().uri(uri).header("host", host);
+        let response = console
+            .clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        let status = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    };
+    for (host, uri) in [
+        ("evil.example:8480", "/"),
+        ("evil.example", "/api/v1/status"),
+        ("127.0.0.1", "http://evil.example/"),
+        ("evil.example", "/nothing/here"),
+    ] {
+        let (status, text) = ask_as(host, uri).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{host} {uri}");
+        assert!(
+            text.contains("by its address") && !text.contains("disk0"),
+            "{text}"
+        );
+    }
+    for host in ["127.0.0.1:8480", "[::1]:8480", "localhost"] {
+        assert_eq!(ask_as(host, "/api/v1/status").await.0, StatusCode::OK, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn control_socket_takes_commands_whole() {
     let unit = Arc::new(Pretended::default());
     let control = control_router(unit.clone());

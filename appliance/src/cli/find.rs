@@ -4,7 +4,7 @@
 //! links that lead nowhere any more are removed by whoever looks.
 
 use super::exit::{CliError, Exit};
-use super::limits;
+use super::{limits, output};
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -31,8 +31,8 @@ pub(super) fn socket(named: Option<PathBuf>) -> Result<PathBuf, CliError> {
             Exit::Usage,
             format!(
                 "several units are running: choose one with --socket {} or {} or others",
-                one.display(),
-                other.display()
+                output::shell_word(&one),
+                output::shell_word(&other)
             ),
         )),
         (None, _) => {

@@ -5,15 +5,21 @@ use super::find::Announcement;
 use super::limits;
 use crate::config::{Overrides, load};
 use crate::unit::{Start, Unit, UnitError, logging};
-use farside_protocol::control::Status;
+use farside_protocol::control::{Status, VolumeState};
 use std::path::{Path, PathBuf};
 
 /// Runs the unit of a configuration file as a service would.
 pub(super) fn unit(path: &Path) -> Result<(), CliError> {
     let start = prepare(path, Overrides::default())?;
     let config = start.config_path.display().to_string();
-    serve(start, move |status| {
+    serve(start, CliError::from, move |status| {
         tracing::info!(config, name = status.unit.name, nbd = ?status.unit.nbd_listen, "unit is running");
+        for volume in &status.volumes {
+            if volume.state == VolumeState::Failed {
+                let problem = volume.problem.as_deref().unwrap_or_default();
+                tracing::error!("the unit runs without volume {}: {problem}", volume.name);
+            }
+        }
     })
 }
 
@@ -34,8 +40,13 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
         .map_err(|error| CliError::new(Exit::Usage, format!("'{}': {error}", path.display())))
 }
 
-/// Starts the unit, calls `started` once it runs, and stays until it is told to stop.
-pub(super) fn serve(start: Start, started: impl FnOnce(&Status)) -> Result<(), CliError> {
+/// Starts the unit, calls `started` once it runs, and stays until it is told to stop. Why it does not start is put
+/// into words by `refused`.
+pub(super) fn serve(
+    start: Start,
+    refused: impl FnOnce(UnitError) -> CliError,
+    started: impl FnOnce(&Status),
+) -> Result<(), CliError> {
     // Images, journals and sockets hold the content of somebody's disk: nobody else may read them.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -44,7 +55,7 @@ pub(super) fn serve(start: Start, started: impl FnOnce(&Status)) -> Result<(), C
     let clean = runtime.block_on(async {
         let unit = match Unit::start(start).await {
             Err(UnitError::Stopped { clean }) => return Ok(clean),
-            other => other?,
+            other => other.map_err(refused)?,
         };
         let status = unit.status();
         let _announcement = Announcement::new(&status.unit.uuid, &socket);

@@ -1,7 +1,7 @@
 //! The status for people: a few lines per volume, remote and replica.
 
 use farside_protocol::control::{
-    CopyProgress, RemoteState, RemoteStatus, ReplicaStatus, Status, VolumeStatus, human_bytes,
+    CopyProgress, RemoteState, RemoteStatus, ReplicaStatus, Status, VolumeStatus, counted, human_bytes,
 };
 use std::fmt::Write;
 
@@ -64,8 +64,9 @@ fn draw_volume(out: &mut String, volume: &VolumeStatus, style: Style) {
     line(
         out,
         format_args!(
-            "\nvolume {}  {state}  {size}  {} connections",
-            volume.name, volume.connections
+            "\nvolume {}  {state}  {size}  {}",
+            volume.name,
+            counted(volume.connections.into(), "connection")
         ),
     );
     if let Some(problem) = &volume.problem {

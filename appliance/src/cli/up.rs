@@ -4,7 +4,8 @@ use super::exit::{CliError, Exit};
 use super::{output, run};
 use crate::config::template::{Pair, pair};
 use crate::config::{Config, ConfigError, Overrides, parse, size, write_text};
-use farside_protocol::control::{Status, VolumeState, human_bytes};
+use crate::unit::{IDENTITY_FILE, UnitError};
+use farside_protocol::control::{Status, VolumeState, VolumeStatus, human_bytes};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -42,13 +43,25 @@ pub(super) fn up(args: &UpArgs) -> Result<(), CliError> {
         link: args.link,
         console: args.console,
     };
-    if !path.exists() {
-        first_start(args, &overrides, &directory, &path)?;
-    }
+    let made = if path.exists() {
+        Vec::new()
+    } else {
+        first_start(args, &overrides, &directory, &path)?
+    };
     let start = run::prepare(&path, overrides)?;
     check_sizes(args, &start.config, &path)?;
     let config = start.config.clone();
-    run::serve(start, move |status| {
+    let refused = move |error| {
+        // Nothing was decided yet: the next attempt is a first one again, with whatever it is given. Where another
+        // unit has the directory, its files are not touched.
+        if matches!(error, UnitError::Listen { .. } | UnitError::File { .. }) {
+            for file in &made {
+                std::fs::remove_file(file).ok();
+            }
+        }
+        name_flag(error)
+    };
+    run::serve(start, refused, move |status| {
         // A unit whose standard output is closed is as good as any other.
         if let Err(error) = output::print(&welcome(&config, status)) {
             tracing::warn!("nobody reads how to attach: {}", error.message);
@@ -56,7 +69,13 @@ pub(super) fn up(args: &UpArgs) -> Result<(), CliError> {
     })
 }
 
-fn first_start(args: &UpArgs, overrides: &Overrides, directory: &Path, path: &Path) -> Result<(), CliError> {
+/// Writes the configuration. Returns the files that are of no use should the unit not start after all.
+fn first_start(
+    args: &UpArgs,
+    overrides: &Overrides,
+    directory: &Path,
+    path: &Path,
+) -> Result<Vec<PathBuf>, CliError> {
     let defaults = Pair::default();
     let text = pair(&Pair {
         size: args.size.map_or(defaults.size, size::format_size),
@@ -68,9 +87,30 @@ fn first_start(args: &UpArgs, overrides: &Overrides, directory: &Path, path: &Pa
     // Judged before it is written, so that a wrong flag leaves no wrong file behind.
     judge_flags(&text, overrides, path)?;
     std::fs::create_dir_all(directory)
-        .map_err(|error| CliError::failure(format!("{} cannot be made: {error}", directory.display())))?;
+        .map_err(|error| CliError::from(UnitError::file(directory, "made", error)))?;
     write_text(path, &text)?;
-    Ok(())
+    // A unit that was here before keeps its identity.
+    let identity = directory.join(IDENTITY_FILE);
+    let new_identity = (!identity.exists()).then_some(identity);
+    Ok(std::iter::once(path.to_owned()).chain(new_identity).collect())
+}
+
+/// Where an address came from a flag, or could have, the message says so.
+fn name_flag(error: UnitError) -> CliError {
+    let flag = match &error {
+        UnitError::Listen {
+            key: "nbd.listen", ..
+        } => "--nbd",
+        UnitError::Listen {
+            key: "link.listen", ..
+        } => "--link",
+        UnitError::Listen {
+            key: "console.listen",
+            ..
+        } => "--console",
+        _ => return error.into(),
+    };
+    CliError::failure(format!("{error}, or give another address with {flag}"))
 }
 
 fn judge_flags(text: &str, overrides: &Overrides, path: &Path) -> Result<(), CliError> {
@@ -114,7 +154,14 @@ fn check_sizes(args: &UpArgs, config: &Config, path: &Path) -> Result<(), CliErr
 
 /// What a newcomer needs to know next.
 fn welcome(config: &Config, status: &Status) -> String {
-    let mut text = String::from("Farside is running.\n");
+    let failed = |volume: &&VolumeStatus| volume.state == VolumeState::Failed;
+    let mut text = match status.volumes.iter().filter(failed).count() {
+        0 => String::from("Farside is running.\n"),
+        all if all == status.volumes.len() => {
+            String::from("Farside is running WITHOUT ANY VOLUME. What is in the way:\n")
+        }
+        _ => String::from("Farside is running, but not every volume is in service.\n"),
+    };
     for volume in &status.volumes {
         let size = human_bytes(volume.size_bytes);
         let line = match (&volume.state, &volume.problem) {
@@ -155,7 +202,7 @@ fn welcome(config: &Config, status: &Status) -> String {
     if let Some(console) = &status.unit.console_listen {
         add(&mut text, &format!("\nConsole: http://{console}/"));
     }
-    let socket = config.unit.control_socket.display();
+    let socket = output::shell_word(&config.unit.control_socket);
     add(
         &mut text,
         &format!("Status:  farside --socket {socket} status --watch"),
@@ -184,7 +231,7 @@ fn attach_lines(config: &Config, status: &Status, name: &str) -> Vec<String> {
     if let Some(socket) = &config.nbd.socket {
         lines.push(format!(
             "nbd-client -N {name} -unix {} /dev/nbd0",
-            socket.display()
+            output::shell_word(socket)
         ));
     }
     if let Some(tcp) = tcp {

@@ -8,6 +8,9 @@ use farside_protocol::control::{CreateVolume, RemoteAddress, RemoveVolume, Volum
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+/// Least width of the names in a list; longer ones widen it.
+const NAME_COLUMNS: usize = 20;
+
 /// What can be done with volumes.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum VolumeCommand {
@@ -132,15 +135,17 @@ fn parse_remote(text: &str) -> Result<RemoteAddress, String> {
 }
 
 fn list(volumes: &[VolumeStatus]) -> String {
+    let names = volumes.iter().map(|volume| volume.name.len());
+    let width = names.chain([NAME_COLUMNS]).max().unwrap_or(NAME_COLUMNS);
     let mut text = format!(
-        "{:<20} {:>10} {:>10}  {:<10} REMOTES\n",
+        "{:<width$} {:>10} {:>10}  {:<10} REMOTES\n",
         "NAME", "SIZE", "JOURNAL", "STATE"
     );
     for volume in volumes {
         let remotes: Vec<_> = volume.remotes.iter().map(|remote| remote.name.as_str()).collect();
         writeln!(
             text,
-            "{:<20} {:>10} {:>10}  {:<10} {}",
+            "{:<width$} {:>10} {:>10}  {:<10} {}",
             volume.name,
             human_bytes(volume.size_bytes),
             human_bytes(volume.journal.size_bytes),
@@ -154,4 +159,19 @@ fn list(volumes: &[VolumeStatus]) -> String {
         .expect("a String takes everything that is written to it");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stay_in_line_whatever_the_names_are() {
+        let long = "n".repeat(32);
+        let volumes = ["a", long.as_str()].map(|name| VolumeStatus::out_of_service(name, 1 << 30, None));
+        let text = list(&volumes);
+        let states: Vec<_> = text.lines().skip(1).map(|line| line.find("starting")).collect();
+        assert_eq!(states[0], text.lines().next().and_then(|head| head.find("STATE")));
+        assert_eq!(states[0], states[1], "{text}");
+    }
 }

@@ -134,10 +134,13 @@ fn remote_behind(applied: bool, remote: &RemoteStatus, target: u64) -> Option<St
     } else {
         ", not consistent yet"
     };
-    Some(format!(
-        "remote {} ({state}{detail}) has {word} record {at} of {target}{copying}",
-        remote.name
-    ))
+    // What a remote has applied is not kept across a restart of this unit: only the remote can say.
+    let stands = if applied && at == 0 && !remote.state.is_connected() {
+        format!("its applied position is unknown since this start, wanted is record {target}")
+    } else {
+        format!("has {word} record {at} of {target}{copying}")
+    };
+    Some(format!("remote {} ({state}{detail}) {stands}", remote.name))
 }
 
 /// Reads `500ms`, `60s`, `5m`, `1h`; a bare number is seconds.
@@ -223,6 +226,21 @@ mod tests {
         assert!(!done(&["--durable"], &volume(10, 10, true)));
         assert!(done(&["--applied", "--remote", "r"], &volume(10, 10, true)));
         assert!(behind(&args(&["--applied", "--remote", "x"]), &volume(10, 10, true), 10).is_err());
+    }
+
+    #[test]
+    fn a_position_nobody_has_told_yet_is_called_unknown() {
+        let mut away = volume(10, 0, true);
+        away.remotes[0].state = RemoteState::Waiting;
+        let applied = behind(&args(&["--applied"]), &away, 10).unwrap().unwrap();
+        assert!(applied.contains("unknown since this start"), "{applied}");
+        away.remotes[0].received = 3;
+        let received = behind(&args(&["--received"]), &away, 10).unwrap().unwrap();
+        assert!(received.contains("received record 3 of 10"), "{received}");
+        let told = behind(&args(&["--applied"]), &volume(10, 0, true), 10)
+            .unwrap()
+            .unwrap();
+        assert!(told.contains("applied record 0 of 10"), "{told}");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), ConfigError> {
     replace(&real, text).map_err(|error| {
         ConfigError::file(
             path,
-            format!("cannot be written: {error}; check permissions and free space"),
+            format!("cannot be written: {error}; {}", crate::unit::remedy(&error)),
         )
     })
 }

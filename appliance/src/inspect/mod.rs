@@ -130,9 +130,8 @@ impl Inspection<'_> {
         let empty = block.iter().all(|byte| *byte == 0);
         let what = match image_mark(self.path) {
             Ok(Some(mark)) => format!(
-                "it is a plain disk without a format of its own, marked as the image of volume {}; inspect the \
-                 journal beside it",
-                mark.replace('/', " at start ")
+                "it is a plain disk without a format of its own, marked {mark} (volume, role, start); inspect \
+                 the journal beside it"
             ),
             _ if self.size_bytes == 0 => "it is empty".to_owned(),
             _ if empty => "it begins with zeroes: neither a journal nor a dirty-block map".to_owned(),

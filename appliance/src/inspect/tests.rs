@@ -334,7 +334,7 @@ fn any_other_file_is_told_what_it_is_not() {
         ("zeroes", "begins with zeroes"),
         (
             "mirror.img",
-            "image of volume 00000000-0000-0000-0000-000000000007 at start 1",
+            "marked 00000000-0000-0000-0000-000000000007/mirror/",
         ),
         ("", "neither a regular file"),
     ];

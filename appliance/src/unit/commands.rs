@@ -5,7 +5,7 @@ use super::reload::{changes, in_force_after};
 use super::shared::{Shared, Slot};
 use crate::config::{Config, ConfigError, VolumeConfig, edit, read_text, write_text};
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, Status,
+    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, Status, counted,
 };
 use farside_storage::remove_maps;
 use farside_web::{Control, Execution};
@@ -52,11 +52,17 @@ async fn create_volume(shared: &Shared, create: CreateVolume) -> Result<Reply, C
         .volume(&create.name)
         .ok_or_else(|| invalid("the volume did not reach the file".to_owned()))?;
     write_text(&shared.config_path, &new).map_err(|error| failed(&error))?;
-    match shared.parts.open_volume(volume, create.force).await {
+    let note = match shared.parts.open_volume(volume, create.force).await {
         Ok(open) => {
+            let note = if open.was_made() {
+                ""
+            } else {
+                "; its files were there already, and their content was taken up again"
+            };
             let mut view = shared.view.write();
             view.config.volumes.push(volume.clone());
             view.volumes.insert(volume.name.clone(), Slot::Open(open));
+            note
         }
         Err(error) => {
             let undone = write_text(&shared.config_path, &old).map_err(|error| failed(&error));
@@ -65,10 +71,10 @@ async fn create_volume(shared: &Shared, create: CreateVolume) -> Result<Reply, C
                 .map_err(|undo| ControlError::plain(ErrorCode::Failed, format!("{message}; and {undo}")))?;
             return Err(ControlError::plain(error.code, message));
         }
-    }
+    };
     tracing::info!(volume = volume.name, "volume created");
     Ok(Reply {
-        message: format!("volume {} is in service", volume.name),
+        message: format!("volume {} is in service{note}", volume.name),
         files: files_of(volume),
     })
 }
@@ -117,7 +123,8 @@ fn refuse_attached(slot: &Slot, remove: &RemoveVolume) -> Result<(), ControlErro
         return Ok(());
     }
     let message = format!(
-        "{connections} connections of hosts to volume {} are open",
+        "hosts have {} to volume {} open",
+        counted(connections.into(), "connection"),
         remove.name
     );
     Err(ControlError::new(

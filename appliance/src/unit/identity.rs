@@ -5,7 +5,8 @@ use crate::config::{read_text, write_text};
 use std::path::Path;
 use uuid::Uuid;
 
-const FILE: &str = "unit.toml";
+/// The file in the data directory that says who the unit is.
+pub const FILE: &str = "unit.toml";
 
 #[derive(serde::Deserialize)]
 struct Stored {

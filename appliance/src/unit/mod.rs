@@ -17,6 +17,8 @@ mod error;
 pub mod logging;
 
 pub use error::UnitError;
+pub(crate) use error::remedy;
+pub use identity::FILE as IDENTITY_FILE;
 pub use reload::{Changes, changes, in_force_after};
 
 use crate::config::{Config, Overrides};

@@ -17,7 +17,7 @@ pub use command::{
 };
 pub use replica::{ReplicaState, ReplicaStatus, SourceStatus};
 pub use status::{Health, Status, UnitStatus};
-pub use text::{human_bytes, likely_behind};
+pub use text::{counted, human_bytes, likely_behind};
 pub use volume::{
     BufferStatus, CopyProgress, CounterPair, Counters, ImageStatus, JournalStatus, Lag, Positions,
     RemoteState, RemoteStatus, VolumeState, VolumeStatus,

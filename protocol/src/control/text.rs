@@ -24,6 +24,12 @@ pub fn human_bytes(bytes: u64) -> String {
     }
 }
 
+/// A count and what is counted, which takes an `s` in the plural (`1 connection`, `2 connections`).
+pub fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// How likely it is that a remote is behind, in words.
 ///
 /// `connected` is whether the link is up, so that `lag` is known and not a memory; `clean_start` is whether
@@ -62,6 +68,12 @@ mod tests {
         ] {
             assert_eq!(human_bytes(bytes), text);
         }
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let texts = [0, 1, 2].map(|count| counted(count, "connection"));
+        assert_eq!(texts, ["0 connections", "1 connection", "2 connections"]);
     }
 
     #[test]

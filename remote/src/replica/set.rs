@@ -96,11 +96,24 @@ impl ReplicaSet {
                 return;
             }
             let opened = open_replica(&files_in(&self.config.directory, &name), &self.clock);
-            if let Err(error) = &opened {
-                tracing::error!(replica = name, "replica not in service: {error}");
+            let opened = opened.map_err(|error| self.with_remedy(&name, &error));
+            if let Err(problem) = &opened {
+                tracing::error!(replica = name, "replica not in service: {problem}");
             }
-            self.settle_slot(name, opened.map_err(|error| error.to_string()));
+            self.settle_slot(name, opened);
         }
+    }
+
+    /// What is wrong with a replica, and what to do if its files cannot be had back.
+    fn with_remedy(&self, name: &str, error: &StorageError) -> String {
+        if !error.is_lost_content() {
+            return error.to_string();
+        }
+        format!(
+            "{error}; if it is lost, stop the unit, move the directory {} away and start it again: the replica gets a \
+             full copy",
+            self.config.directory.join(name).display()
+        )
     }
 
     /// Ends the opening of a replica. One that comes after the shutdown is shut down at once.

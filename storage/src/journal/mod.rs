@@ -24,6 +24,7 @@ pub(crate) use reader::{continues, point_after};
 pub use recovery::{Recovered, recover, scan_all};
 pub use scan::{RingSurvey, Scan, ScannedChunk};
 pub use superblocks::load_superblock;
+pub(crate) use superblocks::load_superblock_for_use;
 pub(crate) use superblocks::store_superblock;
 
 /// An open journal: where it lies and how it is laid out. Holds no positions.

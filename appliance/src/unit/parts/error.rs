@@ -32,11 +32,13 @@ impl PartError {
 impl From<StorageError> for PartError {
     fn from(error: StorageError) -> Self {
         let code = match error {
-            StorageError::Refused { .. } => ErrorCode::Conflict,
+            StorageError::Refused { .. } | StorageError::Lost { .. } => ErrorCode::Conflict,
             _ => ErrorCode::Failed,
         };
         let remedy = if error.is_no_space() {
             "; free space there, or give a smaller size"
+        } else if error.is_too_large() {
+            "; the file system there has no room for a file of that size: give a smaller one, or use xfs or a block device"
         } else {
             ""
         };

@@ -6,7 +6,7 @@ use farside_protocol::journal::{Role, Superblock};
 use farside_storage::{
     Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -51,24 +51,38 @@ pub(crate) fn files_of(config: &VolumeConfig, data_dir: &Path) -> StoreFiles {
     }
 }
 
+/// What else decides how a volume is opened.
+#[derive(Debug, Clone)]
+pub(super) struct Opening {
+    /// The unit has made the volume before.
+    pub(super) made_before: bool,
+    /// Files that hold something else may be overwritten.
+    pub(super) force: bool,
+    /// Below it, directories that are missing are made.
+    pub(super) volumes_dir: PathBuf,
+}
+
 /// Opens the files of a volume, or makes them if it is new, which the flag says. Blocks.
 pub(super) fn open_or_create(
     files: &StoreFiles,
     config: &VolumeConfig,
-    (made_before, force): (bool, bool),
+    opening: &Opening,
     clock: &Arc<dyn Clock>,
 ) -> Result<(Store, bool), PartError> {
     let is_ours = journal_is_ours(&files.journal);
+    let (made_before, force) = (opening.made_before, opening.force);
     if !is_ours && made_before && !force {
         return Err(PartError::conflict(format!(
-            "{} is gone, but volume {} was made before; mount or restore what held it. To begin with an empty disk, \
-             remove the volume and create it again",
+            "{} {}, but volume {} was made before; mount or put back what held it; {}",
             files.journal.display(),
-            config.name
+            absence(&files.journal),
+            config.name,
+            way_back(config)
         )));
     }
     let made = !is_ours || force;
     if made {
+        refuse_missing_directory(files, &opening.volumes_dir)?;
         let parameters = StoreParameters {
             role: Role::Volume,
             name: config.name.clone(),
@@ -87,7 +101,59 @@ pub(super) fn open_or_create(
     if made && opened.is_err() {
         discard(files);
     }
-    Ok((opened?, made))
+    let store = opened.map_err(|error| {
+        if !error.is_lost_content() {
+            return error.into();
+        }
+        let way = if made_before {
+            way_back(config)
+        } else {
+            "or give another path, or --force, which formats mirror and journal: what they hold is gone"
+                .to_owned()
+        };
+        PartError::conflict(format!("{error}; {way}"))
+    })?;
+    Ok((store, made))
+}
+
+/// How to get a volume back whose files are lost.
+fn way_back(config: &VolumeConfig) -> String {
+    let (first, last) = if config.remotes.is_empty() {
+        ("", "what they hold is gone")
+    } else {
+        (
+            "keep a copy of the remote's replica.img, ",
+            "then write that copy into it and remove the replica",
+        )
+    };
+    format!(
+        "if it is lost, {first}remove volume {} and create it again with --force, which formats mirror and journal: {last}",
+        config.name
+    )
+}
+
+/// In what way there is no journal.
+fn absence(journal: &Path) -> &'static str {
+    match std::fs::metadata(journal) {
+        Ok(found) if found.is_file() => "is empty",
+        Ok(_) => "holds no journal any more",
+        Err(_) => "is gone",
+    }
+}
+
+/// Directories elsewhere are not made: one that is missing is a mistake, or a disk that is not mounted.
+fn refuse_missing_directory(files: &StoreFiles, volumes_dir: &Path) -> Result<(), PartError> {
+    for path in [&files.image, &files.journal] {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        if !path.starts_with(volumes_dir) && !directory.is_dir() {
+            return Err(PartError::conflict(format!(
+                "{}: there is no directory {}; make it, or mount what it is on, or correct the path",
+                path.display(),
+                directory.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn open_existing(

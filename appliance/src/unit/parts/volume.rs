@@ -3,7 +3,7 @@
 use super::Parts;
 use super::error::PartError;
 use super::exports::{Served, VolumeExports};
-use super::files::{discard, files_of, open_or_create, report_start};
+use super::files::{Opening, discard, files_of, open_or_create, report_start};
 use super::status::volume_status;
 use crate::config::{RemoteConfig, VolumeConfig};
 use crate::link::{LinkState, LinkStatus, Sender, SenderConfig};
@@ -73,6 +73,8 @@ impl Links {
 pub(crate) struct Volume {
     name: String,
     files: StoreFiles,
+    /// Its files were made at this opening, not found.
+    made: bool,
     served: Served,
     exports: Arc<VolumeExports>,
     counters: Arc<Counters>,
@@ -94,16 +96,18 @@ impl Volume {
         force: bool,
     ) -> Result<Arc<Self>, PartError> {
         let files = files_of(config, &parts.surroundings.config.unit.data_dir);
-        let made_before = parts.known.knows(&config.name)?;
-        let (clock, opening, wanted) = (parts.clock.clone(), files.clone(), config.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            open_or_create(&opening, &wanted, (made_before, force), &clock)
-        })
-        .await;
+        let opening = Opening {
+            made_before: parts.known.knows(&config.name)?,
+            force,
+            volumes_dir: parts.surroundings.config.unit.volumes_dir.clone(),
+        };
+        let (clock, to_open, wanted) = (parts.clock.clone(), files.clone(), config.clone());
+        let opened =
+            tokio::task::spawn_blocking(move || open_or_create(&to_open, &wanted, &opening, &clock)).await;
         let (store, made) = opened
             .map_err(|error| PartError::failed(format!("the volume could not be opened: {error}")))??;
         report_start(&store);
-        let volume = Arc::new(Self::around(parts, config, files, store)?);
+        let volume = Arc::new(Self::around(parts, config, files, (store, made))?);
         if let Err(error) = volume.begin(parts, &config.remotes).await {
             // Nothing half open stays behind: the next attempt finds the files free, and none that only this one made.
             let files = volume.files.clone();
@@ -121,7 +125,7 @@ impl Volume {
         parts: &Parts,
         config: &VolumeConfig,
         files: StoreFiles,
-        store: Store,
+        (store, made): (Store, bool),
     ) -> Result<Self, PartError> {
         let disk = Disk::start(store)?;
         let links = Arc::new(Links {
@@ -132,6 +136,7 @@ impl Volume {
         Ok(Self {
             name: config.name.clone(),
             files,
+            made,
             served: Served { volume: disk, links },
             exports: parts.exports.clone(),
             counters: parts.nbd.service.counters.clone(),
@@ -160,6 +165,11 @@ impl Volume {
     /// The state of the volume and its remotes; waits for nothing.
     pub(crate) fn status(&self) -> VolumeStatus {
         volume_status(&self.served, &self.files, self.connections())
+    }
+
+    /// Whether the volume is new; otherwise its files were there and their content is in service.
+    pub(crate) fn was_made(&self) -> bool {
+        self.made
     }
 
     /// Hosts' connections open now.
