@@ -248,7 +248,7 @@ async fn many_silent_clients_do_not_keep_others_from_being_served() {
         silent.push(client);
     }
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = b"GET /health HTTP/1.1\r\nhost: unit\r\nconnection: close\r\n\r\n";
+    let request = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     client.write_all(request).await.unwrap();
     let mut answer = String::new();
     let patience = std::time::Duration::from_secs(60);

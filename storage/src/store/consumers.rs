@@ -204,9 +204,8 @@ impl Store {
             if !untouched || reached.address != journaled.address {
                 consumer.map.mark(0, self.volume_bytes);
             }
-            if untouched {
-                consumer.map.set_trail(trail);
-            }
+            // Also in the middle of a copy: its end may have reached the remote before it was confirmed here.
+            consumer.map.set_trail(trail);
             consumer.state = ConsumerState::NeedsCopy;
         }
         Ok(behind.into_iter().map(|(name, ..)| name).collect())
