@@ -141,11 +141,9 @@ async fn attempt<S: Source>(
         status.peer_name = None;
         status.connections = status.connections.saturating_add(1);
     });
-    let (reason, progressed) = run_session(setup, socket.into_split(), stop.clone()).await;
+    let (reason, gain) = run_session(setup, socket.into_split(), stop.clone()).await;
     setup.status.update(|status| status.peer_address = None);
-    if progressed {
-        backoff.reset();
-    }
+    backoff.session(gain);
     after_session(setup, config, &reason, backoff)
 }
 

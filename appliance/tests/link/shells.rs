@@ -396,6 +396,33 @@ async fn a_hundred_silent_connections_do_not_keep_a_sender_out() {
 }
 
 #[tokio::test]
+async fn copies_that_overflow_again_and_again_are_begun_ever_less_often_and_say_what_to_do() {
+    let (remote, volume) = (remote().await, Arc::new(Volume::new()));
+    written(&volume, &mut Random::new(3), 20);
+    volume.state().too_small = true;
+    let sender = sender(&volume, remote.address);
+    let told = "too small for this write rate and link; make a larger one or lower the load";
+    let end = tokio::time::Instant::now() + Duration::from_secs(3);
+    let mut confirmed = 0;
+    while tokio::time::Instant::now() < end {
+        let status = until(&sender, "a pause", |status| status.state == LinkState::NeedsCopy).await;
+        assert!(
+            status.connections == 0 || status.detail.contains(told),
+            "{status:?}"
+        );
+        confirmed = confirmed.max(status.copy.map_or(0, |copy| copy.done_bytes));
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(confirmed > 0, "each had copied something");
+    let connections = sender.status().connections;
+    assert!((2..=7).contains(&connections), "{connections} in three seconds");
+    volume.state().too_small = false;
+    until_equal(&sender, &volume, &remote).await;
+    sender.stop().await;
+    remote.stop().await;
+}
+
+#[tokio::test]
 async fn another_machine_is_not_dialled_without_trust() {
     let volume = Arc::new(Volume::new());
     let sender = sender(&volume, "192.0.2.1:10900".parse().unwrap());
