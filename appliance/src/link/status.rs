@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 use std::net::SocketAddr;
+use tokio::time::Instant;
 
 /// What a link is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,19 +79,52 @@ pub struct LinkStatus {
     pub connections: u64,
 }
 
+/// What is remembered from one session to the next.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Memory {
+    /// When the copy under way began, or was found by this process.
+    pub(super) copy_began: Option<Instant>,
+    /// The journal overflowed, and no copy was complete since.
+    pub(super) overflowed: bool,
+}
+
 /// Where a sender puts its status and anybody reads it.
 #[derive(Debug, Default)]
-pub struct StatusCell(Mutex<LinkStatus>);
+pub struct StatusCell {
+    status: Mutex<LinkStatus>,
+    memory: Mutex<Memory>,
+}
 
 impl StatusCell {
     /// The status now.
     #[must_use]
     pub fn snapshot(&self) -> LinkStatus {
-        self.0.lock().clone()
+        self.status.lock().clone()
     }
 
     /// Changes it.
     pub(super) fn update(&self, change: impl FnOnce(&mut LinkStatus)) {
-        change(&mut self.0.lock());
+        change(&mut self.status.lock());
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        *self.memory.lock()
+    }
+
+    /// A copy is under way; `anew` if it was begun just now.
+    pub(super) fn copy_goes_on(&self, anew: bool) {
+        let mut memory = self.memory.lock();
+        if anew || memory.copy_began.is_none() {
+            memory.copy_began = Some(Instant::now());
+        }
+    }
+
+    /// When the copy that is complete now began.
+    pub(super) fn copy_is_complete(&self) -> Option<Instant> {
+        std::mem::take(&mut *self.memory.lock()).copy_began
+    }
+
+    pub(super) fn overflowed(&self) {
+        self.memory.lock().overflowed = true;
     }
 }

@@ -2,7 +2,7 @@
 
 use super::backoff::Gain;
 use super::core::SessionCore;
-use super::error::CloseReason;
+use super::error::{CloseReason, OVERFLOWED};
 use super::events::Stage;
 use super::limits::STABLE_SESSION_MS;
 use super::session::SessionSetup;
@@ -21,6 +21,7 @@ pub(super) struct View<'a, S> {
     confirmed_before: ChainPoint,
     /// The remote followed at some time of this session.
     streamed: bool,
+    copying: bool,
 }
 
 impl<'a, S: Source> View<'a, S> {
@@ -33,6 +34,7 @@ impl<'a, S: Source> View<'a, S> {
             copy_began: None,
             confirmed_before: setup.source.consumer(&setup.remote_name).1,
             streamed: false,
+            copying: false,
         }
     }
 
@@ -43,11 +45,13 @@ impl<'a, S: Source> View<'a, S> {
     pub(super) fn show(&mut self, core: &SessionCore) {
         let progress = core.progress();
         self.streamed |= *core.stage() == Stage::Streaming;
+        self.log_copy(core);
         let copy = progress.copied_bytes.map(|done| self.copy_progress(done));
         let acked = self.last_ack_ms != progress.last_ack_ms;
         self.last_ack_ms = progress.last_ack_ms;
         let now_us = self.setup.source.now_us();
         let before = &self.before;
+        let reason = self.copy_reason(core);
         self.setup.status.update(|status| {
             match core.stage() {
                 Stage::Greeting | Stage::Preparing => status.state = LinkState::Connecting,
@@ -55,7 +59,7 @@ impl<'a, S: Source> View<'a, S> {
                 Stage::Streaming => status.state = LinkState::Streaming,
                 Stage::Closed => {}
             }
-            status.detail = detail(core, progress.copy_reason);
+            status.detail = detail(core, reason);
             if let Some(peer) = core.peer() {
                 status.peer_name.get_or_insert_with(|| peer.unit_name.clone());
             }
@@ -74,9 +78,55 @@ impl<'a, S: Source> View<'a, S> {
         });
     }
 
+    /// Why the copy was begun; `None` if an earlier one goes on. What the volume noticed itself counts more than
+    /// what the remote's position tells.
+    fn copy_reason(&self, core: &SessionCore) -> Option<&'static str> {
+        let reason = core.progress().copy_reason;
+        if self.setup.status.memory().overflowed {
+            return reason.map(|_| OVERFLOWED);
+        }
+        reason
+    }
+
+    /// Says in the log when a copy begins, goes on, and is complete.
+    fn log_copy(&mut self, core: &SessionCore) {
+        let was_copying = self.copying;
+        self.copying = match core.stage() {
+            Stage::Copying => true,
+            Stage::Streaming => false,
+            _ => return,
+        };
+        if was_copying == self.copying {
+            return;
+        }
+        let (identity, remote) = (self.setup.source.identity(), &self.setup.remote_name);
+        let (volume, bytes) = (&identity.volume_name, identity.volume_bytes);
+        if was_copying {
+            let began = self.setup.status.copy_is_complete();
+            let seconds = began.map_or(0.0, |began| began.elapsed().as_secs_f64());
+            tracing::info!(volume, remote, bytes, seconds, "full copy is complete");
+            return;
+        }
+        let continued_at = core.progress().copied_bytes.unwrap_or(0);
+        match self.copy_reason(core) {
+            Some(why) => tracing::info!(volume, remote, bytes, why, "full copy begins"),
+            None => tracing::info!(
+                volume,
+                remote,
+                bytes,
+                continued_at,
+                "interrupted full copy goes on"
+            ),
+        }
+        self.setup
+            .status
+            .copy_goes_on(core.progress().copy_reason.is_some());
+    }
+
     /// What the session was good for.
     pub(super) fn gain(&self, core: &SessionCore, reason: &CloseReason) -> Gain {
         if matches!(reason, CloseReason::CutLoose) {
+            self.setup.status.overflowed();
             return Gain::Lost;
         }
         let confirmed = self.setup.source.consumer(&self.setup.remote_name).1;

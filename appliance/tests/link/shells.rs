@@ -21,10 +21,10 @@ use uuid::Uuid;
 /// The sender's process; another one is another start of the unit, or a copy of it.
 const INSTANCE: Uuid = Uuid::from_u128(1);
 
-struct Remote {
+pub(crate) struct Remote {
     receiver: Arc<Receiver<OneReplica>>,
     replicas: Arc<OneReplica>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn receiver(replicas: &Arc<OneReplica>) -> Receiver<OneReplica> {
     Receiver::new(Arc::clone(replicas), config)
 }
 
-async fn remote() -> Remote {
+pub(crate) async fn remote() -> Remote {
     let replicas = Arc::new(OneReplica::new(VOLUME_BYTES as usize));
     let receiver = Arc::new(receiver(&replicas));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -53,7 +53,7 @@ async fn remote() -> Remote {
 }
 
 impl Remote {
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.receiver.shut_down();
         timeout(Duration::from_secs(10), self.task)
             .await
@@ -63,19 +63,19 @@ impl Remote {
     }
 }
 
-fn sender(volume: &Arc<Volume>, address: SocketAddr) -> Sender {
+pub(crate) fn sender(volume: &Arc<Volume>, address: SocketAddr) -> Sender {
     let config = SenderConfig::new("far", &address.to_string(), INSTANCE);
     Sender::spawn(Arc::clone(volume), config)
 }
 
-fn written(volume: &Volume, random: &mut Random, chunks: u64) {
+pub(crate) fn written(volume: &Volume, random: &mut Random, chunks: u64) {
     for _ in 0..chunks {
         volume.write(random);
     }
     volume.settle();
 }
 
-async fn until(sender: &Sender, what: &str, reached: impl Fn(&LinkStatus) -> bool) -> LinkStatus {
+pub(crate) async fn until(sender: &Sender, what: &str, reached: impl Fn(&LinkStatus) -> bool) -> LinkStatus {
     for _ in 0..3000 {
         let status = sender.status();
         if reached(&status) {
@@ -86,7 +86,7 @@ async fn until(sender: &Sender, what: &str, reached: impl Fn(&LinkStatus) -> boo
     panic!("{what}: {:?}", sender.status());
 }
 
-async fn until_equal(sender: &Sender, volume: &Volume, remote: &Remote) {
+pub(crate) async fn until_equal(sender: &Sender, volume: &Volume, remote: &Remote) {
     let record = volume.points().journaled.record;
     let status = until(sender, "all applied", |status| {
         status.state == LinkState::Streaming && status.applied_record == record
