@@ -60,6 +60,11 @@ impl Sender {
     /// Starts sending on the present runtime.
     pub fn spawn<S: Source>(source: Arc<S>, config: SenderConfig) -> Self {
         let status = Arc::new(StatusCell::default());
+        // What was confirmed before the start was sent then.
+        let (state, confirmed) = source.consumer(&config.remote_name);
+        if state != ConsumerState::NeedsCopy {
+            status.update(|status| status.received_record = confirmed.record);
+        }
         let (stop, told) = watch::channel(false);
         let setup = SessionSetup {
             source,

@@ -59,7 +59,7 @@ pub struct LinkStatus {
     pub peer_name: Option<String>,
     /// Its address while connected.
     pub peer_address: Option<SocketAddr>,
-    /// Last record sent.
+    /// Last record sent, or known to have been; `applied <= received <= sent` at any time.
     pub sent_record: u64,
     /// Last record the remote holds durably.
     pub received_record: u64,
@@ -102,9 +102,13 @@ impl StatusCell {
         self.status.lock().clone()
     }
 
-    /// Changes it.
+    /// Changes it, and keeps its positions in their order: what was received was sent, also before this process
+    /// began to count, and what a remote claims to have applied beyond that is not believed.
     pub(super) fn update(&self, change: impl FnOnce(&mut LinkStatus)) {
-        change(&mut self.status.lock());
+        let mut status = self.status.lock();
+        change(&mut status);
+        status.sent_record = status.sent_record.max(status.received_record);
+        status.applied_record = status.applied_record.min(status.received_record);
     }
 
     pub(super) fn memory(&self) -> Memory {
@@ -126,5 +130,26 @@ impl StatusCell {
 
     pub(super) fn overflowed(&self) {
         self.memory.lock().overflowed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_in_order_whatever_is_put_in() {
+        let cell = StatusCell::default();
+        let positions = |sent, received, applied| {
+            cell.update(|status| {
+                (status.sent_record, status.received_record, status.applied_record) =
+                    (sent, received, applied);
+            });
+            let status = cell.snapshot();
+            (status.sent_record, status.received_record, status.applied_record)
+        };
+        assert_eq!(positions(2602, 2834, 2700), (2834, 2834, 2700));
+        assert_eq!(positions(9, 5, u64::MAX), (9, 5, 5));
+        assert_eq!(positions(3, 2, 1), (3, 2, 1));
     }
 }

@@ -50,6 +50,7 @@ impl<'a, S: Source> View<'a, S> {
         let acked = self.last_ack_ms != progress.last_ack_ms;
         self.last_ack_ms = progress.last_ack_ms;
         let now_us = self.setup.source.now_us();
+        let has_positions = self.streamed || self.copying;
         let before = &self.before;
         let reason = self.copy_reason(core);
         self.setup.status.update(|status| {
@@ -69,6 +70,12 @@ impl<'a, S: Source> View<'a, S> {
                 status.applied_record = progress.applied;
                 status.copy = copy;
                 status.consistent_up_to_us = progress.complete.then_some(progress.received.sealed_at_us);
+            }
+            if core.stage() == &Stage::Closed && has_positions {
+                // The last event may have been an acknowledgement.
+                status.sent_record = progress.sent.record;
+                status.received_record = progress.received.record;
+                status.applied_record = progress.applied;
             }
             status.sent_bytes = before.sent_bytes.saturating_add(progress.sent_bytes);
             status.sent_blocks = before.sent_blocks.saturating_add(progress.sent_blocks);

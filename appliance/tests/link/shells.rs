@@ -423,6 +423,35 @@ async fn copies_that_overflow_again_and_again_are_begun_ever_less_often_and_say_
 }
 
 #[tokio::test]
+async fn positions_are_in_order_from_the_start_of_a_sender_on() {
+    let (remote, volume) = (remote().await, Arc::new(Volume::new()));
+    let mut random = Random::new(3);
+    written(&volume, &mut random, 20);
+    let first = sender(&volume, remote.address);
+    until_equal(&first, &volume, &remote).await;
+    first.stop().await;
+    let confirmed = volume.consumer("far").1.record;
+    written(&volume, &mut random, 20);
+    let again = sender(&volume, remote.address);
+    let mut status = again.status();
+    assert_eq!(
+        (status.sent_record, status.received_record),
+        (confirmed, confirmed)
+    );
+    let record = volume.points().journaled.record;
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
+    while status.applied_record < record && tokio::time::Instant::now() < end {
+        let (sent, received, applied) = (status.sent_record, status.received_record, status.applied_record);
+        assert!(sent >= received && received >= applied, "{status:?}");
+        tokio::task::yield_now().await;
+        status = again.status();
+    }
+    until_equal(&again, &volume, &remote).await;
+    again.stop().await;
+    remote.stop().await;
+}
+
+#[tokio::test]
 async fn another_machine_is_not_dialled_without_trust() {
     let volume = Arc::new(Volume::new());
     let sender = sender(&volume, "192.0.2.1:10900".parse().unwrap());
