@@ -3,6 +3,10 @@
 use super::source::SourceError;
 use farside_protocol::link::{LinkError, Refusal};
 
+/// What happened to a remote that fell out of the journal, and what to do.
+pub(super) const OVERFLOWED: &str = "the journal no longer holds what the remote needs next: it is too small for this \
+                                     write rate and link; make a larger one or lower the load";
+
 /// Why. The texts are what the status shows.
 #[derive(Debug, thiserror::Error)]
 pub enum CloseReason {
@@ -28,7 +32,7 @@ pub enum CloseReason {
     #[error("{0}")]
     Diverged(Refusal),
     /// The journal overflowed while the remote was behind.
-    #[error("the journal was full before the remote caught up; it gets a full copy")]
+    #[error("{OVERFLOWED}; the remote gets a full copy")]
     CutLoose,
     /// Reading the volume failed.
     #[error("reading the volume: {0}")]

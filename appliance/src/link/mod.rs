@@ -14,6 +14,7 @@ mod copying;
 pub mod backoff;
 mod status;
 mod stream;
+mod view;
 mod session;
 mod sender;
 

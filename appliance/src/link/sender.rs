@@ -60,6 +60,11 @@ impl Sender {
     /// Starts sending on the present runtime.
     pub fn spawn<S: Source>(source: Arc<S>, config: SenderConfig) -> Self {
         let status = Arc::new(StatusCell::default());
+        // What was confirmed before the start was sent then.
+        let (state, confirmed) = source.consumer(&config.remote_name);
+        if state != ConsumerState::NeedsCopy {
+            status.update(|status| status.received_record = confirmed.record);
+        }
         let (stop, told) = watch::channel(false);
         let setup = SessionSetup {
             source,
@@ -141,11 +146,9 @@ async fn attempt<S: Source>(
         status.peer_name = None;
         status.connections = status.connections.saturating_add(1);
     });
-    let (reason, progressed) = run_session(setup, socket.into_split(), stop.clone()).await;
+    let (reason, gain) = run_session(setup, socket.into_split(), stop.clone()).await;
     setup.status.update(|status| status.peer_address = None);
-    if progressed {
-        backoff.reset();
-    }
+    backoff.session(gain);
     after_session(setup, config, &reason, backoff)
 }
 

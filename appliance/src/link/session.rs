@@ -3,13 +3,15 @@
 //!
 //! Never here: decisions.
 
+use super::backoff::Gain;
 use super::core::SessionCore;
 use super::error::CloseReason;
-use super::events::{Effect, Input, Outgoing, SessionLimits, Stage};
-use super::limits::{FAREWELL_MS, STABLE_SESSION_MS, TICK_MS};
+use super::events::{Effect, Input, Outgoing, SessionLimits};
+use super::limits::{FAREWELL_MS, TICK_MS};
 use super::source::{Source, SourceError};
-use super::status::{CopyProgress, LinkState, LinkStatus, StatusCell};
+use super::status::StatusCell;
 use super::stream::{Bulk, FrameStream, write};
+use super::view::View;
 use farside_protocol::link::limits::{FEATURES, HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{Hello, Message, Refusal, RefuseCode};
 use std::future::Future;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
 /// What a session needs besides its socket.
@@ -49,13 +51,12 @@ struct Work<W> {
     bulk: Option<Bulk>,
 }
 
-/// Runs a session to its end. The flag says whether it was a good one: the remote confirmed something new, or it
-/// lasted.
+/// Runs a session to its end; says what it was good for.
 pub async fn run_session<S: Source, R, W>(
     setup: &SessionSetup<S>,
     (read, to): (R, W),
     mut stop: watch::Receiver<bool>,
-) -> (CloseReason, bool)
+) -> (CloseReason, Gain)
 where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send + 'static,
@@ -68,7 +69,6 @@ where
         bulk: Some(Bulk::default()),
     };
     let hello = hello(setup);
-    let confirmed_before = setup.source.consumer(&setup.remote_name).1;
     let limits = SessionLimits {
         window_bytes: setup.window_bytes,
         volume_bytes: hello.volume_bytes,
@@ -100,10 +100,13 @@ where
     };
     view.show(&core);
     farewell(work, &mut stream, say).await;
-    let confirmed = setup.source.consumer(&setup.remote_name).1;
-    let lasted = core.peer().is_some() && view.now_ms() >= STABLE_SESSION_MS;
-    let good = core.progress().advanced || confirmed.sequence > confirmed_before.sequence || lasted;
-    (reason, good)
+    let reason = match reason {
+        // The same event: whoever notices first says so.
+        CloseReason::Source(SourceError::Behind) => CloseReason::CutLoose,
+        other => other,
+    };
+    let gain = view.gain(&core, &reason);
+    (reason, gain)
 }
 
 fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {
@@ -265,89 +268,4 @@ where
         }
     };
     let _ = timeout(Duration::from_millis(FAREWELL_MS), ending).await;
-}
-
-/// Puts what the core knows into the status.
-struct View<'a, S> {
-    setup: &'a SessionSetup<S>,
-    started: Instant,
-    before: LinkStatus,
-    last_ack_ms: Option<u64>,
-    copy_began: Option<(Instant, u64)>,
-}
-
-impl<'a, S: Source> View<'a, S> {
-    fn new(setup: &'a SessionSetup<S>) -> Self {
-        Self {
-            setup,
-            started: Instant::now(),
-            before: setup.status.snapshot(),
-            last_ack_ms: None,
-            copy_began: None,
-        }
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn show(&mut self, core: &SessionCore) {
-        let progress = core.progress();
-        let copy = progress.copied_bytes.map(|done| self.copy_progress(done));
-        let acked = self.last_ack_ms != progress.last_ack_ms;
-        self.last_ack_ms = progress.last_ack_ms;
-        let now_us = self.setup.source.now_us();
-        let before = &self.before;
-        self.setup.status.update(|status| {
-            match core.stage() {
-                Stage::Greeting | Stage::Preparing => status.state = LinkState::Connecting,
-                Stage::Copying => status.state = LinkState::Copying,
-                Stage::Streaming => status.state = LinkState::Streaming,
-                Stage::Closed => {}
-            }
-            status.detail = detail(core, progress.copy_reason);
-            if let Some(peer) = core.peer() {
-                status.peer_name.get_or_insert_with(|| peer.unit_name.clone());
-            }
-            if matches!(core.stage(), Stage::Copying | Stage::Streaming) {
-                status.sent_record = progress.sent.record;
-                status.received_record = progress.received.record;
-                status.applied_record = progress.applied;
-                status.copy = copy;
-                status.consistent_up_to_us = progress.complete.then_some(progress.received.sealed_at_us);
-            }
-            status.sent_bytes = before.sent_bytes.saturating_add(progress.sent_bytes);
-            status.sent_blocks = before.sent_blocks.saturating_add(progress.sent_blocks);
-            if acked {
-                status.last_ack_us = Some(now_us);
-            }
-        });
-    }
-
-    fn copy_progress(&mut self, done_bytes: u64) -> CopyProgress {
-        let (began, at_start) = *self
-            .copy_began
-            .get_or_insert_with(|| (Instant::now(), done_bytes));
-        let millis = u64::try_from(began.elapsed().as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1);
-        let copied = done_bytes.saturating_sub(at_start);
-        CopyProgress {
-            done_bytes,
-            total_bytes: self.setup.source.identity().volume_bytes,
-            rate_bytes_per_s: copied.saturating_mul(1000) / millis,
-        }
-    }
-}
-
-fn detail(core: &SessionCore, copy_reason: Option<&str>) -> String {
-    match core.stage() {
-        Stage::Greeting => "waiting for the remote's answer".into(),
-        Stage::Preparing => "comparing positions".into(),
-        Stage::Copying => copy_reason.map_or_else(
-            || "continuing a full copy".into(),
-            |reason| format!("full copy: {reason}"),
-        ),
-        Stage::Streaming | Stage::Closed => String::new(),
-    }
 }

@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 use std::net::SocketAddr;
+use tokio::time::Instant;
 
 /// What a link is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,7 +59,7 @@ pub struct LinkStatus {
     pub peer_name: Option<String>,
     /// Its address while connected.
     pub peer_address: Option<SocketAddr>,
-    /// Last record sent.
+    /// Last record sent, or known to have been; `applied <= received <= sent` at any time.
     pub sent_record: u64,
     /// Last record the remote holds durably.
     pub received_record: u64,
@@ -78,19 +79,77 @@ pub struct LinkStatus {
     pub connections: u64,
 }
 
+/// What is remembered from one session to the next.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Memory {
+    /// When the copy under way began, or was found by this process.
+    pub(super) copy_began: Option<Instant>,
+    /// The journal overflowed, and no copy was complete since.
+    pub(super) overflowed: bool,
+}
+
 /// Where a sender puts its status and anybody reads it.
 #[derive(Debug, Default)]
-pub struct StatusCell(Mutex<LinkStatus>);
+pub struct StatusCell {
+    status: Mutex<LinkStatus>,
+    memory: Mutex<Memory>,
+}
 
 impl StatusCell {
     /// The status now.
     #[must_use]
     pub fn snapshot(&self) -> LinkStatus {
-        self.0.lock().clone()
+        self.status.lock().clone()
     }
 
-    /// Changes it.
+    /// Changes it, and keeps its positions in their order: what was received was sent, also before this process
+    /// began to count, and what a remote claims to have applied beyond that is not believed.
     pub(super) fn update(&self, change: impl FnOnce(&mut LinkStatus)) {
-        change(&mut self.0.lock());
+        let mut status = self.status.lock();
+        change(&mut status);
+        status.sent_record = status.sent_record.max(status.received_record);
+        status.applied_record = status.applied_record.min(status.received_record);
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        *self.memory.lock()
+    }
+
+    /// A copy is under way; `anew` if it was begun just now.
+    pub(super) fn copy_goes_on(&self, anew: bool) {
+        let mut memory = self.memory.lock();
+        if anew || memory.copy_began.is_none() {
+            memory.copy_began = Some(Instant::now());
+        }
+    }
+
+    /// When the copy that is complete now began.
+    pub(super) fn copy_is_complete(&self) -> Option<Instant> {
+        std::mem::take(&mut *self.memory.lock()).copy_began
+    }
+
+    pub(super) fn overflowed(&self) {
+        self.memory.lock().overflowed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_in_order_whatever_is_put_in() {
+        let cell = StatusCell::default();
+        let positions = |sent, received, applied| {
+            cell.update(|status| {
+                (status.sent_record, status.received_record, status.applied_record) =
+                    (sent, received, applied);
+            });
+            let status = cell.snapshot();
+            (status.sent_record, status.received_record, status.applied_record)
+        };
+        assert_eq!(positions(2602, 2834, 2700), (2834, 2834, 2700));
+        assert_eq!(positions(9, 5, u64::MAX), (9, 5, 5));
+        assert_eq!(positions(3, 2, 1), (3, 2, 1));
     }
 }

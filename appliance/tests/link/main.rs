@@ -13,3 +13,4 @@ mod world;
 mod cores;
 mod shells;
 mod silence;
+mod copy_log;

@@ -21,10 +21,10 @@ use uuid::Uuid;
 /// The sender's process; another one is another start of the unit, or a copy of it.
 const INSTANCE: Uuid = Uuid::from_u128(1);
 
-struct Remote {
+pub(crate) struct Remote {
     receiver: Arc<Receiver<OneReplica>>,
     replicas: Arc<OneReplica>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn receiver(replicas: &Arc<OneReplica>) -> Receiver<OneReplica> {
     Receiver::new(Arc::clone(replicas), config)
 }
 
-async fn remote() -> Remote {
+pub(crate) async fn remote() -> Remote {
     let replicas = Arc::new(OneReplica::new(VOLUME_BYTES as usize));
     let receiver = Arc::new(receiver(&replicas));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -53,7 +53,7 @@ async fn remote() -> Remote {
 }
 
 impl Remote {
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.receiver.shut_down();
         timeout(Duration::from_secs(10), self.task)
             .await
@@ -63,19 +63,19 @@ impl Remote {
     }
 }
 
-fn sender(volume: &Arc<Volume>, address: SocketAddr) -> Sender {
+pub(crate) fn sender(volume: &Arc<Volume>, address: SocketAddr) -> Sender {
     let config = SenderConfig::new("far", &address.to_string(), INSTANCE);
     Sender::spawn(Arc::clone(volume), config)
 }
 
-fn written(volume: &Volume, random: &mut Random, chunks: u64) {
+pub(crate) fn written(volume: &Volume, random: &mut Random, chunks: u64) {
     for _ in 0..chunks {
         volume.write(random);
     }
     volume.settle();
 }
 
-async fn until(sender: &Sender, what: &str, reached: impl Fn(&LinkStatus) -> bool) -> LinkStatus {
+pub(crate) async fn until(sender: &Sender, what: &str, reached: impl Fn(&LinkStatus) -> bool) -> LinkStatus {
     for _ in 0..3000 {
         let status = sender.status();
         if reached(&status) {
@@ -86,7 +86,7 @@ async fn until(sender: &Sender, what: &str, reached: impl Fn(&LinkStatus) -> boo
     panic!("{what}: {:?}", sender.status());
 }
 
-async fn until_equal(sender: &Sender, volume: &Volume, remote: &Remote) {
+pub(crate) async fn until_equal(sender: &Sender, volume: &Volume, remote: &Remote) {
     let record = volume.points().journaled.record;
     let status = until(sender, "all applied", |status| {
         status.state == LinkState::Streaming && status.applied_record == record
@@ -392,6 +392,62 @@ async fn a_hundred_silent_connections_do_not_keep_a_sender_out() {
     assert_eq!(sender.status().connections, 1, "the first attempt succeeds");
     drop(silent);
     sender.stop().await;
+    remote.stop().await;
+}
+
+#[tokio::test]
+async fn copies_that_overflow_again_and_again_are_begun_ever_less_often_and_say_what_to_do() {
+    let (remote, volume) = (remote().await, Arc::new(Volume::new()));
+    written(&volume, &mut Random::new(3), 20);
+    volume.state().too_small = true;
+    let sender = sender(&volume, remote.address);
+    let told = "too small for this write rate and link; make a larger one or lower the load";
+    let end = tokio::time::Instant::now() + Duration::from_secs(3);
+    let mut confirmed = 0;
+    while tokio::time::Instant::now() < end {
+        let status = until(&sender, "a pause", |status| status.state == LinkState::NeedsCopy).await;
+        assert!(
+            status.connections == 0 || status.detail.contains(told),
+            "{status:?}"
+        );
+        confirmed = confirmed.max(status.copy.map_or(0, |copy| copy.done_bytes));
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(confirmed > 0, "each had copied something");
+    let connections = sender.status().connections;
+    assert!((2..=7).contains(&connections), "{connections} in three seconds");
+    volume.state().too_small = false;
+    until_equal(&sender, &volume, &remote).await;
+    sender.stop().await;
+    remote.stop().await;
+}
+
+#[tokio::test]
+async fn positions_are_in_order_from_the_start_of_a_sender_on() {
+    let (remote, volume) = (remote().await, Arc::new(Volume::new()));
+    let mut random = Random::new(3);
+    written(&volume, &mut random, 20);
+    let first = sender(&volume, remote.address);
+    until_equal(&first, &volume, &remote).await;
+    first.stop().await;
+    let confirmed = volume.consumer("far").1.record;
+    written(&volume, &mut random, 20);
+    let again = sender(&volume, remote.address);
+    let mut status = again.status();
+    assert_eq!(
+        (status.sent_record, status.received_record),
+        (confirmed, confirmed)
+    );
+    let record = volume.points().journaled.record;
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
+    while status.applied_record < record && tokio::time::Instant::now() < end {
+        let (sent, received, applied) = (status.sent_record, status.received_record, status.applied_record);
+        assert!(sent >= received && received >= applied, "{status:?}");
+        tokio::task::yield_now().await;
+        status = again.status();
+    }
+    until_equal(&again, &volume, &remote).await;
+    again.stop().await;
     remote.stop().await;
 }
 

@@ -282,7 +282,8 @@ impl ReceiverCore {
         }
         let text = format!(
             "this replica is complete at record {} of epoch {}, newer than the sender's record {} of epoch {}; it was \
-             not reset. Decide which side is right; to give up the replica, remove it here",
+             not reset. Decide which side is right; to give the replica up, stop the unit that keeps it, move the \
+             replica's directory away and start that unit again",
             self.accepted.record, self.accepted.epoch, self.sender_record, self.sender_epoch
         );
         Err(Refusal::new(RefuseCode::Diverged, self.accepted.record, &text))

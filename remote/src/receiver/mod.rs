@@ -9,6 +9,7 @@ pub mod core;
 pub mod pacing;
 mod greeting;
 mod life;
+mod copy_log;
 mod admission;
 mod stream;
 mod reader;

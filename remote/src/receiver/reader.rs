@@ -1,5 +1,6 @@
 //! In from the socket: takes frames, lets the core decide, carries out what it says, one after the other.
 
+use super::copy_log::CopyLog;
 use super::core::{Action, ReceiverCore, refuse_sink};
 use super::life::Life;
 use super::session::SessionError;
@@ -12,7 +13,8 @@ use tokio::io::AsyncRead;
 pub(super) async fn run<R: AsyncRead + Unpin, S: Sink>(
     stream: &mut FrameStream<R>,
     core: &mut ReceiverCore,
-    (sink, life, begun): (&S, &Life, &AtomicBool),
+    (sink, life): (&S, &Life),
+    copy: (&CopyLog, &AtomicBool),
     stop: impl Future<Output = SessionError>,
 ) -> SessionError {
     tokio::pin!(stop);
@@ -25,7 +27,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, S: Sink>(
         let handled = match received {
             Ok(()) => {
                 life.busy();
-                let handled = handle(stream, core, sink, begun).await;
+                let handled = handle(stream, core, sink, copy).await;
                 life.heard();
                 handled
             }
@@ -41,10 +43,15 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
     stream: &FrameStream<R>,
     core: &mut ReceiverCore,
     sink: &S,
-    begun: &AtomicBool,
+    (log, begun): (&CopyLog, &AtomicBool),
 ) -> Result<(), SessionError> {
     let (message, body) = stream.message()?;
     let action = core.message(&message, body).map_err(SessionError::Refused)?;
+    match action {
+        Action::WriteCopy { offset, .. } | Action::ZeroCopy { offset, .. } => log.goes_on(offset),
+        Action::EndCopy(_) => log.goes_on(sink.state().copy_offset),
+        _ => {}
+    }
     let done = match action {
         Action::None => Ok(()),
         Action::Append { what, data } => sink.append(what, data).await,
@@ -54,6 +61,9 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
         Action::BeginCopy(base) => {
             let done = sink.begin_copy(base).await;
             begun.store(done.is_ok(), Ordering::Release);
+            if done.is_ok() {
+                log.began();
+            }
             done
         }
         Action::RefusedByPeer => {

@@ -1,9 +1,11 @@
 //! Out to the socket: tells the sender where the replica stands, whenever that changes and every second.
 
+use super::copy_log::CopyLog;
 use super::pacing::{Pacing, ack};
 use super::session::SessionError;
 use super::stream::send;
 use crate::sink::Sink;
+use farside_protocol::journal::CopyState;
 use farside_protocol::link::Message;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,7 +17,7 @@ use tokio::time::{Instant, timeout};
 pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
     to: &mut W,
     sink: &S,
-    begun: &AtomicBool,
+    (log, begun): (&CopyLog, &AtomicBool),
     stop: impl Future<Output = ()>,
 ) -> SessionError {
     let (started, mut pacing) = (Instant::now(), Pacing::default());
@@ -23,10 +25,14 @@ pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
     let mut changed = sink.changed();
     tokio::pin!(stop);
     loop {
-        // The flag first: set, it promises that the state read after it is that of the new copy.
+        // The flags first: set, they promise that the state read after them is that of the new copy.
         let flag = begun.load(Ordering::Acquire);
         changed.mark_unchanged();
+        let copying = log.is_under_way();
         let next = ack(&sink.state(), flag);
+        if copying && next.copy == CopyState::Complete {
+            log.complete();
+        }
         let wait_ms = pacing.wait_ms(&next, now_ms());
         if wait_ms == 0 {
             if let Err(error) = send(to, &Message::Ack(next)).await {

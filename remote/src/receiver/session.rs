@@ -4,6 +4,7 @@
 //! the peer may still understand it; when [`serve`] returns, no task of the session is left.
 
 use super::admission::Admission;
+use super::copy_log::CopyLog;
 use super::core::{ReceiverCore, negotiate, refuse_frame, refuse_sink, welcome};
 use super::greeting::Greeting;
 use super::life::Life;
@@ -159,8 +160,9 @@ where
     let life = claim.life();
     stream.tell(Arc::clone(&life));
     let mut core = ReceiverCore::new(&hello, &state);
+    let log = CopyLog::new(&hello.volume_name, &hello.unit_name, hello.volume_bytes);
     let stop = stopped(claim.cancelled(), shared.shutdown.clone());
-    let error = exchange((stream, write), &mut core, (&*sink, &life), stop).await;
+    let error = exchange((stream, write), &mut core, (&*sink, &life, &log), stop).await;
     ending.after_sequence = core.accepted().sequence;
     Err(error)
 }
@@ -200,7 +202,7 @@ async fn stopped(mut cancelled: watch::Receiver<bool>, mut shutdown: watch::Rece
 async fn exchange<R, W, S: Sink>(
     (stream, write): (&mut FrameStream<R>, &mut W),
     core: &mut ReceiverCore,
-    (sink, life): (&S, &Life),
+    (sink, life, log): (&S, &Life, &CopyLog),
     stop: impl Future<Output = SessionError>,
 ) -> SessionError
 where
@@ -208,6 +210,7 @@ where
     W: AsyncWrite + Unpin,
 {
     let begun = AtomicBool::new(false);
+    let copy = (log, &begun);
     let (end_replier, mut replier_told) = watch::channel(false);
     let (end_reader, reader_told) = oneshot::channel();
     let reading = async {
@@ -217,7 +220,7 @@ where
                 error = answering_failed(reader_told) => error,
             }
         };
-        let error = reader::run(stream, core, (sink, life, &begun), stop).await;
+        let error = reader::run(stream, core, (sink, life), copy, stop).await;
         end_replier.send_replace(true);
         error
     };
@@ -225,7 +228,7 @@ where
         let stop = async {
             let _ = replier_told.wait_for(|set| *set).await;
         };
-        let error = replier::run(write, sink, &begun, stop).await;
+        let error = replier::run(write, sink, copy, stop).await;
         let _ = end_reader.send(error);
     };
     let (read, ()) = tokio::join!(reading, replying);

@@ -22,6 +22,8 @@ use uuid::Uuid;
 /// Where replicas are kept and which are accepted.
 #[derive(Debug, Clone)]
 pub struct ReplicaSetConfig {
+    /// Name of this unit, for what senders are told.
+    pub unit_name: String,
     /// Directory with one directory for each replica.
     pub directory: PathBuf,
     /// Bytes for the journal of a new replica.
@@ -192,12 +194,22 @@ impl ReplicaSet {
                     format!("replica {name} is being made or recovered; the link comes up when it is ready");
                 Err(Refusal::new(RefuseCode::Busy, 0, &text))
             }
-            Slot::Open(replica) => check(replica.opened_as(), hello).map(|()| replica),
+            Slot::Open(replica) => check(replica.opened_as(), hello, &self.way_out(name)).map(|()| replica),
             Slot::Failed(problem) => {
                 let text = format!("replica {name} is not in service: {problem}");
                 Err(Refusal::new(RefuseCode::Degraded, 0, &text))
             }
         })
+    }
+
+    /// What to do to give a replica up; read on another unit, so it names this one.
+    fn way_out(&self, name: &str) -> String {
+        let directory = self.config.directory.join(name);
+        format!(
+            "on unit {}: stop it, move the directory {} away, start it again",
+            self.config.unit_name,
+            directory.display()
+        )
     }
 
     fn find_or_make(&self, hello: &Hello) -> Result<Arc<Replica>, Refusal> {
@@ -314,26 +326,26 @@ fn check_geometry(hello: &Hello) -> Result<(), Refusal> {
 }
 
 /// Whether the sender may send to this replica.
-fn check(superblock: &Superblock, hello: &Hello) -> Result<(), Refusal> {
+fn check(superblock: &Superblock, hello: &Hello, way_out: &str) -> Result<(), Refusal> {
     let name = &hello.volume_name;
     let refuse = |code, text: String| Err(Refusal::new(code, 0, &text));
     if superblock.volume != hello.volume {
         let text = format!(
-            "replica {name} belongs to volume {}, not to {}; rename the volume, or remove the replica here first",
+            "replica {name} belongs to volume {}, not to {}; rename the volume, or, {way_out}",
             superblock.volume, hello.volume
         );
         return refuse(RefuseCode::ForeignVolume, text);
     }
     if superblock.source != hello.unit {
         let text = format!(
-            "replica {name} is fed by unit {}, not by {} ({}); remove the replica here first if the change is meant",
+            "replica {name} is fed by unit {}, not by {} ({}); if the change is meant, {way_out}",
             superblock.source, hello.unit_name, hello.unit
         );
         return refuse(RefuseCode::ForeignVolume, text);
     }
     if superblock.volume_bytes != hello.volume_bytes {
         let text = format!(
-            "replica {name} has {} bytes, the volume {}; remove the replica here to have it made anew",
+            "replica {name} has {} bytes, the volume {}; to have it made anew, {way_out}",
             superblock.volume_bytes, hello.volume_bytes
         );
         return refuse(RefuseCode::SizeDiffers, text);
@@ -341,8 +353,8 @@ fn check(superblock: &Superblock, hello: &Hello) -> Result<(), Refusal> {
     let largest = u64::from(hello.segment_bytes).min(u64::from(MAX_CHUNK_DATA_BYTES) + BLOCK_BYTES_U64);
     if u64::from(superblock.segment_bytes) < largest {
         let text = format!(
-            "replica {name} keeps chunks of up to {} bytes, the volume's may have {largest}; remove the replica here to \
-             have it made anew",
+            "replica {name} keeps chunks of up to {} bytes, the volume's may have {largest}; to have it made \
+             anew, {way_out}",
             superblock.segment_bytes
         );
         return refuse(RefuseCode::SegmentTooLarge, text);

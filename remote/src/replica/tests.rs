@@ -26,6 +26,7 @@ struct World {
 
 fn set_in(directory: &Path, accept: Option<&[&str]>) -> Arc<ReplicaSet> {
     let config = ReplicaSetConfig {
+        unit_name: "far-unit".to_owned(),
         directory: directory.join("replicas"),
         journal_bytes: 2 << 20,
         accept: accept.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
@@ -358,6 +359,27 @@ async fn only_its_own_sender_feeds_a_replica() {
     let mut smaller = world.hello();
     smaller.segment_bytes /= 2;
     soon(world.set.open_or_create(&smaller)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_says_on_which_unit_which_directory_is_in_the_way() {
+    let world = World::new();
+    world.open().await;
+    let changes: [fn(&mut Hello); 4] = [
+        |hello| hello.volume = Uuid::from_u128(70),
+        |hello| hello.unit = Uuid::from_u128(10),
+        |hello| hello.volume_bytes *= 2,
+        |hello| hello.segment_bytes *= 2,
+    ];
+    let directory = world.directory.path().join("replicas").join("disk0");
+    let remedy = format!(
+        "on unit far-unit: stop it, move the directory {} away",
+        directory.display()
+    );
+    for change in changes {
+        let (_, text) = world.refused(change).await;
+        assert!(text.contains(&remedy) && !text.contains("replica here"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,7 @@ impl LinkServer {
         let config = &surroundings.config;
         let directory = config.unit.replicas_dir.clone();
         let set_config = ReplicaSetConfig {
+            unit_name: config.unit.name.clone(),
             directory: directory.clone(),
             journal_bytes: config.link.journal_size_bytes,
             accept: config.link.accept.clone(),

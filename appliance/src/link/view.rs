@@ -1,0 +1,176 @@
+//! What is shown of a session while it runs: the status, and what became of it.
+
+use super::backoff::Gain;
+use super::core::SessionCore;
+use super::error::{CloseReason, OVERFLOWED};
+use super::events::Stage;
+use super::limits::STABLE_SESSION_MS;
+use super::session::SessionSetup;
+use super::source::Source;
+use super::status::{CopyProgress, LinkState, LinkStatus};
+use farside_protocol::journal::ChainPoint;
+use tokio::time::Instant;
+
+/// Puts what the core knows into the status.
+pub(super) struct View<'a, S> {
+    setup: &'a SessionSetup<S>,
+    started: Instant,
+    before: LinkStatus,
+    last_ack_ms: Option<u64>,
+    copy_began: Option<(Instant, u64)>,
+    confirmed_before: ChainPoint,
+    /// The remote followed at some time of this session.
+    streamed: bool,
+    copying: bool,
+}
+
+impl<'a, S: Source> View<'a, S> {
+    pub(super) fn new(setup: &'a SessionSetup<S>) -> Self {
+        Self {
+            setup,
+            started: Instant::now(),
+            before: setup.status.snapshot(),
+            last_ack_ms: None,
+            copy_began: None,
+            confirmed_before: setup.source.consumer(&setup.remote_name).1,
+            streamed: false,
+            copying: false,
+        }
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn show(&mut self, core: &SessionCore) {
+        let progress = core.progress();
+        self.streamed |= *core.stage() == Stage::Streaming;
+        self.log_copy(core);
+        let copy = progress.copied_bytes.map(|done| self.copy_progress(done));
+        let acked = self.last_ack_ms != progress.last_ack_ms;
+        self.last_ack_ms = progress.last_ack_ms;
+        let now_us = self.setup.source.now_us();
+        let has_positions = self.streamed || self.copying;
+        let before = &self.before;
+        let reason = self.copy_reason(core);
+        self.setup.status.update(|status| {
+            match core.stage() {
+                Stage::Greeting | Stage::Preparing => status.state = LinkState::Connecting,
+                Stage::Copying => status.state = LinkState::Copying,
+                Stage::Streaming => status.state = LinkState::Streaming,
+                Stage::Closed => {}
+            }
+            status.detail = detail(core, reason);
+            if let Some(peer) = core.peer() {
+                status.peer_name.get_or_insert_with(|| peer.unit_name.clone());
+            }
+            if matches!(core.stage(), Stage::Copying | Stage::Streaming) {
+                status.sent_record = progress.sent.record;
+                status.received_record = progress.received.record;
+                status.applied_record = progress.applied;
+                status.copy = copy;
+                status.consistent_up_to_us = progress.complete.then_some(progress.received.sealed_at_us);
+            }
+            if core.stage() == &Stage::Closed && has_positions {
+                // The last event may have been an acknowledgement.
+                status.sent_record = progress.sent.record;
+                status.received_record = progress.received.record;
+                status.applied_record = progress.applied;
+            }
+            status.sent_bytes = before.sent_bytes.saturating_add(progress.sent_bytes);
+            status.sent_blocks = before.sent_blocks.saturating_add(progress.sent_blocks);
+            if acked {
+                status.last_ack_us = Some(now_us);
+            }
+        });
+    }
+
+    /// Why the copy was begun; `None` if an earlier one goes on. What the volume noticed itself counts more than
+    /// what the remote's position tells.
+    fn copy_reason(&self, core: &SessionCore) -> Option<&'static str> {
+        let reason = core.progress().copy_reason;
+        if self.setup.status.memory().overflowed {
+            return reason.map(|_| OVERFLOWED);
+        }
+        reason
+    }
+
+    /// Says in the log when a copy begins, goes on, and is complete.
+    fn log_copy(&mut self, core: &SessionCore) {
+        let was_copying = self.copying;
+        self.copying = match core.stage() {
+            Stage::Copying => true,
+            Stage::Streaming => false,
+            _ => return,
+        };
+        if was_copying == self.copying {
+            return;
+        }
+        let (identity, remote) = (self.setup.source.identity(), &self.setup.remote_name);
+        let (volume, bytes) = (&identity.volume_name, identity.volume_bytes);
+        if was_copying {
+            let began = self.setup.status.copy_is_complete();
+            let seconds = began.map_or(0.0, |began| began.elapsed().as_secs_f64());
+            tracing::info!(volume, remote, bytes, seconds, "full copy is complete");
+            return;
+        }
+        let continued_at = core.progress().copied_bytes.unwrap_or(0);
+        match self.copy_reason(core) {
+            Some(why) => tracing::info!(volume, remote, bytes, why, "full copy begins"),
+            None => tracing::info!(
+                volume,
+                remote,
+                bytes,
+                continued_at,
+                "interrupted full copy goes on"
+            ),
+        }
+        self.setup
+            .status
+            .copy_goes_on(core.progress().copy_reason.is_some());
+    }
+
+    /// What the session was good for.
+    pub(super) fn gain(&self, core: &SessionCore, reason: &CloseReason) -> Gain {
+        if matches!(reason, CloseReason::CutLoose) {
+            self.setup.status.overflowed();
+            return Gain::Lost;
+        }
+        let confirmed = self.setup.source.consumer(&self.setup.remote_name).1;
+        let advanced = core.progress().advanced || confirmed.sequence > self.confirmed_before.sequence;
+        let lasted = core.peer().is_some() && self.now_ms() >= STABLE_SESSION_MS;
+        match (advanced, lasted) {
+            // What advanced up to here includes the end of a copy.
+            (true, _) if self.streamed => Gain::Followed,
+            (false, false) => Gain::Nothing,
+            _ => Gain::Something,
+        }
+    }
+
+    fn copy_progress(&mut self, done_bytes: u64) -> CopyProgress {
+        let (began, at_start) = *self
+            .copy_began
+            .get_or_insert_with(|| (Instant::now(), done_bytes));
+        let millis = u64::try_from(began.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let copied = done_bytes.saturating_sub(at_start);
+        CopyProgress {
+            done_bytes,
+            total_bytes: self.setup.source.identity().volume_bytes,
+            rate_bytes_per_s: copied.saturating_mul(1000) / millis,
+        }
+    }
+}
+
+fn detail(core: &SessionCore, copy_reason: Option<&str>) -> String {
+    match core.stage() {
+        Stage::Greeting => "waiting for the remote's answer".into(),
+        Stage::Preparing => "comparing positions".into(),
+        Stage::Copying => copy_reason.map_or_else(
+            || "continuing a full copy".into(),
+            |reason| format!("full copy: {reason}"),
+        ),
+        Stage::Streaming | Stage::Closed => String::new(),
+    }
+}
