@@ -35,13 +35,10 @@ pub(crate) struct State {
     pub(crate) consumers: HashMap<String, (ConsumerState, ChainPoint)>,
     pub(crate) epoch: u64,
     pub(crate) copies_started: u64,
-<<<<<<< HEAD
     /// Ends of the chunks that a remote may hold although it was let go.
     trail: Vec<ChainPoint>,
-=======
     /// Copies never get beyond the middle: the journal overflows before.
     pub(crate) too_small: bool,
->>>>>>> h-lnk
 }
 
 #[derive(Debug)]
@@ -91,11 +88,8 @@ impl Volume {
             consumers: HashMap::new(),
             epoch: 1,
             copies_started: 0,
-<<<<<<< HEAD
             trail: Vec::new(),
-=======
             too_small: false,
->>>>>>> h-lnk
         };
         Self {
             identity,
