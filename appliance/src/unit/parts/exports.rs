@@ -1,19 +1,12 @@
 //! The volumes that hosts can attach now.
 
-use super::volume::Links;
+use super::sending::{Links, Served};
 use crate::targets::nbd::{Export, Exports};
 use crate::volume::Volume;
 use farside_protocol::control::human_bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// A volume with its links, as the exports know it.
-#[derive(Debug, Clone)]
-pub(super) struct Served {
-    pub(super) volume: Arc<Volume>,
-    pub(super) links: Arc<Links>,
-}
 
 /// Volumes by name.
 #[derive(Debug, Default)]

@@ -1,7 +1,6 @@
 //! From what the parts know to what the control interface says.
 
-use super::exports::Served;
-use super::volume::Link;
+use super::sending::{Link, Served};
 use crate::link::{LinkState, LinkStatus};
 use crate::volume::Volume;
 use farside_protocol::control::{

@@ -2,71 +2,20 @@
 
 use super::Parts;
 use super::error::PartError;
-use super::exports::{Served, VolumeExports};
+use super::exports::VolumeExports;
 use super::files::{Opening, discard, files_of, open_or_create, report_start};
+use super::sending::{Link, Links, Served};
 use super::status::volume_status;
 use crate::config::{RemoteConfig, VolumeConfig};
-use crate::link::{LinkState, LinkStatus, Sender, SenderConfig};
+use crate::link::{Sender, SenderConfig};
 use crate::targets::nbd::Counters;
 use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;
 use farside_storage::{Store, StoreFiles, remove_map};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
-
-/// One remote of a volume.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub(super) address: String,
-    pub(super) source: Arc<LinkSource>,
-    sender: Option<Sender>,
-}
-
-impl Link {
-    pub(super) fn status(&self) -> LinkStatus {
-        self.sender.as_ref().map(Sender::status).unwrap_or_default()
-    }
-}
-
-/// The remotes of a volume by name.
-#[derive(Debug)]
-pub(super) struct Links {
-    disk: Arc<Disk>,
-    pub(super) links: Mutex<BTreeMap<String, Link>>,
-}
-
-impl Links {
-    /// Resolves when every remote that is following has everything in its image.
-    pub(super) async fn drained(&self) {
-        // What a degraded volume still holds back never becomes durable, and nothing else is ever sent.
-        while self.disk.store().failure().is_none() {
-            let journaled = self.disk.store().points().journaled.record;
-            let behind = self.links.lock().values().any(|link| {
-                let status = link.status();
-                status.state == LinkState::Streaming && status.applied_record < journaled
-            });
-            if !behind {
-                return;
-            }
-            tokio::time::sleep(DRAIN_POLL).await;
-        }
-    }
-
-    pub(super) async fn stop_all(&self) {
-        let senders: Vec<Sender> = self
-            .links
-            .lock()
-            .values_mut()
-            .filter_map(|link| link.sender.take())
-            .collect();
-        for sender in senders {
-            sender.stop().await;
-        }
-    }
-}
 
 /// A volume in service.
 #[derive(Debug)]
