@@ -19,8 +19,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes at either end of a block device that must be zero for it to count as empty.
+/// Bytes looked at in each place of a block device, all of which must be zero for it to count as empty.
 const PROBE_BYTES: u64 = 1 << 20;
+/// Places looked at, evenly spread over the device, the first and the last MiB among them.
+const PROBES: u64 = 1024;
 
 /// Paths of one store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,9 +140,7 @@ fn refuse_used(path: &Path, role: Role, mode: OpenMode) -> Result<(), StorageErr
     let empty = match device.kind() {
         // A file without any data is what a creation that was cut short leaves behind.
         Kind::File => size == 0 || is_hole(&device, size)?,
-        Kind::BlockDevice => {
-            is_zero(&device, 0, size)? && is_zero(&device, size.saturating_sub(PROBE_BYTES), size)?
-        }
+        Kind::BlockDevice => looks_empty(&device, size)?,
     };
     if empty {
         return Ok(());
@@ -158,6 +158,19 @@ fn refuse_used(path: &Path, role: Role, mode: OpenMode) -> Result<(), StorageErr
 fn is_hole(device: &FileDevice, size: u64) -> Result<bool, StorageError> {
     let extent = device.extent_at(0, size)?;
     Ok(!extent.data && extent.length == size)
+}
+
+/// Whether a device looks empty: up to 1 GiB it is read whole.
+fn looks_empty(device: &FileDevice, size: u64) -> Result<bool, StorageError> {
+    let step = (size / PROBES).max(PROBE_BYTES);
+    let mut at = 0;
+    while at < size {
+        if !is_zero(device, at, size)? {
+            return Ok(false);
+        }
+        at += step;
+    }
+    is_zero(device, size.saturating_sub(PROBE_BYTES), size)
 }
 
 fn is_zero(device: &FileDevice, from: u64, end: u64) -> Result<bool, StorageError> {

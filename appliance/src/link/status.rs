@@ -4,38 +4,8 @@ use parking_lot::Mutex;
 use std::net::SocketAddr;
 use tokio::time::Instant;
 
-/// What a link is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LinkState {
-    /// Dialling, or greeting.
-    #[default]
-    Connecting,
-    /// A full copy is under way.
-    Copying,
-    /// The remote follows.
-    Streaming,
-    /// Waiting to dial again.
-    Waiting,
-    /// Refused; somebody has to do something.
-    Refused,
-    /// Not connected, and the remote will get a full copy.
-    NeedsCopy,
-}
-
-impl LinkState {
-    /// The word shown to people and programs.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Copying => "copying",
-            Self::Streaming => "streaming",
-            Self::Waiting => "waiting",
-            Self::Refused => "refused",
-            Self::NeedsCopy => "needs_copy",
-        }
-    }
-}
+/// What a link is doing: the same words as in the status of the unit.
+pub use farside_protocol::control::RemoteState as LinkState;
 
 /// Progress of a full copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

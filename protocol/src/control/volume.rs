@@ -168,10 +168,11 @@ pub struct BufferStatus {
 }
 
 /// What the link to a remote is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RemoteState {
     /// Dialling or in the handshake.
+    #[default]
     Connecting,
     /// Sending a full copy while hosts go on writing.
     Copying,

@@ -150,7 +150,7 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
     RemoteStatus {
         name: name.to_owned(),
         address: link.address.clone(),
-        state: remote_state(status.state),
+        state: status.state,
         detail: Some(status.detail.clone()).filter(|detail| !detail.is_empty()),
         sent: status.sent_record.max(acked.record),
         received: status.received_record.max(acked.record),
@@ -176,17 +176,6 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
 
 fn is_connected(status: &LinkStatus) -> bool {
     matches!(status.state, LinkState::Streaming | LinkState::Copying)
-}
-
-fn remote_state(state: LinkState) -> RemoteState {
-    match state {
-        LinkState::Connecting => RemoteState::Connecting,
-        LinkState::Copying => RemoteState::Copying,
-        LinkState::Streaming => RemoteState::Streaming,
-        LinkState::Waiting => RemoteState::Waiting,
-        LinkState::Refused => RemoteState::Refused,
-        LinkState::NeedsCopy => RemoteState::NeedsCopy,
-    }
 }
 
 /// What the remote has not confirmed; the time is since it was last known to have everything, at worst since the
