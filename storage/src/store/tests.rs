@@ -285,6 +285,37 @@ fn a_consumer_that_holds_the_tail_too_long_is_cut_loose_and_its_blocks_are_marke
     assert!(world.store.consumer("far").unwrap().dirty_bytes > 0);
 }
 
+#[test]
+fn what_may_have_reached_a_remote_unconfirmed_can_be_proved_after_the_journal_has_wrapped() {
+    // Also a copy cut short: its end may have reached the remote before it was confirmed here.
+    for complete in [true, false] {
+        let (mut world, mut random) = (World::new(Role::Volume), Random::new(11));
+        world.store.add_consumer("far", world.map.clone()).unwrap();
+        let base = world.store.begin_consumer_copy("far").unwrap();
+        world.store.acknowledge("far", base, complete).unwrap();
+        let mut pending = world.random_changes(&mut random);
+        while !pending.is_empty() {
+            world.append(&mut pending);
+        }
+        let sent = world.store.sync().unwrap();
+        while world.store.consumer("far").unwrap().state != ConsumerState::NeedsCopy {
+            world.step(&mut random);
+        }
+        while world.store.locate(sent.record).unwrap().is_some() {
+            world.step(&mut random);
+        }
+        world.crash(&mut random);
+        let proved = world.store.trail_point("far", sent.record).unwrap();
+        let key = |point: &ChainPoint| (point.sequence, point.record, point.epoch, point.checksum);
+        assert_eq!(key(&proved), key(&sent), "complete: {complete}");
+        let newest = world.store.points().journaled.record;
+        assert!(
+            world.store.trail_point("far", newest).is_none(),
+            "a record it was never sent"
+        );
+    }
+}
+
 /// Sends everything durable from one store to another; false when the ring has moved on.
 fn ship(from: &Store, point: &mut ChainPoint, to: &Store) -> bool {
     let mut buffer = Vec::new();
