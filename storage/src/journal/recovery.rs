@@ -61,19 +61,7 @@ struct Search<'a> {
 /// # Errors
 /// [`StorageError::Damaged`] when a chunk that was durable cannot be read, naming its place; [`StorageError::Io`].
 pub fn recover(device: &dyn Device, superblock: &Superblock) -> Result<Recovered, StorageError> {
-    let layout = Layout::of(superblock);
-    let ring = Ring {
-        device,
-        layout,
-        journal: superblock.journal,
-        volume: superblock.volume,
-    };
-    let mut search = Search {
-        ring,
-        block: Box::new([0; BLOCK_BYTES]),
-        data: Vec::new(),
-        blocks_read: 0,
-    };
+    let mut search = Search::new(device, superblock);
     let start = search.start(&superblock.tail)?;
     let head = search.walk(start)?;
     let contradicted = search.contradiction(&head, &superblock.tail)?;
@@ -91,7 +79,7 @@ pub fn recover(device: &dyn Device, superblock: &Superblock) -> Result<Recovered
         }),
         Outcome::Short | Outcome::Contradicted => Err(StorageError::damaged(
             device.name(),
-            layout.file_offset(head.address),
+            search.ring.layout.file_offset(head.address),
             format!(
                 "the journal breaks off after record {} (chunk {}), but later records were durable; it was damaged \
                  outside Farside. Restore the file, or create the volume again from the remote's copy",
@@ -106,23 +94,26 @@ pub fn recover(device: &dyn Device, superblock: &Superblock) -> Result<Recovered
 /// # Errors
 /// [`StorageError::Io`].
 pub fn scan_all(device: &dyn Device, superblock: &Superblock) -> Result<ChainPoint, StorageError> {
-    let layout = Layout::of(superblock);
-    let ring = Ring {
-        device,
-        layout,
-        journal: superblock.journal,
-        volume: superblock.volume,
-    };
-    let mut search = Search {
-        ring,
-        block: Box::new([0; BLOCK_BYTES]),
-        data: Vec::new(),
-        blocks_read: 0,
-    };
+    let mut search = Search::new(device, superblock);
     search.walk(superblock.tail)
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(device: &'a dyn Device, superblock: &Superblock) -> Self {
+        let ring = Ring {
+            device,
+            layout: Layout::of(superblock),
+            journal: superblock.journal,
+            volume: superblock.volume,
+        };
+        Self {
+            ring,
+            block: Box::new([0; BLOCK_BYTES]),
+            data: Vec::new(),
+            blocks_read: 0,
+        }
+    }
+
     /// A point of the chain at most one window and a segment before the head.
     fn start(&mut self, tail: &ChainPoint) -> Result<ChainPoint, StorageError> {
         let layout = self.ring.layout;
