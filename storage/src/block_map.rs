@@ -8,7 +8,8 @@ use crate::error::StorageError;
 use crate::limits::{BLOCK_MAP_BITS, BLOCK_MAP_MIN_BYTES};
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
 use farside_protocol::journal::{
-    BLOCK_MAP_HEADER_BYTES, BlockMapHeader, ChainPoint, MAX_TRAIL_BYTES, decode_trail, encode_trail,
+    BLOCK_MAP_HEADER_BYTES, BlockMapHeader, ChainPoint, MAX_TRAIL_BYTES, MAX_TRAIL_POINTS, decode_trail,
+    encode_trail,
 };
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -97,9 +98,18 @@ impl BlockMap {
         }
     }
 
-    /// Replaces the trail: the ends of the chunks that may have reached the consumer unconfirmed.
-    pub fn set_trail(&mut self, trail: Vec<ChainPoint>) {
-        self.trail = trail;
+    /// Sets the trail: the ends of the chunks that may have reached the consumer unconfirmed. With `keep_older` it
+    /// follows what the trail held before: a consumer that never heard of the copy begun for it still holds that.
+    pub fn set_trail(&mut self, mut trail: Vec<ChainPoint>, keep_older: bool) {
+        if keep_older {
+            let first = trail.first().map_or(u64::MAX, |point| point.record);
+            self.trail.retain(|point| point.record < first);
+            let excess = (self.trail.len() + trail.len()).saturating_sub(MAX_TRAIL_POINTS);
+            self.trail.drain(..excess.min(self.trail.len()));
+            self.trail.append(&mut trail);
+        } else {
+            self.trail = trail;
+        }
         self.changed = true;
     }
 

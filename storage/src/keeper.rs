@@ -1,8 +1,8 @@
 //! The two threads that keep a store moving: one makes the journal durable, one serves the image.
 //!
-//! Only the product starts them; the simulator calls the same steps of [`Store`] itself. Both threads sleep
-//! while there is nothing to do, and end at the first failure, which is final and latched in the store, so that
-//! whoever waits for them is answered. An event is told only when something moved: waiters may ask again at
+//! What a thread does each time it wakes is a plain call, [`SyncSteps::step`] and [`ImageSteps::step`], so that
+//! the simulator can make the same calls without threads. Both threads sleep while there is nothing to do, and end
+//! at the first failure, which is final and latched in the store, so that whoever waits for them is answered. An event is told only when something moved: waiters may ask again at
 //! every event without keeping the threads busy.
 
 use crate::error::StorageError;
@@ -82,6 +82,19 @@ impl Keeper {
         observer: Arc<dyn StoreObserver>,
         sync_interval: Duration,
     ) -> std::io::Result<Self> {
+        let (keeper, sync, image) = Self::apart(store, observer, sync_interval);
+        keeper.spawn("sync", move |_| sync.run())?;
+        keeper.spawn("image", move |_| image.run())?;
+        Ok(keeper)
+    }
+
+    /// A keeper without threads, and the steps that its owner has to call in their place.
+    #[must_use]
+    pub fn apart(
+        store: Arc<Store>,
+        observer: Arc<dyn StoreObserver>,
+        sync_interval: Duration,
+    ) -> (Self, SyncSteps, ImageSteps) {
         let wants = Wants {
             dirty: true,
             image: true,
@@ -95,16 +108,24 @@ impl Keeper {
             sync: Condvar::new(),
             image: Condvar::new(),
         };
+        let shared = Arc::new(shared);
+        let sync = SyncSteps {
+            told: shared.store.points().durable,
+            shared: shared.clone(),
+        };
+        let image = ImageSteps {
+            last_checkpoint: shared.store.clock().monotonic(),
+            told: shared.image_state(),
+            shared: shared.clone(),
+        };
         let keeper = Self {
-            shared: Arc::new(shared),
+            shared,
             threads: Mutex::new(Vec::new()),
         };
-        keeper.spawn("sync", Shared::keep_durable)?;
-        keeper.spawn("image", Shared::keep_image)?;
-        Ok(keeper)
+        (keeper, sync, image)
     }
 
-    fn spawn(&self, what: &str, run: fn(&Shared)) -> std::io::Result<()> {
+    fn spawn(&self, what: &str, run: impl FnOnce(&Shared) + Send + 'static) -> std::io::Result<()> {
         let shared = self.shared.clone();
         let name = format!("{what} {}", self.shared.store.name());
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -186,23 +207,84 @@ struct ImageState {
     copy: CopyState,
 }
 
-impl Shared {
-    fn keep_durable(&self) {
-        let mut told = self.store.points().durable;
-        while self.wait_for_sync_work() {
-            match self.store.sync() {
-                Ok(durable) if durable == told => {}
-                Ok(durable) => {
-                    told = durable;
-                    self.observer.observe(StoreEvent::Durable);
-                    self.wants.lock().image = true;
-                    self.image.notify_one();
-                }
-                Err(error) => return self.give_up(error),
-            }
-        }
+/// What the sync thread does.
+#[derive(Debug)]
+pub struct SyncSteps {
+    shared: Arc<Shared>,
+    told: ChainPoint,
+}
+
+impl SyncSteps {
+    /// Whether somebody waits for durability.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.shared.wants.lock().flush
     }
 
+    /// Makes everything journaled durable, and says so. False: the store failed, there is no next step.
+    pub fn step(&mut self) -> bool {
+        let shared = &self.shared;
+        {
+            let mut wants = shared.wants.lock();
+            (wants.flush, wants.dirty) = (false, false);
+        }
+        match shared.store.sync() {
+            Ok(durable) if durable == self.told => {}
+            Ok(durable) => {
+                self.told = durable;
+                shared.observer.observe(StoreEvent::Durable);
+                shared.wants.lock().image = true;
+                shared.image.notify_one();
+            }
+            Err(error) => {
+                shared.give_up(error);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn run(mut self) {
+        while self.shared.wait_for_sync_work() && self.step() {}
+    }
+}
+
+/// What the image thread does.
+#[derive(Debug)]
+pub struct ImageSteps {
+    shared: Arc<Shared>,
+    last_checkpoint: Duration,
+    told: ImageState,
+}
+
+impl ImageSteps {
+    /// Whether somebody waits for room.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.shared.wants.lock().relief
+    }
+
+    /// Brings the image forward until there is nothing left to drain, makes room, records positions when it is time.
+    /// False: the store failed, there is no next step.
+    pub fn step(&mut self) -> bool {
+        {
+            let mut wants = self.shared.wants.lock();
+            (wants.image, wants.relief) = (false, false);
+        }
+        let stepped = self.shared.image_steps(&mut self.last_checkpoint, &mut self.told);
+        if let Err(error) = stepped {
+            self.shared.give_up(error);
+            return false;
+        }
+        true
+    }
+
+    fn run(mut self) {
+        while self.shared.wait_for_image_work() && self.step() {}
+    }
+}
+
+impl Shared {
     /// Without this thread nothing moves any more, whatever the cause: that has to be seen.
     fn give_up(&self, error: StorageError) {
         self.store.fail(error);
@@ -225,24 +307,12 @@ impl Shared {
             self.sync.wait_for(&mut wants, step);
             waited += step;
         }
-        wants.flush = false;
-        wants.dirty = false;
         !wants.stop
     }
 
     fn unsynced_bytes(&self) -> u64 {
         let points = self.store.points();
         points.journaled.address - points.durable.address
-    }
-
-    fn keep_image(&self) {
-        let mut last_checkpoint = self.store.clock().monotonic();
-        let mut told = self.image_state();
-        while self.wait_for_image_work() {
-            if let Err(error) = self.image_steps(&mut last_checkpoint, &mut told) {
-                return self.give_up(error);
-            }
-        }
     }
 
     fn image_state(&self) -> ImageState {
@@ -268,8 +338,6 @@ impl Shared {
             // A little patience lets neighbouring and overlapping writes meet in one batch.
             self.wait_for_company(&mut wants);
         }
-        wants.image = false;
-        wants.relief = false;
         !wants.stop
     }
 

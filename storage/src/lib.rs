@@ -1,7 +1,8 @@
 //! Blocking file I/O behind one narrow door: devices, the clock, the journal ring, images, the overlay.
 //!
-//! Never here: async, sockets. A store's steps run on the thread that calls them, which is how the simulator
-//! drives the same code; the only threads are those of [`Keeper`], which the product starts and nobody else. Modules stand in the order in which a write passes them.
+//! Never here: sockets. A store's steps run on the thread that calls them, which is how the simulator drives the
+//! same code; threads come from one door, [`Workers`], like time and disks from theirs. Modules stand in the order
+//! in which a write passes them.
 
 pub mod limits;
 mod error;
@@ -16,6 +17,7 @@ mod image_mark;
 mod made_directories;
 mod files;
 mod keeper;
+mod workers;
 #[cfg(test)]
 mod files_tests;
 #[cfg(test)]
@@ -36,10 +38,11 @@ pub use journal::{
     ChunkSpan, Layout, ReadError, Recovered, RingSurvey, Scan, ScannedChunk, load_superblock, recover,
     scan_all,
 };
-pub use keeper::{Keeper, StoreEvent, StoreObserver};
+pub use keeper::{ImageSteps, Keeper, StoreEvent, StoreObserver, SyncSteps};
 pub use overlay::{Overlay, Piece, Source};
 pub use small_file::{read_small_file, remove_file_durably, replace_file, sync_directory};
 pub use store::{
     AppendError, Appended, Change, Consumer, ConsumerView, CopyProgress, Counters, Points, ReadOutcome,
-    Relief, Snapshot, Store, StoreDevices, StoreParameters,
+    Relief, Snapshot, Store, StoreDevices, StoreParameters, UnderWay,
 };
+pub use workers::{SystemWorkers, Work, Workers, done_elsewhere};

@@ -90,12 +90,14 @@ where
         }
         view.show(&core);
         input = tokio::select! {
-            received = stream.receive() => received,
+            // In this order nothing starves: what stands above is bounded by time or by what this side began.
+            biased;
+            _ = stop.wait_for(|set| *set) => break (CloseReason::Stopped, Some(stopping())),
+            _ = tick.tick() => Ok(Input::Tick),
             written = finished(&mut work.writing) => work.written(written),
             (bulk, input) = finished(&mut work.reading) => work.read(bulk, input),
+            received = stream.receive() => received,
             fired = changed.changed() => on_change(setup, fired.is_ok()),
-            _ = tick.tick() => Ok(Input::Tick),
-            _ = stop.wait_for(|set| *set) => break (CloseReason::Stopped, Some(stopping())),
         };
     };
     view.show(&core);

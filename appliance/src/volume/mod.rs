@@ -18,7 +18,7 @@ pub use source::LinkSource;
 use crate::targets::{Disk, DiskError, DiskGeometry, Position, Update};
 use bytes::{Bytes, BytesMut};
 use farside_protocol::journal::{RecordKind, Superblock};
-use farside_storage::{Change, Keeper, ReadOutcome, StorageError, Store};
+use farside_storage::{Change, ReadOutcome, StorageError, Store, Workers, done_elsewhere};
 use limits::{COLD_READ_BYTES, SYNC_INTERVAL};
 use shared::{HostCounters, Observer, Shared};
 use std::collections::VecDeque;
@@ -55,16 +55,15 @@ impl Volume {
     ///
     /// # Errors
     /// [`StorageError`] when its threads cannot be started.
-    pub fn start(store: Store) -> Result<Arc<Self>, StorageError> {
-        let shared = Arc::new(Shared::new(Arc::new(store)));
+    pub fn start(store: Store, workers: Arc<dyn Workers>) -> Result<Arc<Self>, StorageError> {
+        let shared = Arc::new(Shared::new(Arc::new(store), workers));
         let observer = Arc::new(Observer(Arc::downgrade(&shared)));
-        let keeper = Keeper::start(shared.store.clone(), observer, SYNC_INTERVAL).map_err(|source| {
-            StorageError::Io {
-                operation: farside_storage::Operation::Open,
-                name: shared.store.name().to_owned(),
-                offset: 0,
-                source,
-            }
+        let kept = shared.workers.keep(shared.store.clone(), observer, SYNC_INTERVAL);
+        let keeper = kept.map_err(|source| StorageError::Io {
+            operation: farside_storage::Operation::Open,
+            name: shared.store.name().to_owned(),
+            offset: 0,
+            source,
         })?;
         shared.keeper.set(keeper).expect("the keeper is set once, here");
         Ok(Arc::new(Self { shared }))
@@ -266,7 +265,8 @@ impl Disk for Volume {
             return Err(DiskError::ShuttingDown);
         }
         let volume = self.clone();
-        let reading = tokio::task::spawn_blocking(move || {
+        let workers = self.shared.workers.clone();
+        let reading = done_elsewhere(&*workers, move || {
             let start = into.len();
             into.resize(start + length as usize, 0);
             volume

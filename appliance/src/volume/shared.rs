@@ -4,7 +4,7 @@ use super::commit::Commit;
 use super::timeline::Timeline;
 use crate::targets::DiskError;
 use farside_protocol::journal::Superblock;
-use farside_storage::{AppendError, Keeper, Store, StoreEvent, StoreObserver};
+use farside_storage::{AppendError, Keeper, Store, StoreEvent, StoreObserver, Workers};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, watch};
@@ -37,7 +37,8 @@ pub(super) struct Shared {
     pub(super) durable: watch::Sender<u64>,
     /// Rises whenever a position or a remote's state changed: what the link waits for.
     pub(super) changed: watch::Sender<u64>,
-    pub(super) keeper: OnceLock<Keeper>,
+    pub(super) keeper: OnceLock<Arc<Keeper>>,
+    pub(super) workers: Arc<dyn Workers>,
     /// Cancelled: no new work.
     pub(super) stopping: CancellationToken,
     /// Nothing becomes durable any more.
@@ -45,7 +46,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(store: Arc<Store>) -> Self {
+    pub(super) fn new(store: Arc<Store>, workers: Arc<dyn Workers>) -> Self {
         let durable = store.points().durable.record;
         Self {
             opened_as: store.superblock(),
@@ -58,6 +59,7 @@ impl Shared {
             durable: watch::Sender::new(durable),
             changed: watch::Sender::new(0),
             keeper: OnceLock::new(),
+            workers,
             stopping: CancellationToken::new(),
             ended: AtomicBool::new(false),
         }

@@ -6,8 +6,8 @@ use crate::link::limits::BATCH_CHUNKS;
 use crate::link::{ChunkSpan, Extent, Identity, Points, Source, SourceError};
 use bytes::BufMut;
 use farside_protocol::journal::limits::MAX_CONSUMERS;
-use farside_protocol::journal::{ChainPoint, ConsumerState, What};
-use farside_storage::{ReadError, StorageError, StoreFiles, open_map};
+use farside_protocol::journal::{ChainPoint, ConsumerState, Superblock, What};
+use farside_storage::{Device, ReadError, StorageError, Workers, done_elsewhere};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ pub struct LinkSource {
 }
 
 impl LinkSource {
-    /// The view of a remote, which is added to the volume's consumers if it is new.
+    /// The view of a remote, which is added to the volume's consumers if it is new, then with the device for its
+    /// dirty-block map that `map` gives.
     ///
     /// # Errors
     /// [`StorageError`], also when the volume has too many remotes.
@@ -39,7 +40,7 @@ impl LinkSource {
         volume: Arc<Volume>,
         unit: (Uuid, String),
         remote: &str,
-        files: &StoreFiles,
+        map: impl FnOnce(&Superblock) -> Result<Arc<dyn Device>, StorageError>,
     ) -> Result<Self, StorageError> {
         let store = volume.store();
         if store.consumer(remote).is_none() {
@@ -51,8 +52,7 @@ impl LinkSource {
                     ),
                 });
             }
-            let map = open_map(files, remote, &store.superblock())?;
-            store.add_consumer(remote, map)?;
+            store.add_consumer(remote, map(&store.superblock())?)?;
         }
         let superblock = volume.opened_as();
         let identity = Identity {
@@ -92,16 +92,23 @@ impl LinkSource {
         }
     }
 
+    fn workers(&self) -> &dyn Workers {
+        &*self.volume.shared.workers
+    }
+
     /// Runs a step that may wait for a disk.
     async fn waiting<T: Send + 'static>(
         &self,
         step: impl FnOnce(&Volume) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, SourceError> {
         let volume = self.volume.clone();
-        let done = tokio::task::spawn_blocking(move || step(&volume)).await;
-        done.map_err(|_| SourceError::Storage("the unit is shutting down".to_owned()))?
-            .map_err(storage_error)
+        let done = done_elsewhere(self.workers(), move || step(&volume)).await;
+        done.ok_or_else(shutting_down)?.map_err(storage_error)
     }
+}
+
+fn shutting_down() -> SourceError {
+    SourceError::Storage("the unit is shutting down".to_owned())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
@@ -189,13 +196,11 @@ impl Source for LinkSource {
             store.read_chunks(&from, &up_to, max_bytes, buffer)
         } else {
             let (store, mut lent) = (store.clone(), std::mem::take(buffer));
-            let reading = tokio::task::spawn_blocking(move || {
+            let reading = done_elsewhere(self.workers(), move || {
                 let read = store.read_chunks(&from, &up_to, max_bytes, &mut lent);
                 (read, lent)
             });
-            let (read, lent) = reading
-                .await
-                .map_err(|_| SourceError::Storage("the unit is shutting down".to_owned()))?;
+            let (read, lent) = reading.await.ok_or_else(shutting_down)?;
             *buffer = lent;
             read
         };
@@ -203,6 +208,9 @@ impl Source for LinkSource {
             ReadError::Behind(_) => SourceError::Behind,
             ReadError::Storage(error) => storage_error(error),
         })?;
+        if !store.may_send_to(&self.remote) {
+            return Err(SourceError::Behind);
+        }
         let mut sent_blocks = 0;
         let mut chunks = Vec::with_capacity(spans.len().min(BATCH_CHUNKS));
         let mut unconfirmed = self.unconfirmed.lock();
@@ -243,7 +251,7 @@ impl Source for LinkSource {
             return Ok(Extent::End);
         }
         let image = self.volume.store().image().clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = done_elsewhere(self.workers(), move || {
             let extent = image.extent_at(offset, end)?;
             if !extent.data {
                 return Ok((
@@ -259,9 +267,7 @@ impl Source for LinkSource {
             image.read_at(&mut data, offset)?;
             Ok((Extent::Data { offset, length }, data))
         });
-        let read = read
-            .await
-            .map_err(|_| SourceError::Storage("the unit is shutting down".to_owned()))?;
+        let read = read.await.ok_or_else(shutting_down)?;
         let (extent, data) = read.map_err(storage_error)?;
         buffer.put_slice(&data);
         Ok(extent)

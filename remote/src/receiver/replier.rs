@@ -42,6 +42,7 @@ pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
             continue;
         }
         tokio::select! {
+            biased;
             () = &mut stop => return SessionError::Closed,
             fired = timeout(Duration::from_millis(wait_ms), changed.changed()) => {
                 if matches!(fired, Ok(Err(_))) {

@@ -193,6 +193,7 @@ async fn take_hello<R: AsyncRead + Unpin>(stream: &mut FrameStream<R>) -> Result
 /// Resolves when the session has to make way.
 async fn stopped(mut cancelled: watch::Receiver<bool>, mut shutdown: watch::Receiver<bool>) -> SessionError {
     tokio::select! {
+        biased;
         _ = cancelled.wait_for(|set| *set) => SessionError::TakenOver,
         _ = shutdown.wait_for(|set| *set) => SessionError::ShuttingDown,
     }
@@ -216,6 +217,7 @@ where
     let reading = async {
         let stop = async {
             tokio::select! {
+                biased;
                 error = stop => error,
                 error = answering_failed(reader_told) => error,
             }

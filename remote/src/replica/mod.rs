@@ -14,7 +14,9 @@ use crate::limits::SYNC_INTERVAL;
 use crate::sink::{Sink, SinkError, SinkState};
 use farside_protocol::journal::{ChainPoint, Superblock, What};
 use farside_storage::limits::EAGER_COPY_BYTES;
-use farside_storage::{AppendError, Keeper, StorageError, Store, StoreEvent, StoreFiles, StoreObserver};
+use farside_storage::{
+    AppendError, Keeper, StorageError, Store, StoreEvent, StoreFiles, StoreObserver, Workers, done_elsewhere,
+};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
@@ -27,7 +29,8 @@ pub struct Replica {
     opened_as: Superblock,
     files: StoreFiles,
     changed: watch::Sender<u64>,
-    keeper: OnceLock<Keeper>,
+    keeper: OnceLock<Arc<Keeper>>,
+    workers: Arc<dyn Workers>,
     stopping: AtomicBool,
 }
 
@@ -47,16 +50,17 @@ impl Replica {
     ///
     /// # Errors
     /// The operating system's, when it gives no threads.
-    pub fn start(store: Store, files: StoreFiles) -> std::io::Result<Arc<Self>> {
+    pub fn start(store: Store, files: StoreFiles, workers: Arc<dyn Workers>) -> std::io::Result<Arc<Self>> {
         let replica = Arc::new(Self {
             opened_as: store.superblock(),
             store: Arc::new(store),
             files,
             changed: watch::Sender::new(0),
             keeper: OnceLock::new(),
+            workers,
             stopping: AtomicBool::new(false),
         });
-        let keeper = Keeper::start(
+        let keeper = replica.workers.keep(
             replica.store.clone(),
             Arc::new(Observer(Arc::downgrade(&replica))),
             SYNC_INTERVAL,
@@ -150,9 +154,9 @@ impl Sink for Replica {
     async fn settle(&self) -> Result<SinkState, SinkError> {
         let store = self.store.clone();
         // May have to wait for a checkpoint that is recording how far the copy was.
-        tokio::task::spawn_blocking(move || store.rewind_copy())
+        done_elsewhere(&*self.workers, move || store.rewind_copy())
             .await
-            .map_err(|_| SinkError::ShuttingDown)?;
+            .ok_or(SinkError::ShuttingDown)?;
         let mut changed = self.changed();
         loop {
             self.check()?;
@@ -170,9 +174,9 @@ impl Sink for Replica {
     async fn begin_copy(&self, base: ChainPoint) -> Result<(), SinkError> {
         self.check()?;
         let (store, source) = (self.store.clone(), self.opened_as.source);
-        let begun = tokio::task::spawn_blocking(move || store.begin_copy(&base, source)).await;
+        let begun = done_elsewhere(&*self.workers, move || store.begin_copy(&base, source)).await;
         begun
-            .map_err(|_| SinkError::ShuttingDown)?
+            .ok_or(SinkError::ShuttingDown)?
             .map_err(|error| self.degraded(&error))?;
         self.wake();
         Ok(())
@@ -218,9 +222,9 @@ impl Sink for Replica {
         self.check()?;
         let store = self.store.clone();
         // Without holes at the receiver this writes zeroes, which can take long.
-        let zeroed = tokio::task::spawn_blocking(move || store.zero_copy(offset, length)).await;
+        let zeroed = done_elsewhere(&*self.workers, move || store.zero_copy(offset, length)).await;
         zeroed
-            .map_err(|_| SinkError::ShuttingDown)?
+            .ok_or(SinkError::ShuttingDown)?
             .map_err(|error| self.degraded(&error))
     }
 

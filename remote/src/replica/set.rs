@@ -10,7 +10,8 @@ use farside_protocol::journal::limits::{
 use farside_protocol::journal::{Role, Superblock};
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
 use farside_storage::{
-    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
+    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, SystemWorkers, create_files,
+    open_files,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -302,7 +303,7 @@ fn open_replica(files: &StoreFiles, clock: &Arc<dyn Clock>) -> Result<Arc<Replic
     }
     let store = Store::open(set.devices, clock.clone())?;
     set.mark.settle()?;
-    let started = Replica::start(store, files.clone());
+    let started = Replica::start(store, files.clone(), Arc::new(SystemWorkers));
     started.map_err(|source| StorageError::Io {
         operation: farside_storage::Operation::Open,
         name,

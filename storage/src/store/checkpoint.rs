@@ -182,4 +182,9 @@ impl super::Consumer {
     pub fn is_held(&self) -> bool {
         self.state != ConsumerState::NeedsCopy
     }
+
+    /// Whether records may be read for it.
+    pub(super) fn follows(&self) -> bool {
+        self.is_held() && !self.leaving
+    }
 }

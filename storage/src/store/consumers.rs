@@ -57,6 +57,7 @@ impl Store {
             name: name.to_owned(),
             state: ConsumerState::NeedsCopy,
             acked: ChainPoint::default(),
+            leaving: false,
             map,
         };
         self.state.lock().consumers.push(consumer);
@@ -87,6 +88,7 @@ impl Store {
             let consumer = find(&mut state.consumers, name, self.name())?;
             consumer.state = ConsumerState::Copying;
             consumer.acked = base;
+            consumer.leaving = false;
             base
         };
         self.checkpoint()?;
@@ -138,6 +140,15 @@ impl Store {
         state.counters.received_blocks += received_blocks;
     }
 
+    /// Whether what was just read for a consumer may be sent to it. Once it is being let go it may not: what it can
+    /// have received is written down at that time.
+    #[must_use]
+    pub fn may_send_to(&self, name: &str) -> bool {
+        let state = self.state.lock();
+        let consumer = state.consumers.iter().find(|consumer| consumer.name == name);
+        consumer.is_some_and(Consumer::follows)
+    }
+
     /// Chunks after `from`, up to `limit`, as many whole ones as `max_bytes` hold.
     ///
     /// # Errors
@@ -179,15 +190,20 @@ impl Store {
 
     /// Cuts loose all consumers confirmed up to an address below `below`: what they miss goes to their maps.
     pub(super) fn cut_loose(&self, below: u64) -> Result<Vec<String>, StorageError> {
-        let behind: Vec<(String, ConsumerState, ChainPoint)> = {
-            let state = self.state.lock();
-            let behind = state.holders().filter(|consumer| consumer.acked.address < below);
-            behind
-                .map(|consumer| (consumer.name.clone(), consumer.state, consumer.acked))
-                .collect()
+        // From here on nothing more is read for them, so that the trail has an end.
+        let (behind, sent): (Vec<(String, ConsumerState, ChainPoint)>, ChainPoint) = {
+            let mut state = self.state.lock();
+            let sent = state.points.durable;
+            let holders = state.consumers.iter_mut().filter(|consumer| consumer.is_held());
+            let behind = holders.filter(|consumer| consumer.acked.address < below);
+            let behind = behind.map(|consumer| {
+                consumer.leaving = true;
+                (consumer.name.clone(), consumer.state, consumer.acked)
+            });
+            (behind.collect(), sent)
         };
         for (name, was, acked) in &behind {
-            let trail = self.trail_from(*acked)?;
+            let trail = self.trail_between(*acked, sent)?;
             // The long walk first, while the host goes on; then the little that came meanwhile, with appends held.
             let walked = self.mark_missed(name, *acked, self.points().journaled)?;
             let _appender = self.appender.lock();
@@ -205,16 +221,16 @@ impl Store {
                 consumer.map.mark(0, self.volume_bytes);
             }
             // Also in the middle of a copy: its end may have reached the remote before it was confirmed here.
-            consumer.map.set_trail(trail);
+            consumer.map.set_trail(trail, *was == ConsumerState::Copying);
             consumer.state = ConsumerState::NeedsCopy;
+            consumer.leaving = false;
         }
         Ok(behind.into_iter().map(|(name, ..)| name).collect())
     }
 
     /// The ends of the chunks after a confirmed point: what of them reached the consumer is known to it alone.
-    fn trail_from(&self, acked: ChainPoint) -> Result<Vec<ChainPoint>, StorageError> {
+    fn trail_between(&self, acked: ChainPoint, limit: ChainPoint) -> Result<Vec<ChainPoint>, StorageError> {
         let (mut trail, mut buffer) = (vec![acked], Vec::new());
-        let limit = self.points().durable;
         while trail.len() < MAX_TRAIL_POINTS {
             let from = trail.last().copied().unwrap_or(acked);
             let spans = self

@@ -80,7 +80,31 @@ pub struct Snapshot {
     pub recovered: Recovered,
 }
 
+/// Which of a store's long steps are under way at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UnderWay {
+    /// A chunk is being written to the journal, or the end of the journal is held still.
+    pub appending: bool,
+    /// The journal is being made durable.
+    pub syncing: bool,
+    /// The image is being written.
+    pub draining: bool,
+    /// Positions are being recorded.
+    pub recording: bool,
+}
+
 impl Store {
+    /// What the store is doing now: whoever wonders why nothing moves sees here what is waited for.
+    #[must_use]
+    pub fn under_way(&self) -> UnderWay {
+        UnderWay {
+            appending: self.appender.is_locked(),
+            syncing: self.sync_gate.is_locked() || self.journal_sync.is_locked(),
+            draining: self.drain.is_locked(),
+            recording: self.superblock.is_locked(),
+        }
+    }
+
     /// Name of the volume.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -231,6 +231,7 @@ fn opening_state(
             name: slot.name.clone(),
             state,
             acked: slot.acked,
+            leaving: false,
             map,
         });
     }

@@ -48,6 +48,8 @@ pub struct Consumer {
     pub state: ConsumerState,
     /// Up to where it confirmed.
     pub acked: ChainPoint,
+    /// It is being cut loose: nothing more is read for it.
+    pub(super) leaving: bool,
     pub(super) map: BlockMap,
 }
 

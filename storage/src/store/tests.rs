@@ -301,6 +301,7 @@ fn what_may_have_reached_a_remote_unconfirmed_can_be_proved_after_the_journal_ha
         while world.store.consumer("far").unwrap().state != ConsumerState::NeedsCopy {
             world.step(&mut random);
         }
+        assert!(!world.store.may_send_to("far"), "its trail has an end");
         while world.store.locate(sent.record).unwrap().is_some() {
             world.step(&mut random);
         }

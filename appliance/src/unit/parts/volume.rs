@@ -12,7 +12,7 @@ use crate::targets::nbd::Counters;
 use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;
-use farside_storage::{Store, StoreFiles, remove_map};
+use farside_storage::{Store, StoreFiles, SystemWorkers, open_map, remove_map};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -76,7 +76,7 @@ impl Volume {
         files: StoreFiles,
         (store, made): (Store, bool),
     ) -> Result<Self, PartError> {
-        let disk = Disk::start(store)?;
+        let disk = Disk::start(store, Arc::new(SystemWorkers))?;
         let links = Arc::new(Links {
             disk: disk.clone(),
             links: Mutex::default(),
@@ -130,7 +130,12 @@ impl Volume {
     pub(crate) async fn add_remote(&self, remote: &RemoteConfig) -> Result<(), PartError> {
         let (disk, unit) = (self.served.volume.clone(), self.sending.unit.clone());
         let (name, files) = (remote.name.clone(), self.files.clone());
-        let made = tokio::task::spawn_blocking(move || LinkSource::new(disk, unit, &name, &files)).await;
+        let made = tokio::task::spawn_blocking(move || {
+            LinkSource::new(disk, unit, &name, |superblock| {
+                open_map(&files, &name, superblock)
+            })
+        })
+        .await;
         let source = Arc::new(made.map_err(|error| PartError::failed(error.to_string()))??);
         let config = SenderConfig {
             window_bytes: self.sending.window_bytes,

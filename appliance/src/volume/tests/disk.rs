@@ -2,7 +2,9 @@
 
 use crate::volume::Volume;
 use farside_protocol::journal::Role;
-use farside_storage::{Device, Operation, StorageError, Store, StoreDevices, StoreParameters, SystemClock};
+use farside_storage::{
+    Device, Operation, StorageError, Store, StoreDevices, StoreParameters, SystemClock, SystemWorkers,
+};
 use parking_lot::{Condvar, Mutex};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -157,7 +159,7 @@ impl World {
             maps: Vec::new(),
         };
         let store = Store::open(devices, Arc::new(SystemClock::new())).unwrap();
-        Volume::start(store).unwrap()
+        Volume::start(store, Arc::new(SystemWorkers)).unwrap()
     }
 }
 
