@@ -27,6 +27,15 @@ impl Random {
         self.next_u64().checked_rem(bound).unwrap_or(0)
     }
 
+    /// One of these.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        let at = usize::try_from(self.below(from.len() as u64)).unwrap_or(0);
+        from.get(at).expect("there is something to pick from")
+    }
+
     /// A number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low) + 1)

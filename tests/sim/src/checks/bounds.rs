@@ -1,0 +1,35 @@
+//! Memory is bounded: what a store and a link keep stays below what their limits say.
+
+use crate::world::World;
+use farside_protocol::journal::limits::MAX_RECORDS;
+
+/// Bytes of the smallest chunk.
+const CHUNK_BYTES: u64 = 4096;
+
+/// Looks at everything that could grow.
+///
+/// # Panics
+/// When something has.
+pub fn check(world: &World) {
+    for site in world.sites() {
+        let Some(volume) = site.volume.borrow().clone() else {
+            continue;
+        };
+        let (used, ring) = volume.store().ring_use();
+        assert!(
+            used <= ring,
+            "{}: {used} bytes in use of a ring of {ring}",
+            site.name
+        );
+        // Every record cuts at most two ranges in three.
+        let most = usize::try_from(ring / CHUNK_BYTES).unwrap_or(usize::MAX) * MAX_RECORDS * 2 + 1;
+        let pending = volume.store().pending_pieces();
+        assert!(pending <= most, "{}: {pending} ranges pending", site.name);
+        if pending > 0 && volume.store().points().applied == volume.store().points().journaled {
+            panic!(
+                "{}: {pending} ranges wait for the mirror, which has everything",
+                site.name
+            );
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The promises, one file each. They see what happened and what lies on the disks, and panic when one is broken.
+
+pub mod durability;
+pub mod links;
+pub mod positions;
+pub mod prefix;
+pub mod reads;
+pub mod recovery;
+pub mod waiting;
+pub mod bounds;
+pub mod catching_up;

@@ -1,0 +1,514 @@
+//! Disks of the world: what was written stays in a volatile cache until it is synced, and a power loss keeps any
+//! version of any unsynced sector.
+//!
+//! A [`Platter`] outlives processes; a [`SimDisk`] is one process's hold on it and dies with it. A sync that fails
+//! forgets which sectors it should have written, as operating systems do: a later one that succeeds does not
+//! bring them back.
+
+use crate::process::Process;
+use crate::schedule;
+use farside_storage::{Device, Extent, Operation, StorageError};
+use farside_tests::random::Random;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// What a device writes whole or not at all.
+const SECTOR: usize = 512;
+const PAGE: usize = 4096;
+/// Versions of an unsynced sector that a power loss chooses from.
+const VERSIONS: usize = 4;
+
+/// Sees what reaches a disk, from inside the call.
+pub trait Tap: Debug + Send + Sync {
+    /// These bytes stand at `offset` now, in the cache.
+    fn wrote(&self, offset: u64, bytes: &[u8]);
+    /// This range reads as zeroes now.
+    fn zeroed(&self, offset: u64, length: u64);
+    /// A sync succeeded.
+    fn synced(&self, platter: &Platter);
+}
+
+/// A fault that the next matching call meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A read fails; the next one succeeds.
+    Read,
+    /// A write fails, of which a part was done.
+    Write,
+    /// There is no space for a write.
+    NoSpace,
+    /// A sync fails, and what it should have written may be lost.
+    Sync,
+}
+
+type Sector = [u8; SECTOR];
+
+#[derive(Debug)]
+struct Unsynced {
+    durable: Sector,
+    /// Oldest first; the last is what reads give.
+    versions: Vec<Sector>,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    pages: Vec<Option<Box<[u8; PAGE]>>>,
+    unsynced: BTreeMap<usize, Unsynced>,
+    /// What is durable of sectors that a failed sync gave up: reads give something else, no sync writes it.
+    given_up: BTreeMap<usize, Sector>,
+    /// Calls until the fault, and which.
+    faults: Vec<(u64, Fault)>,
+}
+
+/// The medium itself.
+#[derive(Debug)]
+pub struct Platter {
+    name: String,
+    bytes: u64,
+    content: Mutex<Content>,
+    tap: Mutex<Option<Arc<dyn Tap>>>,
+    /// Several sectors of a page survive together or not at all.
+    whole_pages: bool,
+}
+
+impl Content {
+    fn read(&self, offset: usize, buffer: &mut [u8]) {
+        let mut at = offset;
+        for part in split(buffer, offset) {
+            let (page, inside) = (at / PAGE, at % PAGE);
+            match self.pages.get(page).and_then(Option::as_ref) {
+                Some(page) => part.copy_from_slice(&page[inside..inside + part.len()]),
+                None => part.fill(0),
+            }
+            at += part.len();
+        }
+    }
+
+    fn sector(&self, sector: usize) -> Sector {
+        let mut bytes = [0; SECTOR];
+        self.read(sector * SECTOR, &mut bytes);
+        bytes
+    }
+
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
+        let mut at = offset;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (page, inside) = (at / PAGE, at % PAGE);
+            let length = rest.len().min(PAGE - inside);
+            let page = self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]));
+            page[inside..inside + length].copy_from_slice(&rest[..length]);
+            rest = &rest[length..];
+            at += length;
+        }
+    }
+
+    /// Writes into the cache.
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let sectors = offset / SECTOR..(offset + bytes.len()).div_ceil(SECTOR);
+        for sector in sectors
+            .clone()
+            .filter(|sector| !self.unsynced.contains_key(sector))
+            .collect::<Vec<_>>()
+        {
+            let durable = self
+                .given_up
+                .remove(&sector)
+                .unwrap_or_else(|| self.sector(sector));
+            let versions = Vec::new();
+            self.unsynced.insert(sector, Unsynced { durable, versions });
+        }
+        self.put(offset, bytes);
+        for sector in sectors {
+            let now = self.sector(sector);
+            if let Some(unsynced) = self.unsynced.get_mut(&sector) {
+                if unsynced.versions.len() == VERSIONS {
+                    unsynced.versions.remove(0);
+                }
+                unsynced.versions.push(now);
+            }
+        }
+    }
+
+    /// Whether the next call of a kind fails, and how.
+    fn fault(&mut self, kinds: &[Fault]) -> Option<Fault> {
+        let at = self.faults.iter().position(|(_, fault)| kinds.contains(fault))?;
+        if self.faults[at].0 > 0 {
+            self.faults[at].0 -= 1;
+            return None;
+        }
+        Some(self.faults.remove(at).1)
+    }
+}
+
+/// The pieces of a buffer that lie on one page each.
+fn split(buffer: &mut [u8], offset: usize) -> impl Iterator<Item = &mut [u8]> {
+    let first = (PAGE - offset % PAGE).min(buffer.len());
+    let (head, rest) = buffer.split_at_mut(first);
+    std::iter::once(head).chain(rest.chunks_mut(PAGE))
+}
+
+impl Platter {
+    /// A medium full of zeroes.
+    #[must_use]
+    pub fn new(name: &str, bytes: u64, whole_pages: bool) -> Arc<Self> {
+        let pages = index(bytes).div_ceil(PAGE);
+        Arc::new(Self {
+            name: name.to_owned(),
+            bytes,
+            content: Mutex::new(Content {
+                pages: (0..pages).map(|_| None).collect(),
+                ..Content::default()
+            }),
+            tap: Mutex::default(),
+            whole_pages,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whoever sees what happens here.
+    pub fn watch(&self, tap: Arc<dyn Tap>) {
+        *self.tap.lock() = Some(tap);
+    }
+
+    fn tap(&self) -> Option<Arc<dyn Tap>> {
+        self.tap.lock().clone()
+    }
+
+    /// A call from now on meets a fault.
+    pub fn plan(&self, fault: Fault, calls: u64) {
+        self.content.lock().faults.push((calls, fault));
+    }
+
+    /// No call meets a fault any more.
+    pub fn heal(&self) {
+        self.content.lock().faults.clear();
+    }
+
+    /// Loses power: of each unsynced sector any version survives.
+    pub fn lose_power(&self, random: &mut Random) {
+        let mut content = self.content.lock();
+        let unsynced = std::mem::take(&mut content.unsynced);
+        // Some power losses keep nearly all, some nearly nothing, some exactly one thing.
+        let keep_percent = *random.pick(&[0, 10, 50, 90, 100, 50]);
+        let (mut page, mut fate) = (usize::MAX, true);
+        for (sector, lost) in unsynced {
+            let same_page = self.whole_pages && sector * SECTOR / PAGE == page;
+            page = sector * SECTOR / PAGE;
+            if !same_page {
+                fate = random.below(100) < keep_percent;
+            }
+            let survivor = match (fate, self.whole_pages) {
+                (false, _) => lost.durable,
+                (true, true) => lost.versions.last().copied().unwrap_or(lost.durable),
+                (true, false) => {
+                    let version = index(random.below(lost.versions.len() as u64));
+                    let newest = random.below(2) == 0;
+                    let version = if newest { lost.versions.len() - 1 } else { version };
+                    lost.versions[version]
+                }
+            };
+            content.put(sector * SECTOR, &survivor);
+        }
+        for (sector, durable) in std::mem::take(&mut content.given_up) {
+            content.put(sector * SECTOR, &durable);
+        }
+    }
+
+    /// Whether nothing of this range can be lost.
+    #[must_use]
+    pub fn is_durable(&self, range: std::ops::Range<u64>) -> bool {
+        let content = self.content.lock();
+        let sectors = index(range.start) / SECTOR..index(range.end).div_ceil(SECTOR);
+        content.unsynced.range(sectors.clone()).next().is_none()
+            && content.given_up.range(sectors).next().is_none()
+    }
+
+    /// A copy of what is on it, as it would be after a power loss now.
+    #[must_use]
+    pub fn fork(&self, power_lost: bool, random: &mut Random) -> Arc<Self> {
+        let content = self.content.lock();
+        let unsynced = content.unsynced.iter().map(|(sector, unsynced)| {
+            let copy = Unsynced {
+                durable: unsynced.durable,
+                versions: unsynced.versions.clone(),
+            };
+            (*sector, copy)
+        });
+        let copy = Arc::new(Self {
+            name: format!("a copy of {}", self.name),
+            bytes: self.bytes,
+            content: Mutex::new(Content {
+                pages: content.pages.clone(),
+                unsynced: unsynced.collect(),
+                given_up: content.given_up.clone(),
+                faults: Vec::new(),
+            }),
+            tap: Mutex::default(),
+            whole_pages: self.whole_pages,
+        });
+        drop(content);
+        if power_lost {
+            copy.lose_power(random);
+        }
+        copy
+    }
+
+    /// Takes over what is on another medium of this size, durably.
+    pub fn restore(&self, from: &Self) {
+        let pages = from.content.lock().pages.clone();
+        let mut content = self.content.lock();
+        content.pages = pages;
+        content.unsynced.clear();
+        content.given_up.clear();
+    }
+
+    /// Flips a bit in a range of the medium, if anything was ever written there. True if a bit was flipped.
+    pub fn flip_bit(&self, random: &mut Random, range: std::ops::Range<u64>) -> bool {
+        let mut content = self.content.lock();
+        let at = index(random.between(range.start, range.end.saturating_sub(1)));
+        let Some(Some(page)) = content.pages.get_mut(at / PAGE) else {
+            return false;
+        };
+        if page.iter().all(|byte| *byte == 0) {
+            return false;
+        }
+        page[at % PAGE] ^= 1 << random.below(8);
+        let sector = at / SECTOR;
+        let now = content.sector(sector);
+        if let Some(unsynced) = content.unsynced.get_mut(&sector) {
+            unsynced.versions.push(now);
+        }
+        true
+    }
+
+    /// What reads give now.
+    #[must_use]
+    pub fn content(&self) -> Vec<u8> {
+        let mut bytes = vec![0; index(self.bytes)];
+        self.content.lock().read(0, &mut bytes);
+        bytes
+    }
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).expect("simulated disks are small")
+}
+
+/// One process's hold on a medium.
+#[derive(Debug)]
+pub struct SimDisk {
+    platter: Arc<Platter>,
+    process: Arc<Process>,
+    /// Calls are not interrupted and do not count: for checks.
+    quiet: bool,
+}
+
+impl SimDisk {
+    /// The medium as `process` opens it.
+    #[must_use]
+    pub fn open(platter: &Arc<Platter>, process: &Arc<Process>) -> Arc<Self> {
+        Arc::new(Self {
+            platter: platter.clone(),
+            process: process.clone(),
+            quiet: false,
+        })
+    }
+
+    /// The same for a check that must not change the course of the world.
+    #[must_use]
+    pub fn quietly(platter: &Arc<Platter>) -> Arc<Self> {
+        Arc::new(Self {
+            platter: platter.clone(),
+            process: Process::new("check"),
+            quiet: true,
+        })
+    }
+
+    fn io(&self, operation: Operation, offset: u64, code: i32) -> StorageError {
+        StorageError::Io {
+            operation,
+            name: self.platter.name.clone(),
+            offset,
+            source: io::Error::from_raw_os_error(code),
+        }
+    }
+
+    /// A call begins: others may go first, and the process may die in it.
+    fn enter(&self, operation: Operation, offset: u64) -> Result<Life, StorageError> {
+        if self.quiet {
+            return Ok(Life::Goes);
+        }
+        schedule::at_device();
+        if self.process.is_dead() {
+            return Err(self.io(operation, offset, EIO));
+        }
+        Ok(match self.process.call() {
+            None => Life::Goes,
+            Some(number) => Life::Ends([Done::Nothing, Done::Half, Done::All][index(number % 3)]),
+        })
+    }
+
+    fn check_range(&self, operation: Operation, offset: u64, length: usize) -> Result<usize, StorageError> {
+        if offset.saturating_add(length as u64) > self.platter.bytes {
+            return Err(self.io(operation, offset, EINVAL));
+        }
+        Ok(index(offset))
+    }
+}
+
+/// Whether the process lives on after a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Goes,
+    Ends(Done),
+}
+
+/// How much of the call in which it dies has an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Done {
+    Nothing,
+    Half,
+    All,
+}
+
+const EIO: i32 = 5;
+const EINVAL: i32 = 22;
+const ENOSPC: i32 = 28;
+
+impl Device for SimDisk {
+    fn name(&self) -> &str {
+        &self.platter.name
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StorageError> {
+        let life = self.enter(Operation::Read, offset)?;
+        let at = self.check_range(Operation::Read, offset, buffer.len())?;
+        let mut content = self.platter.content.lock();
+        if life != Life::Goes || content.fault(&[Fault::Read]).is_some() {
+            return Err(self.io(Operation::Read, offset, EIO));
+        }
+        content.read(at, buffer);
+        Ok(())
+    }
+
+    fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> Result<(), StorageError> {
+        let life = self.enter(Operation::Write, offset)?;
+        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        let at = self.check_range(Operation::Write, offset, bytes.len())?;
+        let mut content = self.platter.content.lock();
+        let fault = content.fault(&[Fault::Write, Fault::NoSpace]);
+        if fault.is_some() || matches!(life, Life::Ends(done) if done < Done::All) {
+            // A part of it, whole sectors from the front.
+            let part = match life {
+                Life::Ends(Done::Nothing) => 0,
+                _ => (bytes.len() / 2).next_multiple_of(SECTOR).min(bytes.len()),
+            };
+            content.write(at, &bytes[..part]);
+            let code = if fault == Some(Fault::NoSpace) {
+                ENOSPC
+            } else {
+                EIO
+            };
+            return Err(self.io(Operation::Write, offset, code));
+        }
+        content.write(at, &bytes);
+        drop(content);
+        if let Some(tap) = self.platter.tap().filter(|_| !self.quiet) {
+            tap.wrote(offset, &bytes);
+        }
+        if life == Life::Goes {
+            Ok(())
+        } else {
+            Err(self.io(Operation::Write, offset, EIO))
+        }
+    }
+
+    fn zero_at(&self, offset: u64, length: u64, allocate: bool) -> Result<(), StorageError> {
+        let life = self.enter(Operation::Zero, offset)?;
+        let at = self.check_range(Operation::Zero, offset, index(length))?;
+        let mut content = self.platter.content.lock();
+        let no_space = allocate && content.fault(&[Fault::NoSpace]).is_some();
+        if life != Life::Goes || no_space {
+            let code = if no_space { ENOSPC } else { EIO };
+            return Err(self.io(Operation::Zero, offset, code));
+        }
+        content.write(at, &vec![0; index(length)]);
+        drop(content);
+        if let Some(tap) = self.platter.tap().filter(|_| !self.quiet) {
+            tap.zeroed(offset, length);
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        // What is written while a sync is under way may be durable after it, but nobody may rely on that.
+        let pending: Vec<(usize, Sector)> = {
+            let content = self.platter.content.lock();
+            let last = |unsynced: &Unsynced| unsynced.versions.last().copied().unwrap_or(unsynced.durable);
+            content
+                .unsynced
+                .iter()
+                .map(|(sector, unsynced)| (*sector, last(unsynced)))
+                .collect()
+        };
+        let life = self.enter(Operation::Sync, 0)?;
+        let mut content = self.platter.content.lock();
+        let fails = content.fault(&[Fault::Sync]).is_some();
+        if matches!(life, Life::Ends(done) if done < Done::All) {
+            return Err(self.io(Operation::Sync, 0, EIO));
+        }
+        for (number, (sector, bytes)) in pending.into_iter().enumerate() {
+            let Some(unsynced) = content.unsynced.get_mut(&sector) else {
+                continue;
+            };
+            let rewritten = unsynced.versions.last() != Some(&bytes);
+            // A failed sync loses every other sector, and nothing will ever write those.
+            if !fails || number % 2 == 0 {
+                unsynced.durable = bytes;
+            }
+            if rewritten {
+                unsynced.versions.retain(|version| *version != bytes);
+            } else if let Some(unsynced) = content.unsynced.remove(&sector)
+                && unsynced.durable != bytes
+            {
+                content.given_up.insert(sector, unsynced.durable);
+            }
+        }
+        drop(content);
+        if fails {
+            return Err(self.io(Operation::Sync, 0, EIO));
+        }
+        if let Some(tap) = self.platter.tap().filter(|_| !self.quiet) {
+            tap.synced(&self.platter);
+        }
+        if life == Life::Goes {
+            Ok(())
+        } else {
+            Err(self.io(Operation::Sync, 0, EIO))
+        }
+    }
+
+    fn extent_at(&self, offset: u64, end: u64) -> Result<Extent, StorageError> {
+        let content = self.platter.content.lock();
+        let has_data = |at: u64| content.pages.get(index(at) / PAGE).is_some_and(Option::is_some);
+        let data = has_data(offset);
+        let mut at = (offset / PAGE as u64 + 1) * PAGE as u64;
+        while at < end && has_data(at) == data {
+            at += PAGE as u64;
+        }
+        let length = at.min(end) - offset;
+        Ok(Extent { offset, length, data })
+    }
+}

@@ -1,0 +1,456 @@
+//! What really happened to one volume: every record in the order of its journal, read from the bytes that reached the
+//! journal's disk, not from anything the product says.
+//!
+//! It also knows which records are durable, by watching syncs, and which chunk every (epoch, sequence) ever stood for.
+
+use crate::disk::{Platter, Tap};
+use crate::stats::Stats;
+use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
+use farside_protocol::journal::{Record, RecordKind, What};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// A snapshot of the volume's state is kept every so many records.
+const SNAPSHOT_EVERY: usize = 32;
+
+/// One record of the volume.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// First byte changed.
+    pub offset: usize,
+    /// What stands there afterwards.
+    pub bytes: Arc<[u8]>,
+    /// Last record of its chunk.
+    pub chunk_end: u64,
+}
+
+/// A change a host asked for and has not been answered about.
+#[derive(Debug)]
+struct Asked {
+    number: u64,
+    offset: u64,
+    bytes: Arc<[u8]>,
+    kind: RecordKind,
+    /// Bytes of it that were journaled.
+    journaled: usize,
+}
+
+/// The history of one volume.
+#[derive(Debug)]
+pub struct History {
+    volume_bytes: usize,
+    /// Entry `n` is record `n + 1`.
+    entries: Vec<Entry>,
+    snapshots: BTreeMap<u64, Arc<[u8]>>,
+    sequence: u64,
+    /// Last record that is durable on the disk, whatever the product thinks.
+    durable: u64,
+    /// Chunks that are not durable yet: where they stand on the disk, and their last record.
+    volatile: VecDeque<(std::ops::Range<u64>, u64)>,
+    /// Chunks by epoch and sequence: checksum and last record.
+    chunks: BTreeMap<(u64, u64), (u32, u64)>,
+    asked: Vec<Asked>,
+    next_number: u64,
+    /// Since the volume was last opened its disks lost what was not durable.
+    pub power_was_lost: bool,
+    /// The highest record a host was told is journaled.
+    pub acknowledged: u64,
+    /// The highest record a host was told is durable.
+    pub flushed: u64,
+}
+
+impl History {
+    /// A volume of zeroes.
+    #[must_use]
+    pub fn new(volume_bytes: u64) -> Self {
+        let volume_bytes = usize::try_from(volume_bytes).expect("simulated volumes are small");
+        Self {
+            volume_bytes,
+            entries: Vec::new(),
+            snapshots: BTreeMap::from([(0, vec![0; volume_bytes].into())]),
+            sequence: 0,
+            durable: 0,
+            volatile: VecDeque::new(),
+            chunks: BTreeMap::new(),
+            asked: Vec::new(),
+            next_number: 0,
+            power_was_lost: false,
+            acknowledged: 0,
+            flushed: 0,
+        }
+    }
+
+    /// Number of the last record.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    /// Last record that is durable on the journal's disk.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Records after `after`, up to `to`.
+    pub fn between(&self, after: u64, to: u64) -> impl Iterator<Item = &Entry> {
+        let index = |record: u64| {
+            usize::try_from(record)
+                .unwrap_or(usize::MAX)
+                .min(self.entries.len())
+        };
+        self.entries[index(after)..index(to)].iter()
+    }
+
+    /// Whether a chunk ends with this record: the product never stands between.
+    #[must_use]
+    pub fn is_chunk_end(&self, record: u64) -> bool {
+        record == 0
+            || self
+                .between(record - 1, record)
+                .all(|entry| entry.chunk_end == record)
+    }
+
+    /// The volume after `record`.
+    #[must_use]
+    pub fn state_after(&self, record: u64) -> Vec<u8> {
+        let (base, snapshot) = self
+            .snapshots
+            .range(..=record)
+            .next_back()
+            .expect("there is one at 0");
+        let mut state = snapshot.to_vec();
+        for entry in self.between(*base, record) {
+            state[entry.offset..entry.offset + entry.bytes.len()].copy_from_slice(&entry.bytes);
+        }
+        state
+    }
+
+    /// A host asks for a change. Its number.
+    pub fn ask(&mut self, offset: u64, bytes: Arc<[u8]>, kind: RecordKind) -> u64 {
+        self.next_number += 1;
+        self.asked.push(Asked {
+            number: self.next_number,
+            offset,
+            bytes,
+            kind,
+            journaled: 0,
+        });
+        self.next_number
+    }
+
+    /// The host was answered, or is gone.
+    ///
+    /// # Panics
+    /// When it was told that the change is journaled and it is not, whole and once.
+    pub fn answered(&mut self, number: u64, acknowledged: Option<u64>) {
+        let at = self.asked.iter().position(|asked| asked.number == number);
+        let asked = self.asked.swap_remove(at.expect("a change is answered once"));
+        if let Some(position) = acknowledged {
+            assert_eq!(
+                asked.journaled,
+                asked.bytes.len(),
+                "acknowledged at {position}, and only {} of {} bytes at {} are in the journal",
+                asked.journaled,
+                asked.bytes.len(),
+                asked.offset
+            );
+            assert!(
+                position <= self.last(),
+                "acknowledged at {position} of {} records",
+                self.last()
+            );
+            self.acknowledged = self.acknowledged.max(position);
+        }
+    }
+
+    /// Everybody who waited is gone.
+    pub fn nobody_waits(&mut self) {
+        self.asked.clear();
+    }
+
+    /// The volume was opened again and ends with `record` now.
+    pub fn truncate(&mut self, record: u64, sequence: u64) {
+        self.entries
+            .truncate(usize::try_from(record).unwrap_or(usize::MAX));
+        self.snapshots.split_off(&(record + 1));
+        self.sequence = sequence;
+        self.acknowledged = self.acknowledged.min(record);
+        self.flushed = self.flushed.min(record);
+        self.durable = self.durable.min(record);
+        self.volatile.retain(|(_, last)| *last <= record);
+    }
+
+    /// Whether this is the chunk that the volume's journal had for its epoch and sequence, and durably.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn check_received(&self, what: &What<'_>) {
+        let header = &what.header;
+        let known = self.chunks.get(&(header.epoch, header.sequence));
+        let Some((checksum, last)) = known else {
+            panic!(
+                "a replica took chunk {}/{} that the volume never had",
+                header.epoch, header.sequence
+            );
+        };
+        assert_eq!(
+            (*checksum, *last),
+            (what.checksum, what.last_record()),
+            "a replica took another chunk {}/{} than the volume's",
+            header.epoch,
+            header.sequence
+        );
+        assert!(
+            *last <= self.durable,
+            "a replica took record {last}; the journal is durable up to {} only",
+            self.durable
+        );
+    }
+
+    fn journaled(&mut self, at: u64, what: &What<'_>, data: &[u8]) {
+        let header = &what.header;
+        let key = (header.epoch, header.sequence);
+        let known = self.chunks.insert(key, (what.checksum, what.last_record()));
+        assert!(
+            known.is_none_or(|(checksum, _)| checksum == what.checksum),
+            "chunk {}/{} stands for two contents",
+            key.0,
+            key.1
+        );
+        let place = at..at + what.stored_bytes();
+        if header.sequence <= self.sequence {
+            // The same chunk written once more, in its place.
+            return;
+        }
+        self.volatile.push_back((place, what.last_record()));
+        assert_eq!(
+            header.sequence,
+            self.sequence + 1,
+            "the journal skips or repeats a chunk"
+        );
+        assert_eq!(
+            header.first_record,
+            self.last() + 1,
+            "the journal skips or repeats a record"
+        );
+        assert!(
+            what.data_is_intact(data),
+            "a chunk with wrong checksums was journaled"
+        );
+        self.sequence = header.sequence;
+        let chunk_end = what.last_record();
+        let mut at = 0;
+        for record in what.records() {
+            let length = record.payload_bytes() as usize;
+            self.record(&record, &data[at..at + length], chunk_end);
+            at += length;
+        }
+    }
+
+    fn record(&mut self, record: &Record, payload: &[u8], chunk_end: u64) {
+        let bytes: Arc<[u8]> = match record.kind {
+            RecordKind::Write => payload.into(),
+            RecordKind::Mark(_) => Arc::default(),
+            RecordKind::Trim | RecordKind::Zero { .. } => vec![0; record.length as usize].into(),
+        };
+        if !matches!(record.kind, RecordKind::Mark(_)) {
+            self.was_asked_for(record, &bytes);
+        }
+        let offset = usize::try_from(record.offset).expect("inside a small volume");
+        assert!(
+            offset + bytes.len() <= self.volume_bytes,
+            "a record beyond the end of the volume"
+        );
+        self.entries.push(Entry {
+            offset,
+            bytes,
+            chunk_end,
+        });
+        if self.entries.len() % SNAPSHOT_EVERY == 0 {
+            let state = self.state_after(self.last());
+            self.snapshots.insert(self.last(), state.into());
+        }
+    }
+
+    /// Finds whose change this is, or the next part of.
+    fn was_asked_for(&mut self, record: &Record, bytes: &[u8]) {
+        // Only a write may be split; two changes that look alike are told apart by their length.
+        let fits = |asked: &Asked, whole: bool| {
+            let rest = &asked.bytes[asked.journaled..];
+            asked.kind == record.kind
+                && asked.offset + asked.journaled as u64 == record.offset
+                && (rest.len() == bytes.len() || (!whole && record.kind == RecordKind::Write && rest.len() > bytes.len()))
+                && rest[..bytes.len()] == *bytes
+        };
+        let whole = self.asked.iter().position(|asked| fits(asked, true));
+        let found = whole.or_else(|| self.asked.iter().position(|asked| fits(asked, false)));
+        let Some(asked) = found.and_then(|at| self.asked.get_mut(at)) else {
+            panic!(
+                "record {} ({:?}, {} bytes at {}) is nothing that a host asks for now",
+                self.last() + 1,
+                record.kind,
+                record.length,
+                record.offset
+            );
+        };
+        asked.journaled += bytes.len();
+    }
+
+    /// Which states a range may show: one after at least `from` and at most `to`, the same for each sector.
+    ///
+    /// # Errors
+    /// The first byte of a sector that shows none.
+    pub fn explains(&self, offset: usize, found: &[u8], from: u64, to: u64) -> Result<(), usize> {
+        const SECTOR: usize = 512;
+        let mut state = self.state_after(from);
+        let sectors: Vec<(usize, usize)> = (offset / SECTOR..(offset + found.len()).div_ceil(SECTOR))
+            .map(|sector| {
+                (
+                    (sector * SECTOR).max(offset),
+                    ((sector + 1) * SECTOR).min(offset + found.len()),
+                )
+            })
+            .collect();
+        let shows = |state: &[u8], (start, end): (usize, usize)| {
+            state[start..end] == found[start - offset..end - offset]
+        };
+        let mut open: Vec<(usize, usize)> = sectors
+            .into_iter()
+            .filter(|sector| !shows(&state, *sector))
+            .collect();
+        for entry in self.between(from, to) {
+            if open.is_empty() {
+                break;
+            }
+            state[entry.offset..entry.offset + entry.bytes.len()].copy_from_slice(&entry.bytes);
+            open.retain(|sector| !shows(&state, *sector));
+        }
+        open.first().map_or(Ok(()), |(start, _)| Err(*start))
+    }
+}
+
+/// Watches a volume's journal.
+#[derive(Debug)]
+pub struct JournalTap {
+    history: Arc<Mutex<History>>,
+    stats: Arc<Stats>,
+}
+
+impl JournalTap {
+    /// Feeds this history.
+    #[must_use]
+    pub fn new(history: &Arc<Mutex<History>>, stats: &Arc<Stats>) -> Arc<Self> {
+        Arc::new(Self {
+            history: history.clone(),
+            stats: stats.clone(),
+        })
+    }
+}
+
+/// The chunk that was written here, if it is one.
+#[must_use]
+pub fn chunk_in(offset: u64, bytes: &[u8]) -> Option<(What<'_>, &[u8])> {
+    if offset < RING_OFFSET || bytes.len() < BLOCK_BYTES {
+        return None;
+    }
+    let what = What::decode(&bytes[..BLOCK_BYTES]).ok()?;
+    let data = bytes.get(BLOCK_BYTES..BLOCK_BYTES + what.data_bytes as usize)?;
+    Some((what, data))
+}
+
+impl Tap for JournalTap {
+    fn wrote(&self, offset: u64, bytes: &[u8]) {
+        if let Some((what, data)) = chunk_in(offset, bytes) {
+            self.stats.trace("history", || {
+                let (header, last) = (&what.header, what.last_record());
+                let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);
+                format!("chunk {epoch}/{sequence}, records {first}..={last}, journaled at {offset}")
+            });
+            self.history.lock().journaled(offset, &what, data);
+        }
+    }
+
+    fn zeroed(&self, _: u64, _: u64) {}
+
+    fn synced(&self, platter: &Platter) {
+        let mut history = self.history.lock();
+        while let Some((_, last)) = history
+            .volatile
+            .front()
+            .filter(|(range, _)| platter.is_durable(range.clone()))
+        {
+            history.durable = history.durable.max(*last);
+            history.volatile.pop_front();
+        }
+    }
+}
+
+/// Watches an image: whatever is written there must be durable in the journal of the volume first.
+#[derive(Debug)]
+pub struct ImageTap {
+    history: Arc<Mutex<History>>,
+    /// Whether what is written comes from journal records at all: a copy brings other states.
+    name: &'static str,
+}
+
+impl ImageTap {
+    /// Checks against this history.
+    #[must_use]
+    pub fn new(history: &Arc<Mutex<History>>, name: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            history: history.clone(),
+            name,
+        })
+    }
+}
+
+impl Tap for ImageTap {
+    fn wrote(&self, offset: u64, bytes: &[u8]) {
+        let history = self.history.lock();
+        let (offset, durable) = (usize::try_from(offset).unwrap_or(usize::MAX), history.durable());
+        let explained = |from| history.explains(offset, bytes, from, durable);
+        // Records of the last batches; failing that, copied ranges of any age.
+        if let Err(at) = explained(durable.saturating_sub(64)).or_else(|_| explained(0)) {
+            panic!(
+                "{} byte {at} got content that no state of the volume up to the durable record {durable} has",
+                self.name
+            );
+        }
+    }
+
+    fn zeroed(&self, offset: u64, length: u64) {
+        self.wrote(offset, &vec![0; usize::try_from(length).unwrap_or(0)]);
+    }
+
+    fn synced(&self, _: &Platter) {}
+}
+
+/// Watches the journal of a replica: it takes the volume's chunks, in order, and only durable ones.
+#[derive(Debug)]
+pub struct ReplicaTap {
+    history: Arc<Mutex<History>>,
+}
+
+impl ReplicaTap {
+    /// Checks against this history.
+    #[must_use]
+    pub fn new(history: &Arc<Mutex<History>>) -> Arc<Self> {
+        Arc::new(Self {
+            history: history.clone(),
+        })
+    }
+}
+
+impl Tap for ReplicaTap {
+    fn wrote(&self, offset: u64, bytes: &[u8]) {
+        if let Some((what, data)) = chunk_in(offset, bytes) {
+            assert!(what.data_is_intact(data), "a replica journaled a damaged chunk");
+            self.history.lock().check_received(&what);
+        }
+    }
+
+    fn zeroed(&self, _: u64, _: u64) {}
+    fn synced(&self, _: &Platter) {}
+}

@@ -1,0 +1,21 @@
+//! A deterministic world for Farside: one seed decides everything that happens to the real journal, overlay, volume,
+//! link and replica.
+//!
+//! The product's code has no switches for this. The world plugs in where disks ([`farside_storage::Device`]), clocks
+//! ([`farside_storage::Clock`]), threads ([`farside_storage::Workers`]) and connections come from, and everything
+//! runs on one thread, in simulated time.
+
+pub mod checks;
+pub mod disk;
+pub mod history;
+pub mod host;
+pub mod local;
+pub mod net;
+pub mod process;
+pub mod remote;
+pub mod run;
+pub mod schedule;
+pub mod stats;
+pub mod time;
+pub mod workers;
+pub mod world;

@@ -1,0 +1,399 @@
+//! Connections between processes: bytes arrive late, in pieces, or never; they are cut, corrupted and doubled; a
+//! machine that loses power leaves its peer with a connection that is half open.
+
+use crate::process::Process;
+use crate::stats::Stats;
+use farside_tests::random::Random;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Bytes on their way in one direction, at most.
+const CAPACITY: usize = 256 << 10;
+
+/// What the network does to everybody.
+#[derive(Debug, Clone, Copy)]
+pub struct Weather {
+    /// New connections are possible.
+    pub up: bool,
+    /// A piece takes at least so long, in microseconds.
+    pub delay_us: u64,
+    /// And up to so much more.
+    pub jitter_us: u64,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    pieces: VecDeque<(Instant, Vec<u8>)>,
+    bytes: usize,
+    /// Everything that is written vanishes.
+    swallows: bool,
+    /// The writer closed it.
+    ended: bool,
+    /// Neither end can use it any more.
+    reset: bool,
+    corrupt_next: bool,
+    double_next: bool,
+    drop_next: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Lane {
+    fn wake(&mut self) {
+        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Wire {
+    lanes: [Mutex<Lane>; 2],
+    ends: [Arc<Process>; 2],
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    random: Random,
+    weather: Weather,
+}
+
+/// A network with its connections.
+#[derive(Debug)]
+pub struct Net {
+    wires: Mutex<Vec<Arc<Wire>>>,
+    shared: Arc<Mutex<Shared>>,
+    stats: Arc<Stats>,
+}
+
+/// The reading half of one end.
+#[derive(Debug)]
+pub struct ReadEnd {
+    wire: Arc<Wire>,
+    lane: usize,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// The writing half of one end. Dropping it ends the lane.
+#[derive(Debug)]
+pub struct WriteEnd {
+    wire: Arc<Wire>,
+    lane: usize,
+}
+
+/// One end of a connection.
+pub type End = (ReadEnd, WriteEnd);
+
+impl Net {
+    /// A network in which everything arrives at once.
+    #[must_use]
+    pub fn new(seed: u64, stats: Arc<Stats>) -> Arc<Self> {
+        let weather = Weather {
+            up: true,
+            delay_us: 50,
+            jitter_us: 200,
+        };
+        let shared = Shared {
+            random: Random::new(seed ^ 0x0e7),
+            weather,
+        };
+        Arc::new(Self {
+            wires: Mutex::default(),
+            shared: Arc::new(Mutex::new(shared)),
+            stats,
+        })
+    }
+
+    /// Changes what the network does to everybody.
+    pub fn set_weather(&self, weather: Weather) {
+        self.shared.lock().weather = weather;
+    }
+
+    /// What the network does to everybody.
+    #[must_use]
+    pub fn weather(&self) -> Weather {
+        self.shared.lock().weather
+    }
+
+    /// A connection from one process to another; `None` when there is no way.
+    #[must_use]
+    pub fn connect(&self, from: &Arc<Process>, to: &Arc<Process>) -> Option<(End, End)> {
+        if !self.weather().up || from.is_dead() || to.is_dead() {
+            return None;
+        }
+        let wire = Arc::new(Wire {
+            lanes: Default::default(),
+            ends: [from.clone(), to.clone()],
+            shared: self.shared.clone(),
+        });
+        let mut wires = self.wires.lock();
+        wires.retain(|wire| !wire.is_over());
+        wires.push(wire.clone());
+        Some((wire.end(0), wire.end(1)))
+    }
+
+    /// The connections in use.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.wires.lock().iter().filter(|wire| !wire.is_over()).count()
+    }
+
+    /// Does something to every connection.
+    fn each(&self, act: impl Fn(&mut Lane)) {
+        for wire in self.wires.lock().iter().filter(|wire| !wire.is_over()) {
+            for lane in &wire.lanes {
+                let mut lane = lane.lock();
+                act(&mut lane);
+                lane.wake();
+            }
+        }
+    }
+
+    /// Every connection is reset; what was on its way is lost.
+    pub fn cut(&self) {
+        self.stats.count("connections cut");
+        self.each(|lane| {
+            lane.pieces.clear();
+            lane.bytes = 0;
+            lane.reset = true;
+        });
+    }
+
+    /// Every connection stays open and carries nothing any more.
+    pub fn freeze(&self) {
+        self.stats.count("connections half open");
+        self.each(|lane| {
+            lane.pieces.clear();
+            lane.bytes = 0;
+            lane.swallows = true;
+        });
+    }
+
+    /// The next piece one way of every connection has a byte changed.
+    pub fn corrupt(&self, way: usize) {
+        self.stats.count("pieces corrupted");
+        self.mark(way, |lane| lane.corrupt_next = true);
+    }
+
+    /// The next piece one way of every connection arrives twice.
+    pub fn double(&self, way: usize) {
+        self.stats.count("pieces doubled");
+        self.mark(way, |lane| lane.double_next = true);
+    }
+
+    /// The next piece one way of every connection is left out.
+    pub fn leave_out(&self, way: usize) {
+        self.stats.count("pieces left out");
+        self.mark(way, |lane| lane.drop_next = true);
+    }
+
+    fn mark(&self, way: usize, act: impl Fn(&mut Lane)) {
+        for wire in self.wires.lock().iter().filter(|wire| !wire.is_over()) {
+            act(&mut wire.lanes[way % 2].lock());
+        }
+    }
+
+    /// A process is gone. Killed: its connections end after what it had sent. Without power: they just fall silent.
+    pub fn gone(&self, process: &Arc<Process>, silently: bool) {
+        for wire in self.wires.lock().iter() {
+            for (number, end) in wire.ends.iter().enumerate() {
+                if !Arc::ptr_eq(end, process) {
+                    continue;
+                }
+                let mut out = wire.lanes[number].lock();
+                if silently {
+                    out.pieces.clear();
+                    out.swallows = true;
+                } else {
+                    out.ended = true;
+                }
+                out.wake();
+                drop(out);
+                let mut back = wire.lanes[1 - number].lock();
+                if silently {
+                    back.swallows = true;
+                } else {
+                    back.reset = true;
+                }
+                back.wake();
+            }
+        }
+    }
+
+    /// Most bytes on their way on one lane.
+    #[must_use]
+    pub fn most_on_the_way(&self) -> usize {
+        let wires = self.wires.lock();
+        let lanes = wires.iter().flat_map(|wire| wire.lanes.iter());
+        lanes.map(|lane| lane.lock().bytes).max().unwrap_or(0)
+    }
+}
+
+impl Wire {
+    fn end(self: &Arc<Self>, number: usize) -> End {
+        let read = ReadEnd {
+            wire: self.clone(),
+            lane: 1 - number,
+            timer: None,
+        };
+        let write = WriteEnd {
+            wire: self.clone(),
+            lane: number,
+        };
+        (read, write)
+    }
+
+    fn is_over(&self) -> bool {
+        self.lanes.iter().all(|lane| {
+            let lane = lane.lock();
+            lane.reset || lane.ended
+        })
+    }
+
+    fn writer_is_dead(&self, lane: usize) -> bool {
+        self.ends[lane].is_dead()
+    }
+}
+
+impl AsyncRead for ReadEnd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let mut lane = this.wire.lanes[this.lane].lock();
+        if lane.reset {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        lane.reader = Some(context.waker().clone());
+        let Some((due, piece)) = lane.pieces.front_mut() else {
+            return if lane.ended && !lane.swallows {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            };
+        };
+        if *due > Instant::now() {
+            let mut timer = Box::pin(sleep_until(*due));
+            drop(lane);
+            let arrived = timer.as_mut().poll(context);
+            this.timer = Some(timer);
+            if arrived.is_pending() {
+                return Poll::Pending;
+            }
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let count = piece.len().min(into.remaining());
+        into.put_slice(&piece[..count]);
+        piece.drain(..count);
+        if piece.is_empty() {
+            lane.pieces.pop_front();
+        }
+        lane.bytes -= count;
+        if let Some(writer) = lane.writer.take() {
+            writer.wake();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for WriteEnd {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let (wire, number) = (&self.wire, self.lane);
+        let mut lane = wire.lanes[number].lock();
+        if wire.writer_is_dead(number) {
+            // Nothing a dead process does has an effect.
+            return Poll::Pending;
+        }
+        if lane.reset || lane.ended {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if lane.bytes >= CAPACITY {
+            lane.writer = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let mut shared = wire.shared.lock();
+        let most = bytes.len().min(CAPACITY - lane.bytes);
+        let count = match shared.random.below(4) {
+            0 => usize::try_from(shared.random.between(1, most as u64)).unwrap_or(most),
+            _ => most,
+        };
+        if lane.swallows {
+            // The sender's own buffer takes it until it is full.
+            lane.bytes += count;
+            return Poll::Ready(Ok(count));
+        }
+        let weather = shared.weather;
+        let delay = weather.delay_us + shared.random.below(weather.jitter_us.max(1));
+        let mut due = Instant::now() + Duration::from_micros(delay);
+        if let Some((before, _)) = lane.pieces.back() {
+            due = due.max(*before);
+        }
+        let mut piece = bytes[..count].to_vec();
+        if std::mem::take(&mut lane.drop_next) {
+            return Poll::Ready(Ok(count));
+        }
+        if std::mem::take(&mut lane.corrupt_next) {
+            let at = usize::try_from(shared.random.below(count as u64)).unwrap_or(0);
+            piece[at] ^= 1 << shared.random.below(8);
+        }
+        if std::mem::take(&mut lane.double_next) {
+            lane.bytes += count;
+            lane.pieces.push_back((due, piece.clone()));
+        }
+        lane.bytes += count;
+        lane.pieces.push_back((due, piece));
+        if let Some(reader) = lane.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl WriteEnd {
+    fn close(&self) {
+        if self.wire.writer_is_dead(self.lane) {
+            return;
+        }
+        let mut lane = self.wire.lanes[self.lane].lock();
+        lane.ended = true;
+        lane.wake();
+    }
+}
+
+impl Drop for WriteEnd {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Drop for ReadEnd {
+    fn drop(&mut self) {
+        if self.wire.writer_is_dead(1 - self.lane) {
+            return;
+        }
+        // Nobody reads any more: whoever writes is told.
+        let mut lane = self.wire.lanes[self.lane].lock();
+        lane.reset = true;
+        lane.wake();
+    }
+}

@@ -1,0 +1,337 @@
+//! A remote unit: its replicas with their disks, and the receiver that feeds them.
+
+use crate::checks;
+use crate::disk::{Platter, SimDisk};
+use crate::history::{History, ImageTap, ReplicaTap};
+use crate::local::Site;
+use crate::process::{Death, Process};
+use crate::schedule::{Needs, spawn};
+use crate::time::SimClock;
+use crate::workers::SimWorkers;
+use crate::world::World;
+use farside_protocol::journal::Role;
+use farside_protocol::journal::limits::{MIN_SEGMENTS, RING_OFFSET};
+use farside_protocol::link::{Hello, Refusal, RefuseCode};
+use farside_remote::{Receiver, ReceiverConfig, Replica, Replicas};
+use farside_storage::{Clock, StorageError, Store, StoreDevices, StoreFiles, StoreParameters};
+use parking_lot::Mutex;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use uuid::Uuid;
+
+/// A replica's disks.
+#[derive(Debug)]
+pub struct Home {
+    /// Name of the volume.
+    pub name: String,
+    /// Its journal's disk.
+    pub journal: Arc<Platter>,
+    /// Its image's disk.
+    pub image: Arc<Platter>,
+    /// What really happened to the volume.
+    pub history: Arc<Mutex<History>>,
+    /// Its files were damaged or exchanged.
+    pub hurt: AtomicBool,
+    /// A disk of it met a fault.
+    pub faulty: AtomicBool,
+    /// The highest record it was seen to be complete with, after a recovery.
+    pub reached: AtomicU64,
+}
+
+impl Home {
+    /// Its devices, as `open` gives them.
+    #[must_use]
+    pub fn devices(&self, open: impl Fn(&Arc<Platter>) -> Arc<SimDisk>) -> StoreDevices {
+        StoreDevices {
+            journal: open(&self.journal),
+            image: open(&self.image),
+            maps: Vec::new(),
+        }
+    }
+
+    /// Its disks.
+    #[must_use]
+    pub fn platters(&self) -> [Arc<Platter>; 2] {
+        [self.journal.clone(), self.image.clone()]
+    }
+}
+
+/// A remote unit, whichever process serves it.
+#[derive(Debug)]
+pub struct Remote {
+    /// Its name.
+    pub name: String,
+    uuid: Uuid,
+    number: u64,
+    /// Its clock.
+    pub clock: Arc<SimClock>,
+    /// Its replicas' disks, by volume.
+    pub homes: Arc<Mutex<BTreeMap<String, Arc<Home>>>>,
+    life: RefCell<Option<Life>>,
+    lives: Cell<u64>,
+}
+
+#[derive(Debug, Clone)]
+struct Life {
+    process: Arc<Process>,
+    receiver: Rc<Receiver<SimReplicas>>,
+    replicas: Arc<SimReplicas>,
+    ready: Rc<Cell<bool>>,
+}
+
+/// The replicas of one life of a remote unit.
+#[derive(Debug)]
+pub struct SimReplicas {
+    process: Arc<Process>,
+    clock: Arc<SimClock>,
+    number: u64,
+    homes: Arc<Mutex<BTreeMap<String, Arc<Home>>>>,
+    histories: BTreeMap<String, Arc<Mutex<History>>>,
+    journal_bytes: u64,
+    open: Mutex<BTreeMap<String, Result<Arc<Replica>, String>>>,
+}
+
+impl Replicas for SimReplicas {
+    type Sink = Replica;
+
+    async fn open_or_create(&self, hello: &Hello) -> Result<Arc<Replica>, Refusal> {
+        let known = self.open.lock().get(&hello.volume_name).cloned();
+        match known {
+            Some(Ok(replica)) => Ok(replica),
+            Some(Err(problem)) => Err(Refusal::new(RefuseCode::Degraded, 0, &problem)),
+            None => {
+                let made = self.make(hello);
+                made.map_err(|error| Refusal::new(RefuseCode::Degraded, 0, &error.to_string()))
+            }
+        }
+    }
+}
+
+impl SimReplicas {
+    fn make(&self, hello: &Hello) -> Result<Arc<Replica>, StorageError> {
+        let history = &self.histories[&hello.volume_name];
+        let smallest = u64::from(hello.segment_bytes) * u64::from(MIN_SEGMENTS) * 2 + RING_OFFSET;
+        let journal_bytes = self.journal_bytes.max(smallest);
+        let at = |what: &str| format!("far{}/{}/{what}", self.number, hello.volume_name);
+        let home = Arc::new(Home {
+            name: hello.volume_name.clone(),
+            journal: Platter::new(&at("journal"), journal_bytes, false),
+            image: Platter::new(&at("replica"), hello.volume_bytes, false),
+            history: history.clone(),
+            hurt: AtomicBool::new(false),
+            faulty: AtomicBool::new(false),
+            reached: AtomicU64::new(0),
+        });
+        let parameters = StoreParameters {
+            role: Role::Replica,
+            name: hello.volume_name.clone(),
+            volume: hello.volume,
+            journal: Uuid::from_u128((u128::from(self.number) << 64) + 0xfa),
+            volume_bytes: hello.volume_bytes,
+            journal_bytes,
+            segment_bytes: Some(hello.segment_bytes),
+            source: hello.unit,
+        };
+        let disk = SimDisk::open(&home.journal, &self.process);
+        // Its files take their place whole: nothing is left of a making that was cut short.
+        Store::format(&*disk, &parameters, self.clock.wall_us())?;
+        home.journal.watch(ReplicaTap::new(history));
+        home.image.watch(ImageTap::new(history, "a replica"));
+        self.homes.lock().insert(home.name.clone(), home.clone());
+        let replica = self.start(&home)?;
+        self.open.lock().insert(home.name.clone(), Ok(replica.clone()));
+        Ok(replica)
+    }
+
+    fn start(&self, home: &Home) -> Result<Arc<Replica>, StorageError> {
+        let devices = home.devices(|platter| SimDisk::open(platter, &self.process));
+        let store = Store::open(devices, self.clock.clone())?;
+        let files = StoreFiles {
+            journal: home.journal.name().into(),
+            image: home.image.name().into(),
+            maps: home.name.as_str().into(),
+        };
+        let workers = Arc::new(SimWorkers(self.process.clone()));
+        Ok(Replica::start(store, files, workers).expect("simulated threads start"))
+    }
+}
+
+impl Remote {
+    /// A unit without replicas that is not running.
+    #[must_use]
+    pub fn new(number: u64) -> Self {
+        Self {
+            name: format!("far{number}"),
+            uuid: Uuid::from_u128(0xfa50_0000 + u128::from(number)),
+            number,
+            clock: Arc::new(SimClock::new()),
+            homes: Arc::default(),
+            life: RefCell::default(),
+            lives: Cell::new(0),
+        }
+    }
+
+    /// Its process, if it lives.
+    #[must_use]
+    pub fn process(&self) -> Option<Arc<Process>> {
+        self.life.borrow().as_ref().map(|life| life.process.clone())
+    }
+
+    /// Its process and receiver, once it takes connections.
+    #[must_use]
+    pub fn running(&self) -> Option<(Arc<Process>, Rc<Receiver<SimReplicas>>)> {
+        let life = self.life.borrow();
+        let life = life
+            .as_ref()
+            .filter(|life| life.ready.get() && !life.process.is_dead())?;
+        Some((life.process.clone(), life.receiver.clone()))
+    }
+
+    /// A replica, while it is in service.
+    #[must_use]
+    pub fn replica(&self, volume: &str) -> Option<Arc<Replica>> {
+        let life = self.life.borrow();
+        let life = life.as_ref().filter(|life| !life.process.is_dead())?;
+        life.replicas.open.lock().get(volume).cloned()?.ok()
+    }
+
+    /// Why a replica is not in service.
+    #[must_use]
+    pub fn broken(&self, volume: &str) -> Option<String> {
+        let life = self.life.borrow();
+        life.as_ref()?.replicas.open.lock().get(volume).cloned()?.err()
+    }
+
+    /// A replica's disks.
+    #[must_use]
+    pub fn home(&self, volume: &str) -> Option<Arc<Home>> {
+        self.homes.lock().get(volume).cloned()
+    }
+}
+
+/// Starts a remote unit: recovers its replicas and takes connections.
+pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
+    let process = Process::new(&remote.name);
+    remote.lives.set(remote.lives.get() + 1);
+    let histories = world
+        .sites()
+        .iter()
+        .map(|site| (site.name.clone(), site.history.clone()))
+        .collect();
+    let replicas = Arc::new(SimReplicas {
+        process: process.clone(),
+        clock: remote.clock.clone(),
+        number: remote.number * 1000 + remote.lives.get(),
+        homes: remote.homes.clone(),
+        histories,
+        journal_bytes: (64 << 10) + world.random.borrow_mut().between(64 << 10, 384 << 10),
+        open: Mutex::default(),
+    });
+    let config = ReceiverConfig {
+        unit: remote.uuid,
+        unit_name: remote.name.clone(),
+        accept_beyond_loopback: true,
+    };
+    let life = Life {
+        process: process.clone(),
+        receiver: Rc::new(Receiver::new(replicas.clone(), config)),
+        replicas: replicas.clone(),
+        ready: Rc::default(),
+    };
+    let ready = life.ready.clone();
+    *remote.life.borrow_mut() = Some(life);
+    world.stats.trace(&remote.name, || "starts".to_owned());
+    let (world, remote) = (world.clone(), remote.clone());
+    spawn(&process.clone(), Needs::Everything, async move {
+        let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
+        for home in homes {
+            checks::recovery::remote_before_start(&world, &remote, &home);
+            let opened = replicas.start(&home);
+            if process.is_dead() {
+                return;
+            }
+            if let Err(error) = &opened {
+                let excused = home.hurt.load(Ordering::Relaxed) || home.faulty.load(Ordering::Relaxed);
+                assert!(
+                    excused,
+                    "replica {} on {} was not opened: {error}",
+                    home.name, remote.name
+                );
+            }
+            let opened = opened.map_err(|error| error.to_string());
+            replicas.open.lock().insert(home.name.clone(), opened);
+        }
+        ready.set(true);
+    });
+}
+
+/// Buries a remote unit that died.
+pub fn bury(world: &Rc<World>, remote: &Rc<Remote>, process: &Arc<Process>) {
+    let how = process.how_it_died();
+    world.stats.trace(&remote.name, || format!("died: {how:?}"));
+    crate::schedule::current().end_tasks_of(process);
+    world
+        .sites()
+        .iter()
+        .for_each(|site: &Rc<Site>| checks::links::note_confirmed(site));
+    if how == Some(Death::PowerLost) {
+        for home in remote.homes.lock().values() {
+            for platter in home.platters() {
+                platter.lose_power(&mut world.random.borrow_mut());
+            }
+        }
+    }
+    world.net.gone(process, how == Some(Death::PowerLost));
+    remote.life.take();
+}
+
+/// Shuts a remote unit down as its operator would.
+///
+/// # Panics
+/// When that fails though nothing is wrong.
+pub async fn shut_down(world: &Rc<World>, remote: &Rc<Remote>) {
+    let life = remote.life.borrow().clone();
+    let Some(life) = life.filter(|life| !life.process.is_dead()) else {
+        return;
+    };
+    world.stats.trace(&remote.name, || "is shut down".to_owned());
+    life.ready.set(false);
+    life.receiver.shut_down();
+    crate::time::pause_us(3_000_000).await;
+    world
+        .sites()
+        .iter()
+        .for_each(|site| checks::links::note_confirmed(site));
+    let replicas: Vec<_> = life
+        .replicas
+        .open
+        .lock()
+        .values()
+        .filter_map(|open| open.clone().ok())
+        .collect();
+    for replica in replicas {
+        if life.process.is_dead() {
+            return;
+        }
+        if let Err(error) = replica.shut_down() {
+            let home = remote.home(replica.store().name());
+            let excused = home
+                .is_none_or(|home| home.hurt.load(Ordering::Relaxed) || home.faulty.load(Ordering::Relaxed));
+            assert!(
+                excused || life.process.is_dead(),
+                "{} was not shut down: {error}",
+                remote.name
+            );
+        }
+    }
+    if life.process.is_dead() {
+        return;
+    }
+    crate::schedule::current().end_tasks_of(&life.process);
+    world.net.gone(&life.process, false);
+    life.process.leave();
+    remote.life.take();
+}

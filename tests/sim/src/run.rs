@@ -1,0 +1,158 @@
+//! Runs worlds: one with its trace, or many on all cores.
+
+use crate::world;
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+thread_local! {
+    /// The first panic of the world on this thread, also of a task that caught it.
+    static BROKEN: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Panics are kept for the report instead of printed, on threads that run worlds.
+fn keep_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() != Some("world") {
+                return before(info);
+            }
+            let place = info.location().map_or_else(String::new, |place| {
+                format!(" ({}:{})", place.file(), place.line())
+            });
+            let text = format!("{}{place}", text_of(info.payload()));
+            BROKEN.with(|broken| _ = broken.borrow_mut().get_or_insert(text));
+        }));
+    });
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}
+
+/// A promise that a world saw broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// The world.
+    pub seed: u64,
+    /// The promise.
+    pub text: String,
+}
+
+/// What many worlds came to.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Worlds that ended.
+    pub worlds: u64,
+    /// Operations whose outcome was checked.
+    pub operations: u64,
+    /// Simulated seconds.
+    pub simulated_s: f64,
+    /// Events by kind.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// Worlds that saw a promise broken.
+    pub broken: Vec<Broken>,
+}
+
+fn one(seed: u64, traced: bool, totals: &mut Totals) {
+    BROKEN.with(|broken| broken.borrow_mut().take());
+    let outcome = catch_unwind(AssertUnwindSafe(|| world::run(seed, traced)));
+    totals.worlds += 1;
+    if let Some(text) = BROKEN.with(|broken| broken.borrow_mut().take()) {
+        totals.broken.push(Broken { seed, text });
+    }
+    if let Ok(outcome) = outcome {
+        totals.operations += outcome.operations;
+        totals.simulated_s += outcome.lasted.as_secs_f64();
+        for (what, count) in outcome.counts {
+            *totals.counts.entry(what).or_default() += count;
+        }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, other: Self) {
+        self.worlds += other.worlds;
+        self.operations += other.operations;
+        self.simulated_s += other.simulated_s;
+        for (what, count) in other.counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+        self.broken.extend(other.broken);
+    }
+}
+
+/// Runs the worlds of these seeds on so many threads; stops early once `enough` were broken.
+///
+/// # Panics
+/// When a thread cannot be started.
+#[must_use]
+pub fn many(
+    seeds: std::ops::Range<u64>,
+    threads: usize,
+    enough: usize,
+    progress: &(dyn Fn(u64, usize) + Sync),
+) -> Totals {
+    keep_panics();
+    let (next, broken, done) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicU64::new(0));
+    let work = || {
+        let mut totals = Totals::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end
+                || usize::try_from(broken.load(Ordering::Relaxed)).unwrap_or(usize::MAX) >= enough
+            {
+                return totals;
+            }
+            let before = totals.broken.len();
+            one(seed, false, &mut totals);
+            broken.fetch_add((totals.broken.len() - before) as u64, Ordering::Relaxed);
+            let ended = done.fetch_add(1, Ordering::Relaxed) + 1;
+            progress(
+                ended,
+                usize::try_from(broken.load(Ordering::Relaxed)).unwrap_or(usize::MAX),
+            );
+        }
+    };
+    let mut totals = Totals::default();
+    std::thread::scope(|scope| {
+        let start = || {
+            let builder = std::thread::Builder::new().name("world".to_owned());
+            builder
+                .spawn_scoped(scope, work)
+                .expect("a thread can be started")
+        };
+        let threads: Vec<_> = (0..threads).map(|_| start()).collect();
+        for thread in threads {
+            totals.add(thread.join().expect("a world's panic is caught"));
+        }
+    });
+    totals.broken.sort_by_key(|broken| broken.seed);
+    totals
+}
+
+/// Runs one world with its trace.
+///
+/// # Panics
+/// When its thread cannot be started.
+#[must_use]
+pub fn traced(seed: u64) -> Totals {
+    keep_panics();
+    let run = move || {
+        let mut totals = Totals::default();
+        one(seed, true, &mut totals);
+        totals
+    };
+    let thread = std::thread::Builder::new().name("world".to_owned()).spawn(run);
+    thread
+        .expect("a thread can be started")
+        .join()
+        .expect("a world's panic is caught")
+}

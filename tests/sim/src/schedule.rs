@@ -1,0 +1,274 @@
+//! Who runs next: all tasks of a world on one thread, in an order that the seed decides.
+//!
+//! A task runs until it waits for something. While one is inside a call to a disk, [`at_device`] may run others
+//! before that call has its effect, as threads of the product would; it takes only those that cannot come to wait
+//! for a lock that the interrupted call holds, which it knows from [`Store::under_way`](farside_storage::Store::under_way).
+
+use crate::process::Process;
+use farside_storage::UnderWay;
+use farside_tests::random::Random;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Polls after which the runtime gets a turn of its own.
+const TURN: u32 = 64;
+/// How deep calls to disks interrupt each other.
+const MAX_DEPTH: u32 = 4;
+
+type Future0 = Pin<Box<dyn Future<Output = ()>>>;
+
+/// What a task must find free to run while another one is interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// It never waits for a lock of a store.
+    Nothing,
+    /// These steps of its process's stores must not be under way.
+    Free(UnderWay),
+    /// It runs only when nothing is interrupted.
+    Everything,
+}
+
+struct Task {
+    id: u64,
+    future: Future0,
+    signal: Arc<Signal>,
+    process: Arc<Process>,
+    needs: Needs,
+}
+
+/// Wakes one task, and whoever looks for a task to run.
+struct Signal {
+    ready: AtomicBool,
+    root: Arc<Root>,
+}
+
+#[derive(Default)]
+struct Root {
+    waker: parking_lot::Mutex<Option<Waker>>,
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.ready.swap(true, Ordering::AcqRel)
+            && let Some(waker) = self.root.waker.lock().take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+/// The tasks of one world.
+pub struct Schedule {
+    tasks: RefCell<Vec<Task>>,
+    /// Tasks that are being polled and must not be taken up again.
+    ended: RefCell<BTreeSet<u64>>,
+    random: RefCell<Random>,
+    root: Arc<Root>,
+    next_id: Cell<u64>,
+    depth: Cell<u32>,
+    /// How often, in a thousand, a call to a disk is interrupted.
+    interrupt_permille: Cell<u64>,
+    interrupts: Cell<u64>,
+}
+
+impl std::fmt::Debug for Schedule {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Schedule {{ tasks: {} }}", self.tasks.borrow().len())
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Schedule>>> = const { RefCell::new(None) };
+}
+
+/// The schedule of the world that runs on this thread.
+///
+/// # Panics
+/// Outside a world.
+#[must_use]
+pub fn current() -> Rc<Schedule> {
+    CURRENT.with(|current| current.borrow().clone().expect("called inside a world"))
+}
+
+/// A task of this process in the present world.
+pub fn spawn(process: &Arc<Process>, needs: Needs, future: impl Future<Output = ()> + 'static) {
+    current().add(process, needs, Box::pin(future));
+}
+
+/// A number below `bound` that the schedule's seed decides.
+#[must_use]
+pub fn draw(bound: u64) -> u64 {
+    current().random.borrow_mut().below(bound)
+}
+
+/// A call to a disk begins: others may go first.
+pub fn at_device() {
+    let schedule = CURRENT.with(|current| current.borrow().clone());
+    if let Some(schedule) = schedule {
+        schedule.interrupt();
+    }
+}
+
+impl Schedule {
+    /// Makes a schedule the present thread's and runs `world` and everything it spawns until `world` ends.
+    pub async fn run<T>(seed: u64, interrupt_permille: u64, world: impl Future<Output = T>) -> (T, u64) {
+        let schedule = Rc::new(Self {
+            tasks: RefCell::default(),
+            ended: RefCell::default(),
+            random: RefCell::new(Random::new(seed ^ 0x5c4e_d01e)),
+            root: Arc::default(),
+            next_id: Cell::new(0),
+            depth: Cell::new(0),
+            interrupt_permille: Cell::new(interrupt_permille),
+            interrupts: Cell::new(0),
+        });
+        CURRENT.with(|current| *current.borrow_mut() = Some(schedule.clone()));
+        let cleared = Cleared;
+        let mut world = Box::pin(world);
+        let result = poll_fn(|context| {
+            *schedule.root.waker.lock() = Some(context.waker().clone());
+            if let Poll::Ready(result) = world.as_mut().poll(context) {
+                return Poll::Ready(result);
+            }
+            schedule.turn(context)
+        });
+        let result = tokio::task::unconstrained(result).await;
+        schedule.clear();
+        drop(cleared);
+        (result, schedule.interrupts.get())
+    }
+
+    /// Runs ready tasks until none is left, or for long enough that timers have to be looked at.
+    fn turn<T>(&self, context: &Context<'_>) -> Poll<T> {
+        for _ in 0..TURN {
+            if !self.poll_one(|_| true) {
+                return Poll::Pending;
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn add(&self, process: &Arc<Process>, needs: Needs, future: Future0) {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let signal = Arc::new(Signal {
+            ready: AtomicBool::new(false),
+            root: self.root.clone(),
+        });
+        signal.wake_by_ref();
+        self.tasks.borrow_mut().push(Task {
+            id,
+            future,
+            signal,
+            process: process.clone(),
+            needs,
+        });
+    }
+
+    /// Polls one ready task that fits; false if there is none.
+    fn poll_one(&self, fits: impl Fn(&Task) -> bool) -> bool {
+        let mut task = {
+            let mut tasks = self.tasks.borrow_mut();
+            let ready = |task: &Task| task.signal.ready.load(Ordering::Acquire) && fits(task);
+            let count = tasks.iter().filter(|task| ready(task)).count() as u64;
+            if count == 0 {
+                return false;
+            }
+            let chosen = self.random.borrow_mut().below(count);
+            let nth = usize::try_from(chosen).unwrap_or(0);
+            let at = tasks.iter().enumerate().filter(|(_, task)| ready(task)).nth(nth);
+            let at = at
+                .map(|(at, _)| at)
+                .expect("there are more ready tasks than the number drawn");
+            tasks.swap_remove(at)
+        };
+        task.signal.ready.store(false, Ordering::Release);
+        let waker = Waker::from(task.signal.clone());
+        let polled = task.future.as_mut().poll(&mut Context::from_waker(&waker));
+        let ended = self.ended.borrow_mut().remove(&task.id);
+        if polled.is_pending() && !ended && !task.process.is_dead() {
+            self.tasks.borrow_mut().push(task);
+        }
+        true
+    }
+
+    fn interrupt(&self) {
+        let depth = self.depth.get();
+        if depth >= MAX_DEPTH {
+            return;
+        }
+        while self.random.borrow_mut().below(1000) < self.interrupt_permille.get() {
+            self.depth.set(depth + 1);
+            let ran = self.poll_one(Task::may_interrupt);
+            self.depth.set(depth);
+            if !ran {
+                return;
+            }
+            self.interrupts.set(self.interrupts.get() + 1);
+        }
+    }
+
+    /// Ends all tasks of a process. One that is being polled ends when it is left.
+    pub fn end_tasks_of(&self, process: &Arc<Process>) {
+        let mut gone = Vec::new();
+        {
+            let mut tasks = self.tasks.borrow_mut();
+            let mut kept = Vec::with_capacity(tasks.len());
+            for task in tasks.drain(..) {
+                if Arc::ptr_eq(&task.process, process) {
+                    gone.push(task);
+                } else {
+                    kept.push(task);
+                }
+            }
+            *tasks = kept;
+        }
+        // Dropped without the list being held: what they own may wake others.
+        drop(gone);
+    }
+
+    fn clear(&self) {
+        while let Some(task) = { self.tasks.borrow_mut().pop() } {
+            drop(task);
+        }
+    }
+}
+
+impl Task {
+    fn may_interrupt(&self) -> bool {
+        if self.process.is_dead() {
+            return false;
+        }
+        match self.needs {
+            Needs::Nothing => true,
+            Needs::Everything => false,
+            Needs::Free(free) => {
+                let busy = self.process.under_way();
+                !((free.appending && busy.appending)
+                    || (free.syncing && busy.syncing)
+                    || (free.draining && busy.draining)
+                    || (free.recording && busy.recording))
+            }
+        }
+    }
+}
+
+/// Takes the schedule off the thread, also when the world panics.
+struct Cleared;
+
+impl Drop for Cleared {
+    fn drop(&mut self) {
+        CURRENT.with(|current| *current.borrow_mut() = None);
+    }
+}

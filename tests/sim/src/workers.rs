@@ -1,0 +1,94 @@
+//! The product's threads as tasks of the world: they wake after pauses that the seed decides.
+
+use crate::process::Process;
+use crate::schedule::{self, Needs, spawn};
+use crate::time::pause_us;
+use farside_storage::{ImageSteps, Keeper, Store, StoreObserver, SyncSteps, UnderWay, Work, Workers};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// All steps of a store have to be free.
+pub const ALL_FREE: Needs = Needs::Free(UnderWay {
+    appending: true,
+    syncing: true,
+    draining: true,
+    recording: true,
+});
+/// No chunk is being appended.
+pub const APPENDING_FREE: Needs = Needs::Free(UnderWay {
+    appending: true,
+    syncing: false,
+    draining: false,
+    recording: false,
+});
+/// The journal is not being synced.
+const SYNCING_FREE: Needs = Needs::Free(UnderWay {
+    appending: false,
+    syncing: true,
+    draining: false,
+    recording: false,
+});
+
+/// Longest pause of a thread that finds nothing to do, in microseconds.
+const LONGEST_PAUSE_US: u64 = 64_000;
+
+/// The threads of one process.
+#[derive(Debug)]
+pub struct SimWorkers(pub Arc<Process>);
+
+impl Workers for SimWorkers {
+    fn keep(
+        &self,
+        store: Arc<Store>,
+        observer: Arc<dyn StoreObserver>,
+        sync_interval: Duration,
+    ) -> std::io::Result<Arc<Keeper>> {
+        self.0.holds(&store);
+        let (keeper, sync, image) = Keeper::apart(store.clone(), observer, sync_interval);
+        spawn(&self.0, SYNCING_FREE, keep_durable(store.clone(), sync));
+        spawn(&self.0, ALL_FREE, keep_image(store, image));
+        Ok(Arc::new(keeper))
+    }
+
+    fn run(&self, work: Work) {
+        let pause = schedule::draw(500);
+        spawn(&self.0, ALL_FREE, async move {
+            pause_us(pause).await;
+            work();
+        });
+    }
+}
+
+/// A pause that is short while there is something to do.
+async fn rest(longest_us: &mut u64, busy: bool) {
+    *longest_us = if busy {
+        2_000
+    } else {
+        (*longest_us * 2).min(LONGEST_PAUSE_US)
+    };
+    pause_us(1 + schedule::draw(*longest_us)).await;
+}
+
+async fn keep_durable(store: Arc<Store>, mut steps: SyncSteps) {
+    let mut longest_us = 1_000;
+    loop {
+        let points = store.points();
+        let busy = steps.is_urgent() || points.durable != points.journaled;
+        rest(&mut longest_us, busy).await;
+        if !steps.step() {
+            return;
+        }
+    }
+}
+
+async fn keep_image(store: Arc<Store>, mut steps: ImageSteps) {
+    let mut longest_us = 1_000;
+    loop {
+        let points = store.points();
+        let busy = steps.is_urgent() || points.applied != points.durable;
+        rest(&mut longest_us, busy).await;
+        if !steps.step() {
+            return;
+        }
+    }
+}
