@@ -82,7 +82,8 @@ impl BlockMap {
             bits,
             marked: 0,
             trail,
-            changed: !known,
+            // Read from the cache perhaps, after a sync that failed: the next checkpoint writes it anew.
+            changed: true,
         };
         map.clear_beyond_end();
         map.marked = map.bits.iter().map(|byte| u64::from(byte.count_ones())).sum();

@@ -221,6 +221,12 @@ impl SyncSteps {
         self.shared.wants.lock().flush
     }
 
+    /// Whether the keeper was stopped: there is no next step.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.wants.lock().stop
+    }
+
     /// Makes everything journaled durable, and says so. False: the store failed, there is no next step.
     pub fn step(&mut self) -> bool {
         let shared = &self.shared;
@@ -262,6 +268,12 @@ impl ImageSteps {
     #[must_use]
     pub fn is_urgent(&self) -> bool {
         self.shared.wants.lock().relief
+    }
+
+    /// Whether the keeper was stopped: there is no next step.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.wants.lock().stop
     }
 
     /// Brings the image forward until there is nothing left to drain, makes room, records positions when it is time.

@@ -48,6 +48,8 @@ pub const LOCK_ATTEMPTS: u32 = 10;
 pub const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of journal read at once when the trail of a consumer is collected.
 pub const TRAIL_READ_BYTES: usize = 4 << 20;
+/// Bytes of journal written once more at a time after an unclean end.
+pub const REWRITE_BYTES: usize = 4 << 20;
 /// Largest volume.
 pub const MAX_VOLUME_BYTES: u64 = journal::MAX_VOLUME_BYTES;
 /// Zeroes written at once where a device cannot zero by itself.

@@ -100,8 +100,8 @@ pub fn welcome(version: u16, hello: &Hello, state: &SinkState, unit: Uuid, unit_
 #[must_use]
 pub fn refuse_frame(error: &LinkError, after_sequence: u64) -> Refusal {
     let code = match error {
-        LinkError::Checksum | LinkError::Payload => RefuseCode::Damaged,
-        LinkError::Version(_) => RefuseCode::UnsupportedVersion,
+        // A version was agreed on, so another one in a frame is damage like any other.
+        LinkError::Checksum | LinkError::Payload | LinkError::Version(_) => RefuseCode::Damaged,
         _ => RefuseCode::Protocol,
     };
     let text = format!(

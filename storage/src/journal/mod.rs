@@ -11,6 +11,7 @@ mod scan;
 
 use crate::device::Device;
 use crate::error::StorageError;
+use crate::limits::REWRITE_BYTES;
 use farside_protocol::journal::limits::BLOCK_BYTES;
 use farside_protocol::journal::{ChainPoint, Superblock, What};
 use reader::{Found, Ring, point_before};
@@ -79,6 +80,35 @@ impl Journal {
                     self.layout.file_offset(address),
                 )?;
             }
+        }
+        Ok(())
+    }
+
+    /// Writes what may not be durable before `head` once more, as it was read. `durable` is known to be.
+    ///
+    /// After a sync that failed, the operating system may give from its cache what it will never write again, and
+    /// report success for the next sync: only what is written anew is covered by that one.
+    pub(crate) fn rewrite(&self, durable: &ChainPoint, head: &ChainPoint) -> Result<(), StorageError> {
+        let layout = &self.layout;
+        let first = layout
+            .segment_of(head.address)
+            .saturating_sub(layout.window_segments + 1);
+        let mut point = *durable;
+        if first > layout.segment_of(durable.address) {
+            let mut block = Box::new([0_u8; BLOCK_BYTES]);
+            point = self.segment_point(first, &mut block)?.unwrap_or(point);
+        }
+        let mut buffer = Vec::new();
+        while point.address < head.address {
+            let spans = self.read_run(&point, head.address, REWRITE_BYTES, &mut buffer)?;
+            let (Some(start), Some(last)) = (spans.first().map(|span| span.address), spans.last()) else {
+                break;
+            };
+            let length = usize::try_from(last.after.address - start).unwrap_or(usize::MAX);
+            let bytes = buffer.get(..length).unwrap_or(&buffer);
+            self.device
+                .write_at(&mut [IoSlice::new(bytes)], layout.file_offset(start))?;
+            point = last.after;
         }
         Ok(())
     }

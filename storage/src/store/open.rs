@@ -126,7 +126,7 @@ impl Store {
         }
         superblock.starts += 1;
         superblock.clean = false;
-        superblock.head = recovered.head;
+        let known_durable = std::mem::replace(&mut superblock.head, recovered.head);
         let journal = Journal::new(devices.journal, &superblock);
         let state = opening_state(&superblock, &recovered.head, devices.maps)?;
         let store = Self {
@@ -156,6 +156,9 @@ impl Store {
         store.journal.erase_false_successors(&recovered.head)?;
         // What recovery read may be in the page cache only. It has to be durable before the superblock names it,
         // or a power loss in between would make the journal end before the head that the superblock promises.
+        if !clean {
+            store.journal.rewrite(&known_durable, &recovered.head)?;
+        }
         store.sync_journal()?;
         store.persist(|_| {})?;
         store.take_up_pending()?;

@@ -281,7 +281,8 @@ impl History {
             let rest = &asked.bytes[asked.journaled..];
             asked.kind == record.kind
                 && asked.offset + asked.journaled as u64 == record.offset
-                && (rest.len() == bytes.len() || (!whole && record.kind == RecordKind::Write && rest.len() > bytes.len()))
+                && (rest.len() == bytes.len()
+                    || (!whole && record.kind == RecordKind::Write && rest.len() > bytes.len()))
                 && rest[..bytes.len()] == *bytes
         };
         let whole = self.asked.iter().position(|asked| fits(asked, true));

@@ -248,7 +248,7 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
     spawn(&process.clone(), Needs::Everything, async move {
         let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
         for home in homes {
-            checks::recovery::remote_before_start(&world, &remote, &home);
+            let head = checks::recovery::remote_before_start(&world, &remote, &home);
             let opened = replicas.start(&home);
             if process.is_dead() {
                 return;
@@ -260,6 +260,9 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
                     "replica {} on {} was not opened: {error}",
                     home.name, remote.name
                 );
+            }
+            if let (Ok(_), Some(head)) = (&opened, head) {
+                home.reached.store(head, Ordering::Relaxed);
             }
             let opened = opened.map_err(|error| error.to_string());
             replicas.open.lock().insert(home.name.clone(), opened);

@@ -75,7 +75,7 @@ async fn keep_durable(store: Arc<Store>, mut steps: SyncSteps) {
         let points = store.points();
         let busy = steps.is_urgent() || points.durable != points.journaled;
         rest(&mut longest_us, busy).await;
-        if !steps.step() {
+        if steps.is_over() || !steps.step() {
             return;
         }
     }
@@ -87,7 +87,7 @@ async fn keep_image(store: Arc<Store>, mut steps: ImageSteps) {
         let points = store.points();
         let busy = steps.is_urgent() || points.applied != points.durable;
         rest(&mut longest_us, busy).await;
-        if !steps.step() {
+        if steps.is_over() || !steps.step() {
             return;
         }
     }

@@ -448,7 +448,11 @@ impl World {
     async fn change_remotes(self: &Rc<Self>) {
         self.stats.count("changes of configured remotes");
         let (site, remote) = (self.pick(&self.sites()), self.a_remote());
-        let known = site.remotes.borrow().iter().position(|known| *known == remote.name);
+        let known = site
+            .remotes
+            .borrow()
+            .iter()
+            .position(|known| *known == remote.name);
         if let Some(at) = known {
             site.remotes.borrow_mut().remove(at);
             site.maps.borrow_mut().remove(&remote.name);

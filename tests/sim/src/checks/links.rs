@@ -5,6 +5,7 @@ use crate::world::World;
 use farside::link::CloseReason;
 use farside_protocol::journal::ConsumerState;
 use farside_protocol::link::RefuseCode;
+use std::sync::atomic::Ordering;
 
 /// A session ended.
 ///
@@ -15,8 +16,9 @@ pub fn ended(world: &World, site: &Site, remote: &str, reason: &CloseReason) {
         return;
     }
     let home = world.remote(remote).and_then(|remote| remote.home(&site.name));
-    let hurt = home.is_some_and(|home| home.hurt.load(std::sync::atomic::Ordering::Relaxed));
-    let excused = site.hurt.get() || hurt || world.is_another_branch(site);
+    let hurt =
+        home.is_some_and(|home| home.hurt.load(Ordering::Relaxed) || home.faulty.load(Ordering::Relaxed));
+    let excused = site.hurt.get() || site.faulty.get() || hurt || world.is_another_branch(site);
     assert!(
         excused,
         "{}: the link to {remote} was refused for good: {reason}",

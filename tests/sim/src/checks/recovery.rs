@@ -124,8 +124,8 @@ pub fn local_started(world: &World, site: &Site, store: &Store) {
 ///
 /// # Panics
 /// When it would not be a state of the volume that covers what it confirmed.
-pub fn remote_before_start(world: &World, remote: &Remote, home: &Home) {
-    alone(world, remote, home, home.devices(copied), true);
+pub fn remote_before_start(world: &World, remote: &Remote, home: &Home) -> Option<u64> {
+    alone(world, remote, home, home.devices(copied))
 }
 
 /// The same at any moment, as if the remote lost its power now.
@@ -136,10 +136,10 @@ pub fn remote_now(world: &World, remote: &Remote, home: &Home) {
     let mut random = Random::new(world.random.borrow_mut().next_u64());
     let random = std::cell::RefCell::new(&mut random);
     let devices = home.devices(|platter| SimDisk::quietly(&platter.fork(true, &mut random.borrow_mut())));
-    alone(world, remote, home, devices, false);
+    alone(world, remote, home, devices);
 }
 
-fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::StoreDevices, lasting: bool) {
+fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::StoreDevices) -> Option<u64> {
     let hurt = home.hurt.load(Ordering::Relaxed);
     let name = format!("the replica of {} on {}", home.name, remote.name);
     let (store, head) = match recover(Ok(devices)) {
@@ -149,14 +149,14 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::
                 hurt || home.faulty.load(Ordering::Relaxed),
                 "{name} cannot be recovered: {error}"
             );
-            return;
+            return None;
         }
     };
     let Some(site) = world.sites().into_iter().find(|site| site.name == home.name) else {
-        return;
+        return None;
     };
     if hurt || store.superblock().copy != CopyState::Complete || world.is_another_branch(&site) {
-        return;
+        return None;
     }
     let confirmed = site.confirmed.borrow().get(&remote.name).copied().unwrap_or(0);
     assert!(
@@ -168,9 +168,6 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::
         head >= before,
         "{name} recovers to record {head}; it had recovered to {before} before"
     );
-    if lasting {
-        home.reached.store(head, Ordering::Relaxed);
-    }
     let history = site.history.lock();
     assert!(
         head <= history.durable(),
@@ -194,4 +191,5 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::
         .expect("a healthy disk is read");
     compare(&format!("{name} after recovery"), &image, &expected, head);
     world.stats.count("recoveries of replicas checked");
+    Some(head)
 }
