@@ -61,6 +61,8 @@ struct Content {
     given_up: BTreeMap<usize, Sector>,
     /// Calls until the fault, and which.
     faults: Vec<(u64, Fault)>,
+    /// Rises with every change.
+    version: u64,
 }
 
 /// The medium itself.
@@ -111,6 +113,7 @@ impl Content {
         if bytes.is_empty() {
             return;
         }
+        self.version += 1;
         let sectors = offset / SECTOR..(offset + bytes.len()).div_ceil(SECTOR);
         for sector in sectors
             .clone()
@@ -199,6 +202,7 @@ impl Platter {
     /// Loses power: of each unsynced sector any version survives.
     pub fn lose_power(&self, random: &mut Random) {
         let mut content = self.content.lock();
+        content.version += 1;
         let unsynced = std::mem::take(&mut content.unsynced);
         // Some power losses keep nearly all, some nearly nothing, some exactly one thing.
         let keep_percent = *random.pick(&[0, 10, 50, 90, 100, 50]);
@@ -254,6 +258,7 @@ impl Platter {
                 unsynced: unsynced.collect(),
                 given_up: content.given_up.clone(),
                 faults: Vec::new(),
+                version: 0,
             }),
             tap: Mutex::default(),
             whole_pages: self.whole_pages,
@@ -270,6 +275,7 @@ impl Platter {
         let pages = from.content.lock().pages.clone();
         let mut content = self.content.lock();
         content.pages = pages;
+        content.version += 1;
         content.unsynced.clear();
         content.given_up.clear();
     }
@@ -291,6 +297,12 @@ impl Platter {
             unsynced.versions.push(now);
         }
         true
+    }
+
+    /// A number that rises with every change.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.content.lock().version
     }
 
     /// What reads give now.
@@ -405,7 +417,8 @@ impl Device for SimDisk {
 
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> Result<(), StorageError> {
         let life = self.enter(Operation::Write, offset)?;
-        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(buffers.iter().map(|buffer| buffer.len()).sum());
+        buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer));
         let at = self.check_range(Operation::Write, offset, bytes.len())?;
         let mut content = self.platter.content.lock();
         let fault = content.fault(&[Fault::Write, Fault::NoSpace]);

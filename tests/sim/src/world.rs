@@ -3,7 +3,7 @@
 //! First things go wrong, in an order that the seed decides; then nothing does any more, and everything has to
 //! catch up.
 
-use crate::checks::{self, positions::Seen};
+use crate::checks::{self, positions::Seen, prefix::Compared};
 use crate::disk::{Fault, Platter};
 use crate::local::{self, Local, Site};
 use crate::net::{Net, Weather};
@@ -67,6 +67,7 @@ pub struct World {
     /// When a unit that is down starts again, by name.
     restarts: RefCell<BTreeMap<String, Instant>>,
     seen: RefCell<Seen>,
+    compared: RefCell<Compared>,
     backups: RefCell<BTreeMap<String, Vec<(Arc<Platter>, Arc<Platter>)>>>,
 }
 
@@ -145,6 +146,7 @@ impl World {
             instances: Cell::new(0),
             restarts: RefCell::default(),
             seen: RefCell::default(),
+            compared: RefCell::default(),
             backups: RefCell::default(),
             random: RefCell::new(random.clone()),
         });
@@ -244,7 +246,7 @@ impl World {
     /// Looks at everything that has to be true at any moment.
     fn look(&self) {
         checks::positions::check(self, &mut self.seen.borrow_mut());
-        checks::prefix::check(self);
+        checks::prefix::check(self, &mut self.compared.borrow_mut());
         checks::bounds::check(self);
         for site in self.sites() {
             checks::links::note_confirmed(&site);

@@ -1,83 +1,97 @@
 //! An image between two steps is exactly a state the volume had: the mirror, and every replica that is complete.
 
+use crate::disk::Platter;
+use crate::local::Site;
+use crate::remote::Remote;
 use crate::world::World;
 use farside_protocol::journal::CopyState;
+use farside_storage::Store;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+
+/// What was compared last: record and version of the image, by its name.
+pub type Compared = BTreeMap<String, (u64, u64)>;
 
 /// Compares the images that nobody is writing with the history.
 ///
 /// # Panics
 /// When one is no state, or not the one its position says.
-pub fn check(world: &World) {
+pub fn check(world: &World, compared: &mut Compared) {
     for site in world.sites() {
-        if let Some(volume) = site.volume.borrow().clone()
-            && !volume.store().under_way().draining
-            && volume.store().failure().is_none()
-        {
-            let applied = volume.store().points().applied.record;
-            if applied < volume.store().opened().recovered.head.record {
-                // It holds parts of what was brought there before the last end, until that is done again.
-                continue;
-            }
-            let expected = site.history.lock().state_after(applied);
-            compare(
-                &format!("the mirror of {}", site.name),
-                &site.image.content(),
-                &expected,
-                applied,
-            );
+        if let Some(volume) = site.volume.borrow().clone() {
+            mirror(&site, volume.store(), compared);
         }
-        for remote in world.remotes() {
-            let (Some(home), Some(replica)) = (remote.home(&site.name), remote.replica(&site.name)) else {
-                continue;
-            };
-            let store = replica.store();
-            let busy = store.under_way();
-            let complete = store.copy_progress().state == CopyState::Complete;
-            if !complete
-                || busy.draining
-                || busy.recording
-                || store.failure().is_some()
-                || home.hurt.load(Ordering::Relaxed)
-            {
-                continue;
-            }
-            let applied = store.points().applied.record;
-            if applied < store.opened().recovered.head.record {
-                continue;
-            }
-            let history = site.history.lock();
-            if world.is_another_branch(&site) {
-                continue;
-            }
-            assert!(
-                applied <= history.durable(),
-                "the replica of {} on {} applied record {applied}; the volume has {} durable",
-                site.name,
-                remote.name,
-                history.durable()
-            );
-            assert!(
-                history.is_chunk_end(applied),
-                "the replica of {} stands inside a chunk",
-                site.name
-            );
-            let expected = history.state_after(applied);
-            drop(history);
-            let name = format!("the replica of {} on {}", site.name, remote.name);
-            compare(&name, &home.image.content(), &expected, applied);
+        for remote in world.remotes().iter().filter(|_| !world.is_another_branch(&site)) {
+            replica(&site, remote, compared);
         }
     }
 }
 
+/// The record whose state the image has, if it can be known now: not while it is written, and not before what an earlier
+/// process brought there is brought there again.
+fn shown(store: &Store) -> Option<u64> {
+    let applied = store.points().applied.record;
+    let replayed = applied >= store.opened().recovered.head.record;
+    let busy = store.under_way();
+    (replayed && !busy.draining && !busy.recording && store.failure().is_none()).then_some(applied)
+}
+
+fn mirror(site: &Site, store: &Store, compared: &mut Compared) {
+    if let Some(applied) = shown(store) {
+        compare_once(site, &site.image, ("the mirror", applied), compared);
+    }
+}
+
+fn replica(site: &Site, remote: &Remote, compared: &mut Compared) {
+    let (Some(home), Some(replica)) = (remote.home(&site.name), remote.replica(&site.name)) else {
+        return;
+    };
+    let store = replica.store();
+    let complete = store.copy_progress().state == CopyState::Complete;
+    let Some(applied) = shown(store).filter(|_| complete && !home.hurt.load(Ordering::Relaxed)) else {
+        return;
+    };
+    let history = site.history.lock();
+    assert!(
+        applied <= history.durable(),
+        "the replica of {} on {} applied record {applied}; the volume has {} durable",
+        site.name,
+        remote.name,
+        history.durable()
+    );
+    assert!(
+        history.is_chunk_end(applied),
+        "the replica of {} stands at record {applied}, inside a chunk",
+        site.name
+    );
+    drop(history);
+    compare_once(site, &home.image, (&remote.name, applied), compared);
+}
+
+fn compare_once(site: &Site, image: &Platter, (whose, applied): (&str, u64), compared: &mut Compared) {
+    let now = (applied, image.version());
+    if compared.insert(image.name().to_owned(), now) != Some(now) {
+        let expected = site.history.lock().state_after(applied);
+        compare(
+            &format!("the image of {} at {whose}", site.name),
+            &image.content(),
+            &expected,
+            applied,
+        );
+    }
+}
+
+/// Compares an image with a state.
+///
 /// # Panics
 /// When they differ.
 pub fn compare(name: &str, found: &[u8], expected: &[u8], record: u64) {
-    if let Some(at) = found
+    if found == expected {
+        return;
+    }
+    let at = found
         .iter()
         .zip(expected)
-        .position(|(found, expected)| found != expected)
-    {
-        panic!("{name} differs at byte {at} from the volume after record {record}");
-    }
+        .position(|(found, expected)| found != expected);
+    panic!("{name} differs at byte {at:?} from the volume after record {record}");
 }
