@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// A snapshot of the volume's state is kept every so many records.
 const SNAPSHOT_EVERY: usize = 32;
+/// What a read or a crash never tears.
+const SECTOR: usize = 512;
 
 /// One record of the volume.
 #[derive(Debug, Clone)]
@@ -115,14 +117,17 @@ impl History {
     /// The volume after `record`.
     #[must_use]
     pub fn state_after(&self, record: u64) -> Vec<u8> {
-        let (base, snapshot) = self
-            .snapshots
-            .range(..=record)
-            .next_back()
-            .expect("there is one at 0");
-        let mut state = snapshot.to_vec();
+        self.range_after(record, 0..self.volume_bytes)
+    }
+
+    /// A range of the volume after `record`.
+    #[must_use]
+    pub fn range_after(&self, record: u64, range: std::ops::Range<usize>) -> Vec<u8> {
+        let snapshots = self.snapshots.range(..=record).next_back();
+        let (base, snapshot) = snapshots.expect("there is one at 0");
+        let mut state = snapshot[range.clone()].to_vec();
         for entry in self.between(*base, record) {
-            state[entry.offset..entry.offset + entry.bytes.len()].copy_from_slice(&entry.bytes);
+            entry.apply(&mut state, range.start);
         }
         state
     }
@@ -304,31 +309,43 @@ impl History {
     /// # Errors
     /// The first byte of a sector that shows none.
     pub fn explains(&self, offset: usize, found: &[u8], from: u64, to: u64) -> Result<(), usize> {
-        const SECTOR: usize = 512;
-        let mut state = self.state_after(from);
-        let sectors: Vec<(usize, usize)> = (offset / SECTOR..(offset + found.len()).div_ceil(SECTOR))
-            .map(|sector| {
-                (
-                    (sector * SECTOR).max(offset),
-                    ((sector + 1) * SECTOR).min(offset + found.len()),
-                )
-            })
-            .collect();
-        let shows = |state: &[u8], (start, end): (usize, usize)| {
-            state[start..end] == found[start - offset..end - offset]
-        };
-        let mut open: Vec<(usize, usize)> = sectors
-            .into_iter()
-            .filter(|sector| !shows(&state, *sector))
+        let end = offset + found.len();
+        let mut state = self.range_after(from, offset..end);
+        if state == found {
+            return Ok(());
+        }
+        let sectors = offset / SECTOR..end.div_ceil(SECTOR);
+        let ranges = sectors.map(|sector| {
+            let (start, limit) = ((sector * SECTOR).max(offset), ((sector + 1) * SECTOR).min(end));
+            start - offset..limit - offset
+        });
+        let mut open: Vec<_> = ranges
+            .filter(|range| state[range.clone()] != found[range.clone()])
             .collect();
         for entry in self.between(from, to) {
             if open.is_empty() {
                 break;
             }
-            state[entry.offset..entry.offset + entry.bytes.len()].copy_from_slice(&entry.bytes);
-            open.retain(|sector| !shows(&state, *sector));
+            if entry.apply(&mut state, offset) {
+                open.retain(|range| state[range.clone()] != found[range.clone()]);
+            }
         }
-        open.first().map_or(Ok(()), |(start, _)| Err(*start))
+        open.first().map_or(Ok(()), |range| Err(offset + range.start))
+    }
+}
+
+impl Entry {
+    /// Changes a part of the volume that begins at `start`; false if it lies elsewhere.
+    fn apply(&self, part: &mut [u8], start: usize) -> bool {
+        let (from, to) = (
+            self.offset.max(start),
+            (self.offset + self.bytes.len()).min(start + part.len()),
+        );
+        if from >= to {
+            return false;
+        }
+        part[from - start..to - start].copy_from_slice(&self.bytes[from - self.offset..to - self.offset]);
+        true
     }
 }
 

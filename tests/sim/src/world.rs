@@ -199,7 +199,8 @@ impl World {
     /// Whether the volume went back in time: remotes that went on are not to be judged by it.
     #[must_use]
     pub fn is_another_branch(&self, site: &Site) -> bool {
-        site.branched.get()
+        // A journal that was damaged may end early, too.
+        site.branched.get() || site.hurt.get()
     }
 
     fn pick<T: Clone>(&self, from: &[T]) -> T {
