@@ -151,7 +151,18 @@ impl History {
     /// When it was told that the change is journaled and it is not, whole and once.
     pub fn answered(&mut self, number: u64, acknowledged: Option<u64>) {
         let at = self.asked.iter().position(|asked| asked.number == number);
-        let asked = self.asked.swap_remove(at.expect("a change is answered once"));
+        let mut asked = self.asked.swap_remove(at.expect("a change is answered once"));
+        // Of two changes that are the same nobody can tell which one was journaled.
+        let twin = |other: &&mut Asked| {
+            other.journaled == other.bytes.len()
+                && (other.kind, other.offset, &other.bytes) == (asked.kind, asked.offset, &asked.bytes)
+        };
+        if acknowledged.is_some()
+            && asked.journaled == 0
+            && let Some(twin) = self.asked.iter_mut().find(twin)
+        {
+            std::mem::swap(&mut asked.journaled, &mut twin.journaled);
+        }
         if let Some(position) = acknowledged {
             assert_eq!(
                 asked.journaled,
