@@ -54,6 +54,9 @@ pub struct History {
     chunks: BTreeMap<(u64, u64), (u32, u64)>,
     asked: Vec<Asked>,
     next_number: u64,
+    /// The journal was damaged: of its last chunks damage cannot be told from a crash, so that the mirror may hold
+    /// more than the journal says.
+    pub damaged: bool,
     /// Since the volume was last opened its disks lost what was not durable.
     pub power_was_lost: bool,
     /// The highest record a host was told is journaled.
@@ -77,6 +80,7 @@ impl History {
             chunks: BTreeMap::new(),
             asked: Vec::new(),
             next_number: 0,
+            damaged: false,
             power_was_lost: false,
             acknowledged: 0,
             flushed: 0,
@@ -439,6 +443,9 @@ impl Tap for ImageTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
         let history = self.history.lock();
         let (offset, durable) = (usize::try_from(offset).unwrap_or(usize::MAX), history.durable());
+        if history.damaged {
+            return;
+        }
         let explained = |from| history.explains(offset, bytes, from, durable);
         // Records of the last batches; failing that, copied ranges of any age.
         if let Err(at) = explained(durable.saturating_sub(64)).or_else(|_| explained(0)) {
