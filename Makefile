@@ -9,7 +9,7 @@ TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:
   fio:fio qemu-img:qemu-utils mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fusermount3:fuse3 ip:iproute2 \
   nft:nftables strace:strace jq:jq
 
-.PHONY: run build test deps run-deps lint man soak bench clean
+.PHONY: run build test sim deps run-deps lint man soak bench clean
 
 run: run-deps build
 	$(BINARY) up $(DIR)
@@ -20,6 +20,11 @@ build:
 test: deps
 	$(CARGO) build --locked --bin farside
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+# One world with its trace: make sim SEED=7. Many worlds with their figures: make sim SEEDS=100000.
+SEEDS ?= 10000
+sim:
+	$(CARGO) run --quiet --profile sim --locked -p farside-sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 lint:
 	$(CARGO) fmt --all --check

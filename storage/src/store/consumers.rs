@@ -82,16 +82,22 @@ impl Store {
     /// # Errors
     /// [`StorageError`]; also for an unknown consumer.
     pub fn begin_consumer_copy(&self, name: &str) -> Result<ChainPoint, StorageError> {
-        let base = {
+        let (base, before) = {
             let mut state = self.state.lock();
             let base = state.points.applied;
             let consumer = find(&mut state.consumers, name, self.name())?;
-            consumer.state = ConsumerState::Copying;
-            consumer.acked = base;
+            let before = (consumer.state, consumer.acked);
+            (consumer.state, consumer.acked) = (ConsumerState::Copying, base);
             consumer.leaving = false;
-            base
+            (base, before)
         };
-        self.checkpoint()?;
+        self.checkpoint().inspect_err(|_| {
+            // What is not recorded was not begun: the next start would know nothing of what it brought there.
+            let mut state = self.state.lock();
+            if let Ok(consumer) = find(&mut state.consumers, name, &self.name) {
+                (consumer.state, consumer.acked) = before;
+            }
+        })?;
         Ok(base)
     }
 

@@ -46,11 +46,14 @@ pub enum Fault {
 
 type Sector = [u8; SECTOR];
 
-#[derive(Debug)]
+/// A sector whose newest content is not durable; that one is what reads give.
+#[derive(Debug, Clone)]
 struct Unsynced {
-    durable: Sector,
-    /// Oldest first; the last is what reads give.
-    versions: Vec<Sector>,
+    durable: Box<Sector>,
+    /// When the newest content was written, in versions of the medium.
+    stamp: u64,
+    /// What stood there in between, and since when; oldest first.
+    older: Vec<(u64, Sector)>,
 }
 
 #[derive(Debug, Default)]
@@ -114,29 +117,53 @@ impl Content {
             return;
         }
         self.version += 1;
-        let sectors = offset / SECTOR..(offset + bytes.len()).div_ceil(SECTOR);
-        for sector in sectors
-            .clone()
-            .filter(|sector| !self.unsynced.contains_key(sector))
-            .collect::<Vec<_>>()
-        {
-            let durable = self
-                .given_up
-                .remove(&sector)
-                .unwrap_or_else(|| self.sector(sector));
-            let versions = Vec::new();
-            self.unsynced.insert(sector, Unsynced { durable, versions });
-        }
-        self.put(offset, bytes);
-        for sector in sectors {
-            let now = self.sector(sector);
+        let stamp = self.version;
+        for sector in offset / SECTOR..(offset + bytes.len()).div_ceil(SECTOR) {
+            let before = self.sector(sector);
             if let Some(unsynced) = self.unsynced.get_mut(&sector) {
-                if unsynced.versions.len() == VERSIONS {
-                    unsynced.versions.remove(0);
+                if unsynced.older.len() == VERSIONS {
+                    unsynced.older.remove(0);
                 }
-                unsynced.versions.push(now);
+                unsynced.older.push((unsynced.stamp, before));
+                unsynced.stamp = stamp;
+            } else {
+                let durable = Box::new(self.given_up.remove(&sector).unwrap_or(before));
+                let older = Vec::new();
+                self.unsynced.insert(
+                    sector,
+                    Unsynced {
+                        durable,
+                        stamp,
+                        older,
+                    },
+                );
             }
         }
+        self.put(offset, bytes);
+    }
+
+    /// Everything written up to the version `begun` is durable. If the sync failed, every other sector is given up
+    /// instead, and nothing will ever write it.
+    fn settle(&mut self, begun: u64, failed: bool) {
+        let mut unsynced = std::mem::take(&mut self.unsynced);
+        let mut number = 0;
+        unsynced.retain(|sector, unsynced| {
+            number += 1;
+            let is_lost = failed && number % 2 == 0;
+            if unsynced.stamp <= begun {
+                if is_lost {
+                    self.given_up.insert(*sector, *unsynced.durable);
+                }
+                return false;
+            }
+            let synced = unsynced.older.iter().rev().find(|(stamp, _)| *stamp <= begun);
+            if let Some((_, bytes)) = synced.filter(|_| !is_lost) {
+                *unsynced.durable = *bytes;
+            }
+            unsynced.older.retain(|(stamp, _)| *stamp > begun);
+            true
+        });
+        self.unsynced = unsynced;
     }
 
     /// Whether the next call of a kind fails, and how.
@@ -213,17 +240,18 @@ impl Platter {
             if !same_page {
                 fate = random.below(100) < keep_percent;
             }
-            let survivor = match (fate, self.whole_pages) {
-                (false, _) => lost.durable,
-                (true, true) => lost.versions.last().copied().unwrap_or(lost.durable),
-                (true, false) => {
-                    let version = index(random.below(lost.versions.len() as u64));
-                    let newest = random.below(2) == 0;
-                    let version = if newest { lost.versions.len() - 1 } else { version };
-                    lost.versions[version]
-                }
+            let survivor = if !fate {
+                Some(*lost.durable)
+            } else if self.whole_pages || random.below(2) == 0 {
+                None
+            } else {
+                // The newest stands there already.
+                let version = index(random.below(lost.older.len() as u64 + 1));
+                lost.older.get(version).map(|(_, bytes)| *bytes)
             };
-            content.put(sector * SECTOR, &survivor);
+            if let Some(survivor) = survivor {
+                content.put(sector * SECTOR, &survivor);
+            }
         }
         for (sector, durable) in std::mem::take(&mut content.given_up) {
             content.put(sector * SECTOR, &durable);
@@ -243,19 +271,12 @@ impl Platter {
     #[must_use]
     pub fn fork(&self, power_lost: bool, random: &mut Random) -> Arc<Self> {
         let content = self.content.lock();
-        let unsynced = content.unsynced.iter().map(|(sector, unsynced)| {
-            let copy = Unsynced {
-                durable: unsynced.durable,
-                versions: unsynced.versions.clone(),
-            };
-            (*sector, copy)
-        });
         let copy = Arc::new(Self {
             name: format!("a copy of {}", self.name),
             bytes: self.bytes,
             content: Mutex::new(Content {
                 pages: content.pages.clone(),
-                unsynced: unsynced.collect(),
+                unsynced: content.unsynced.clone(),
                 given_up: content.given_up.clone(),
                 faults: Vec::new(),
                 version: 0,
@@ -291,11 +312,6 @@ impl Platter {
             return false;
         }
         page[at % PAGE] ^= 1 << random.below(8);
-        let sector = at / SECTOR;
-        let now = content.sector(sector);
-        if let Some(unsynced) = content.unsynced.get_mut(&sector) {
-            unsynced.versions.push(now);
-        }
         true
     }
 
@@ -467,38 +483,14 @@ impl Device for SimDisk {
 
     fn sync(&self) -> Result<(), StorageError> {
         // What is written while a sync is under way may be durable after it, but nobody may rely on that.
-        let pending: Vec<(usize, Sector)> = {
-            let content = self.platter.content.lock();
-            let last = |unsynced: &Unsynced| unsynced.versions.last().copied().unwrap_or(unsynced.durable);
-            content
-                .unsynced
-                .iter()
-                .map(|(sector, unsynced)| (*sector, last(unsynced)))
-                .collect()
-        };
+        let begun = self.platter.content.lock().version;
         let life = self.enter(Operation::Sync, 0)?;
         let mut content = self.platter.content.lock();
         let fails = content.fault(&[Fault::Sync]).is_some();
         if matches!(life, Life::Ends(done) if done < Done::All) {
             return Err(self.io(Operation::Sync, 0, EIO));
         }
-        for (number, (sector, bytes)) in pending.into_iter().enumerate() {
-            let Some(unsynced) = content.unsynced.get_mut(&sector) else {
-                continue;
-            };
-            let rewritten = unsynced.versions.last() != Some(&bytes);
-            // A failed sync loses every other sector, and nothing will ever write those.
-            if !fails || number % 2 == 0 {
-                unsynced.durable = bytes;
-            }
-            if rewritten {
-                unsynced.versions.retain(|version| *version != bytes);
-            } else if let Some(unsynced) = content.unsynced.remove(&sector)
-                && unsynced.durable != bytes
-            {
-                content.given_up.insert(sector, unsynced.durable);
-            }
-        }
+        content.settle(begun, fails);
         drop(content);
         if fails {
             return Err(self.io(Operation::Sync, 0, EIO));

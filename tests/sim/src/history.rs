@@ -54,6 +54,9 @@ pub struct History {
     chunks: BTreeMap<(u64, u64), (u32, u64)>,
     asked: Vec<Asked>,
     next_number: u64,
+    /// The journal was damaged: of its last chunks damage cannot be told from a crash, so that the mirror may hold
+    /// more than the journal says.
+    pub damaged: bool,
     /// Since the volume was last opened its disks lost what was not durable.
     pub power_was_lost: bool,
     /// The highest record a host was told is journaled.
@@ -77,6 +80,7 @@ impl History {
             chunks: BTreeMap::new(),
             asked: Vec::new(),
             next_number: 0,
+            damaged: false,
             power_was_lost: false,
             acknowledged: 0,
             flushed: 0,
@@ -151,7 +155,18 @@ impl History {
     /// When it was told that the change is journaled and it is not, whole and once.
     pub fn answered(&mut self, number: u64, acknowledged: Option<u64>) {
         let at = self.asked.iter().position(|asked| asked.number == number);
-        let asked = self.asked.swap_remove(at.expect("a change is answered once"));
+        let mut asked = self.asked.swap_remove(at.expect("a change is answered once"));
+        // Of two changes that are the same nobody can tell which one was journaled.
+        let twin = |other: &&mut Asked| {
+            other.journaled == other.bytes.len()
+                && (other.kind, other.offset, &other.bytes) == (asked.kind, asked.offset, &asked.bytes)
+        };
+        if acknowledged.is_some()
+            && asked.journaled == 0
+            && let Some(twin) = self.asked.iter_mut().find(twin)
+        {
+            std::mem::swap(&mut asked.journaled, &mut twin.journaled);
+        }
         if let Some(position) = acknowledged {
             assert_eq!(
                 asked.journaled,
@@ -428,6 +443,9 @@ impl Tap for ImageTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
         let history = self.history.lock();
         let (offset, durable) = (usize::try_from(offset).unwrap_or(usize::MAX), history.durable());
+        if history.damaged {
+            return;
+        }
         let explained = |from| history.explains(offset, bytes, from, durable);
         // Records of the last batches; failing that, copied ranges of any age.
         if let Err(at) = explained(durable.saturating_sub(64)).or_else(|_| explained(0)) {

@@ -206,6 +206,7 @@ fn open(
     site.broken.take();
     for slot in &store.superblock().consumers {
         if !site.remotes.borrow().contains(&slot.name) && store.remove_consumer(&slot.name).is_err() {
+            *site.broken.borrow_mut() = Some("a remote cannot be forgotten".to_owned());
             return;
         }
     }

@@ -35,6 +35,8 @@ pub struct Home {
     pub history: Arc<Mutex<History>>,
     /// Its files were damaged or exchanged.
     pub hurt: AtomicBool,
+    /// It was exchanged for an old copy: the volume believes that it holds more.
+    pub went_back: AtomicBool,
     /// A disk of it met a fault.
     pub faulty: AtomicBool,
     /// The highest record it was seen to be complete with, after a recovery.
@@ -122,6 +124,7 @@ impl SimReplicas {
             image: Platter::new(&at("replica"), hello.volume_bytes, false),
             history: history.clone(),
             hurt: AtomicBool::new(false),
+            went_back: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
             reached: AtomicU64::new(0),
         });

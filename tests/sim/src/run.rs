@@ -144,10 +144,23 @@ pub fn many(
 /// When its thread cannot be started.
 #[must_use]
 pub fn traced(seed: u64) -> Totals {
+    alone(seed, true)
+}
+
+/// Runs one world without its trace.
+///
+/// # Panics
+/// When its thread cannot be started.
+#[must_use]
+pub fn single(seed: u64) -> Totals {
+    alone(seed, false)
+}
+
+fn alone(seed: u64, traced: bool) -> Totals {
     keep_panics();
     let run = move || {
         let mut totals = Totals::default();
-        one(seed, true, &mut totals);
+        one(seed, traced, &mut totals);
         totals
     };
     let thread = std::thread::Builder::new().name("world".to_owned()).spawn(run);

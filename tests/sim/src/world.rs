@@ -519,6 +519,7 @@ impl World {
             let site = random.pick(&self.sites()).clone();
             if site.journal.flip_bit(&mut random, range) {
                 site.hurt.set(true);
+                site.history.lock().damaged = true;
             }
         } else {
             let homes: Vec<_> = random
@@ -558,6 +559,7 @@ impl World {
             home.journal.restore(&journal);
             home.image.restore(&image);
             home.reached.store(0, Ordering::Relaxed);
+            home.went_back.store(true, Ordering::Relaxed);
             for site in self.sites().iter().filter(|site| site.name == home.name) {
                 site.confirmed.borrow_mut().remove(&remote.name);
             }

@@ -15,6 +15,10 @@ pub fn begun(site: &Site, volume: &Volume) -> u64 {
 /// # Panics
 /// When a sector shows no state of that time.
 pub fn ended(site: &Site, offset: u64, found: &[u8], from: u64) {
+    // Bytes that wait for the mirror are read from the journal as they lie there, like those of any disk.
+    if site.hurt.get() {
+        return;
+    }
     let history = site.history.lock();
     let to = history.last();
     let start = usize::try_from(offset).unwrap_or(usize::MAX);
