@@ -7,6 +7,7 @@
 #   tests/canaries/run.sh                  all
 #   tests/canaries/run.sh NAME...          these
 #   tests/canaries/run.sh --quick          a few that are found at once
+#   tests/canaries/run.sh --clean          none: only the tree without any bug
 #
 # LIMIT: most worlds for each (20000). FIRST: the first seed (1). THREADS: of the simulator (all cores). CLEAN: worlds
 # of the tree without any bug, which have to find nothing (LIMIT; 0 leaves them out).
@@ -107,6 +108,7 @@ names=
 for argument in "$@"; do
     case $argument in
     --quick) names="$names $QUICK" ;;
+    --clean) names=" --clean" ;;
     *)
         name=$(basename "$argument" .patch)
         [ -f "$here/$name.patch" ] || give_up "there is no canary $name; see tests/canaries"
@@ -115,6 +117,7 @@ for argument in "$@"; do
     esac
 done
 [ -n "$names" ] || names=$(cd "$here" && for patch in *.patch; do echo "${patch%.patch}"; done)
+[ "$names" != " --clean" ] || names=
 
 mkdir -p "$work"
 exec 9>"$work/lock"

@@ -142,6 +142,15 @@ impl Content {
         self.put(offset, bytes);
     }
 
+    /// Zeroes in the cache; whole pages become holes unless their space is to be kept.
+    fn zero(&mut self, offset: usize, length: usize, allocate: bool) {
+        self.write(offset, &vec![0; length]);
+        let (first, end) = (offset.div_ceil(PAGE), (offset + length) / PAGE);
+        if let Some(pages) = self.pages.get_mut(first..end).filter(|_| !allocate) {
+            pages.fill(None);
+        }
+    }
+
     /// Everything written up to the version `begun` is durable. If the sync failed, every other sector is given up
     /// instead, and nothing will ever write it.
     fn settle(&mut self, begun: u64, failed: bool) {
@@ -473,7 +482,7 @@ impl Device for SimDisk {
             let code = if no_space { ENOSPC } else { EIO };
             return Err(self.io(Operation::Zero, offset, code));
         }
-        content.write(at, &vec![0; index(length)]);
+        content.zero(at, index(length), allocate);
         drop(content);
         if let Some(tap) = self.platter.tap().filter(|_| !self.quiet) {
             tap.zeroed(offset, length);

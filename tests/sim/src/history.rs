@@ -36,6 +36,8 @@ struct Asked {
     kind: RecordKind,
     /// Bytes of it that were journaled.
     journaled: usize,
+    /// The record with the last of them.
+    last_record: u64,
 }
 
 /// The history of one volume.
@@ -145,6 +147,7 @@ impl History {
             bytes,
             kind,
             journaled: 0,
+            last_record: 0,
         });
         self.next_number
     }
@@ -152,7 +155,7 @@ impl History {
     /// The host was answered, or is gone.
     ///
     /// # Panics
-    /// When it was told that the change is journaled and it is not, whole and once.
+    /// When it was told that the change is journaled and it is not, whole, once and up to the position named.
     pub fn answered(&mut self, number: u64, acknowledged: Option<u64>) {
         let at = self.asked.iter().position(|asked| asked.number == number);
         let mut asked = self.asked.swap_remove(at.expect("a change is answered once"));
@@ -175,6 +178,11 @@ impl History {
                 asked.journaled,
                 asked.bytes.len(),
                 asked.offset
+            );
+            assert!(
+                asked.last_record <= position,
+                "acknowledged at {position}, which does not cover record {}: a flush up to there would not, either",
+                asked.last_record
             );
             assert!(
                 position <= self.last(),
@@ -296,6 +304,7 @@ impl History {
 
     /// Finds whose change this is, or the next part of.
     fn was_asked_for(&mut self, record: &Record, bytes: &[u8]) {
+        let number = self.last() + 1;
         // Only a write may be split; two changes that look alike are told apart by their length.
         let fits = |asked: &Asked, whole: bool| {
             let rest = &asked.bytes[asked.journaled..];
@@ -317,6 +326,7 @@ impl History {
             );
         };
         asked.journaled += bytes.len();
+        asked.last_record = number;
     }
 
     /// Which states a range may show: one after at least `from` and at most `to`, the same for each sector.
