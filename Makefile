@@ -7,9 +7,9 @@ BINARY := target/release/farside
 # Programs the tests use, as program:package. Only what is missing gets installed.
 TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:nbd-client nbd-server:nbd-server \
   fio:fio qemu-img:qemu-utils mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fusermount3:fuse3 ip:iproute2 \
-  nft:nftables strace:strace jq:jq
+  nft:nftables strace:strace jq:jq patch:patch
 
-.PHONY: run build test sim deps run-deps lint man soak bench clean
+.PHONY: run build test sim canaries deps run-deps lint man soak bench clean
 
 run: run-deps build
 	$(BINARY) up $(DIR)
@@ -33,6 +33,11 @@ lint:
 # Manual pages and shell completions, into target/man.
 man:
 	$(CARGO) run --release --locked --bin farside -- man target/man
+
+# Bugs planted one at a time in a copy: the simulator has to find each. make canaries NAMES="sync-forgotten" for some.
+canaries:
+	@deploy/install-missing.sh patch:patch
+	CARGO=$(CARGO) tests/canaries/run.sh $(NAMES)
 
 soak: deps build
 	tests/soak.sh

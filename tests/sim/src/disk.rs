@@ -18,6 +18,8 @@ use std::sync::Arc;
 /// What a device writes whole or not at all.
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
+/// Longest extent that is reported at once: a copy takes several steps, however small the volume.
+const EXTENT_BYTES: u64 = 12 << 10;
 /// Versions of an unsynced sector that a power loss chooses from.
 const VERSIONS: usize = 4;
 
@@ -519,7 +521,7 @@ impl Device for SimDisk {
         let has_data = |at: u64| content.pages.get(index(at) / PAGE).is_some_and(Option::is_some);
         let data = has_data(offset);
         let mut at = (offset / PAGE as u64 + 1) * PAGE as u64;
-        while at < end && has_data(at) == data {
+        while at < end && at - offset < EXTENT_BYTES && has_data(at) == data {
             at += PAGE as u64;
         }
         let length = at.min(end) - offset;

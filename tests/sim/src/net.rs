@@ -26,6 +26,8 @@ pub struct Weather {
     pub delay_us: u64,
     /// And up to so much more.
     pub jitter_us: u64,
+    /// Of so many pieces in a thousand a byte changes.
+    pub noise_permille: u64,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +102,7 @@ impl Net {
             up: true,
             delay_us: 50,
             jitter_us: 200,
+            noise_permille: 0,
         };
         let shared = Shared {
             random: Random::new(seed ^ 0x0e7),
@@ -343,7 +346,8 @@ impl AsyncWrite for WriteEnd {
         if std::mem::take(&mut lane.drop_next) {
             return Poll::Ready(Ok(count));
         }
-        if std::mem::take(&mut lane.corrupt_next) {
+        let noisy = weather.noise_permille > 0 && shared.random.below(1000) < weather.noise_permille;
+        if std::mem::take(&mut lane.corrupt_next) || noisy {
             let at = usize::try_from(shared.random.below(count as u64)).unwrap_or(0);
             piece[at] ^= 1 << shared.random.below(8);
         }

@@ -396,6 +396,7 @@ impl World {
             up: self.chance(70),
             delay_us: self.pick(&[50, 5_000, 100_000]),
             jitter_us: self.pick(&[100, 20_000]),
+            noise_permille: self.pick(&[0, 0, 10, 50]),
         };
         self.net.set_weather(weather);
     }
@@ -582,6 +583,7 @@ impl World {
             up: true,
             delay_us: 50,
             jitter_us: 100,
+            noise_permille: 0,
         });
         for site in self.sites() {
             site.platters().iter().for_each(|platter| platter.heal());
