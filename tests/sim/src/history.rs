@@ -8,7 +8,7 @@ use crate::stats::Stats;
 use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
 use farside_protocol::journal::{Record, RecordKind, What};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A snapshot of the volume's state is kept every so many records.
@@ -28,7 +28,7 @@ pub struct Entry {
 }
 
 /// A change a host asked for and has not been answered about.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Asked {
     number: u64,
     offset: u64,
@@ -39,7 +39,7 @@ struct Asked {
 }
 
 /// The history of one volume.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct History {
     volume_bytes: usize,
     /// Entry `n` is record `n + 1`.
@@ -57,6 +57,8 @@ pub struct History {
     /// The journal was damaged: of its last chunks damage cannot be told from a crash, so that the mirror may hold
     /// more than the journal says.
     pub damaged: bool,
+    /// The volume went back in time: replicas may go on with what it no longer knows.
+    pub went_back: bool,
     /// Since the volume was last opened its disks lost what was not durable.
     pub power_was_lost: bool,
     /// The highest record a host was told is journaled.
@@ -81,6 +83,7 @@ impl History {
             asked: Vec::new(),
             next_number: 0,
             damaged: false,
+            went_back: false,
             power_was_lost: false,
             acknowledged: 0,
             flushed: 0,
@@ -424,17 +427,16 @@ impl Tap for JournalTap {
 #[derive(Debug)]
 pub struct ImageTap {
     history: Arc<Mutex<History>>,
-    /// Whether what is written comes from journal records at all: a copy brings other states.
-    name: &'static str,
+    is_replica: bool,
 }
 
 impl ImageTap {
     /// Checks against this history.
     #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, name: &'static str) -> Arc<Self> {
+    pub fn new(history: &Arc<Mutex<History>>, is_replica: bool) -> Arc<Self> {
         Arc::new(Self {
             history: history.clone(),
-            name,
+            is_replica,
         })
     }
 }
@@ -443,7 +445,7 @@ impl Tap for ImageTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
         let history = self.history.lock();
         let (offset, durable) = (usize::try_from(offset).unwrap_or(usize::MAX), history.durable());
-        if history.damaged {
+        if history.damaged || (self.is_replica && history.went_back) {
             return;
         }
         let explained = |from| history.explains(offset, bytes, from, durable);
@@ -451,7 +453,11 @@ impl Tap for ImageTap {
         if let Err(at) = explained(durable.saturating_sub(64)).or_else(|_| explained(0)) {
             panic!(
                 "{} byte {at} got content that no state of the volume up to the durable record {durable} has",
-                self.name
+                if self.is_replica {
+                    "a replica"
+                } else {
+                    "the mirror"
+                }
             );
         }
     }
@@ -467,6 +473,8 @@ impl Tap for ImageTap {
 #[derive(Debug)]
 pub struct ReplicaTap {
     history: Arc<Mutex<History>>,
+    /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
+    taken: Mutex<BTreeSet<(u64, u64, u32)>>,
 }
 
 impl ReplicaTap {
@@ -475,6 +483,7 @@ impl ReplicaTap {
     pub fn new(history: &Arc<Mutex<History>>) -> Arc<Self> {
         Arc::new(Self {
             history: history.clone(),
+            taken: Mutex::default(),
         })
     }
 }
@@ -483,7 +492,10 @@ impl Tap for ReplicaTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
         if let Some((what, data)) = chunk_in(offset, bytes) {
             assert!(what.data_is_intact(data), "a replica journaled a damaged chunk");
-            self.history.lock().check_received(&what);
+            let key = (what.header.epoch, what.header.sequence, what.checksum);
+            if self.taken.lock().insert(key) {
+                self.history.lock().check_received(&what);
+            }
         }
     }
 

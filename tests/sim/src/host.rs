@@ -14,7 +14,8 @@ use farside_protocol::journal::RecordKind;
 use farside_tests::random::Random;
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
 
 /// Starts the hosts of a volume.
 pub fn start(world: &Rc<World>, process: &Arc<Process>, site: &Rc<Site>, volume: &Arc<Volume>) {
@@ -91,7 +92,16 @@ impl Host {
             asked.push(self.site.history.lock().ask(offset, bytes, kind));
             batch.push(update);
         }
-        let answer = self.volume.update(&mut batch).await;
+        let patience = self.random.chance(4).then(|| self.random.below(4_000));
+        let update = self.volume.update(&mut batch);
+        let answer = match patience {
+            None => update.await,
+            // A connection that goes away: nobody is told what became of its changes.
+            Some(us) => match timeout(Duration::from_micros(us), update).await {
+                Ok(answer) => answer,
+                Err(_) => return Ok(()),
+            },
+        };
         if self.process.is_dead() {
             return Err(DiskError::ShuttingDown);
         }

@@ -142,7 +142,7 @@ impl SimReplicas {
         // Its files take their place whole: nothing is left of a making that was cut short.
         Store::format(&*disk, &parameters, self.clock.wall_us())?;
         home.journal.watch(ReplicaTap::new(history));
-        home.image.watch(ImageTap::new(history, "a replica"));
+        home.image.watch(ImageTap::new(history, true));
         self.homes.lock().insert(home.name.clone(), home.clone());
         let replica = self.start(&home)?;
         self.open.lock().insert(home.name.clone(), Ok(replica.clone()));

@@ -329,7 +329,8 @@ impl World {
     }
 
     async fn misfortune(self: &Rc<Self>) {
-        match self.draw(20) {
+        let kinds = if self.kind == Kind::Plain { 20 } else { 26 };
+        match self.draw(kinds) {
             0..3 => self.kill_local(),
             3..6 => self.kill_remote(),
             6 => self.net.cut(),
@@ -465,6 +466,7 @@ impl World {
                 return;
             }
             remote.homes.lock().remove(&site.name);
+            site.left_ahead.borrow_mut().remove(&remote.name);
             site.confirmed.borrow_mut().remove(&remote.name);
             site.remotes.borrow_mut().push(remote.name.clone());
             self.plan_restart(&remote.name);
@@ -479,6 +481,7 @@ impl World {
             Kind::Plain => self.kill_local(),
             Kind::Faults => self.plan_fault(),
             Kind::Flips => self.flip(),
+            Kind::OldCopies if self.chance(40) => self.old_copy_of_the_volume().await,
             Kind::OldCopies => self.old_copy().await,
         }
     }
@@ -574,6 +577,28 @@ impl World {
         self.plan_restart(&remote.name);
     }
 
+    /// Takes a copy of the volumes' disks while nobody uses them, or puts one back: the volume goes back in time.
+    async fn old_copy_of_the_volume(self: &Rc<Self>) {
+        local::shut_down(self).await;
+        if self.local.borrow().process.is_some() {
+            return;
+        }
+        let site = self.pick(&self.sites());
+        let restore = !site.backups.borrow().is_empty() && self.chance(60);
+        if restore {
+            self.stats.count("volumes that went back in time");
+            site.go_back(|remote| {
+                let home = self.remote(remote)?.home(&site.name)?;
+                checks::recovery::held_by(&home)
+            });
+            // An old copy that was left cleanly goes on in its epoch.
+            self.seen.borrow_mut().clear();
+        } else {
+            site.back_up(&mut self.random.borrow_mut());
+        }
+        self.plan_restart("local");
+    }
+
     /// From now on nothing goes wrong.
     fn calm_down(&self) {
         self.stats.trace("world", || "calms down".to_owned());
@@ -613,6 +638,9 @@ impl World {
             let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
             for home in homes {
                 checks::recovery::remote_before_start(self, &remote, &home);
+            }
+            for site in self.sites() {
+                checks::recovery::still_ahead(&site, &remote);
             }
         }
     }
