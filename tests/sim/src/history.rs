@@ -3,12 +3,8 @@
 //!
 //! It also knows which records are durable, by watching syncs, and which chunk every (epoch, sequence) ever stood for.
 
-use crate::disk::{Platter, Tap};
-use crate::stats::Stats;
-use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
 use farside_protocol::journal::{Record, RecordKind, What};
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// A snapshot of the volume's state is kept every so many records.
@@ -205,6 +201,18 @@ impl History {
         self.volatile.retain(|(_, last)| *last <= record);
     }
 
+    /// A sync of the journal's disk succeeded; `is_durable` tells what it covered.
+    pub fn synced(&mut self, is_durable: impl Fn(std::ops::Range<u64>) -> bool) {
+        while let Some((_, last)) = self
+            .volatile
+            .front()
+            .filter(|(range, _)| is_durable(range.clone()))
+        {
+            self.durable = self.durable.max(*last);
+            self.volatile.pop_front();
+        }
+    }
+
     /// Whether this is the chunk that the volume's journal had for its epoch and sequence, and durably.
     ///
     /// # Panics
@@ -232,7 +240,11 @@ impl History {
         );
     }
 
-    fn journaled(&mut self, at: u64, what: &What<'_>, data: &[u8]) {
+    /// A chunk reached the journal's disk, at this offset.
+    ///
+    /// # Panics
+    /// When it does not follow what is there, or holds what no host asked for.
+    pub fn journaled(&mut self, at: u64, what: &What<'_>, data: &[u8]) {
         let header = &what.header;
         let key = (header.epoch, header.sequence);
         let known = self.chunks.insert(key, (what.checksum, what.last_record()));
@@ -291,7 +303,7 @@ impl History {
             bytes,
             chunk_end,
         });
-        if self.entries.len() % SNAPSHOT_EVERY == 0 {
+        if self.entries.len().is_multiple_of(SNAPSHOT_EVERY) {
             let state = self.state_after(self.last());
             self.snapshots.insert(self.last(), state.into());
         }
@@ -365,140 +377,4 @@ impl Entry {
         part[from - start..to - start].copy_from_slice(&self.bytes[from - self.offset..to - self.offset]);
         true
     }
-}
-
-/// Watches a volume's journal.
-#[derive(Debug)]
-pub struct JournalTap {
-    history: Arc<Mutex<History>>,
-    stats: Arc<Stats>,
-}
-
-impl JournalTap {
-    /// Feeds this history.
-    #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, stats: &Arc<Stats>) -> Arc<Self> {
-        Arc::new(Self {
-            history: history.clone(),
-            stats: stats.clone(),
-        })
-    }
-}
-
-/// The chunk that was written here, if it is one.
-#[must_use]
-pub fn chunk_in(offset: u64, bytes: &[u8]) -> Option<(What<'_>, &[u8])> {
-    if offset < RING_OFFSET || bytes.len() < BLOCK_BYTES {
-        return None;
-    }
-    let what = What::decode(&bytes[..BLOCK_BYTES]).ok()?;
-    let data = bytes.get(BLOCK_BYTES..BLOCK_BYTES + what.data_bytes as usize)?;
-    Some((what, data))
-}
-
-impl Tap for JournalTap {
-    fn wrote(&self, offset: u64, bytes: &[u8]) {
-        if let Some((what, data)) = chunk_in(offset, bytes) {
-            self.stats.trace("history", || {
-                let (header, last) = (&what.header, what.last_record());
-                let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);
-                format!("chunk {epoch}/{sequence}, records {first}..={last}, journaled at {offset}")
-            });
-            self.history.lock().journaled(offset, &what, data);
-        }
-    }
-
-    fn zeroed(&self, _: u64, _: u64) {}
-
-    fn synced(&self, platter: &Platter) {
-        let mut history = self.history.lock();
-        while let Some((_, last)) = history
-            .volatile
-            .front()
-            .filter(|(range, _)| platter.is_durable(range.clone()))
-        {
-            history.durable = history.durable.max(*last);
-            history.volatile.pop_front();
-        }
-    }
-}
-
-/// Watches an image: whatever is written there must be durable in the journal of the volume first.
-#[derive(Debug)]
-pub struct ImageTap {
-    history: Arc<Mutex<History>>,
-    is_replica: bool,
-}
-
-impl ImageTap {
-    /// Checks against this history.
-    #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, is_replica: bool) -> Arc<Self> {
-        Arc::new(Self {
-            history: history.clone(),
-            is_replica,
-        })
-    }
-}
-
-impl Tap for ImageTap {
-    fn wrote(&self, offset: u64, bytes: &[u8]) {
-        let history = self.history.lock();
-        let (offset, durable) = (usize::try_from(offset).unwrap_or(usize::MAX), history.durable());
-        if history.damaged || (self.is_replica && history.went_back) {
-            return;
-        }
-        let explained = |from| history.explains(offset, bytes, from, durable);
-        // Records of the last batches; failing that, copied ranges of any age.
-        if let Err(at) = explained(durable.saturating_sub(64)).or_else(|_| explained(0)) {
-            panic!(
-                "{} byte {at} got content that no state of the volume up to the durable record {durable} has",
-                if self.is_replica {
-                    "a replica"
-                } else {
-                    "the mirror"
-                }
-            );
-        }
-    }
-
-    fn zeroed(&self, offset: u64, length: u64) {
-        self.wrote(offset, &vec![0; usize::try_from(length).unwrap_or(0)]);
-    }
-
-    fn synced(&self, _: &Platter) {}
-}
-
-/// Watches the journal of a replica: it takes the volume's chunks, in order, and only durable ones.
-#[derive(Debug)]
-pub struct ReplicaTap {
-    history: Arc<Mutex<History>>,
-    /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
-    taken: Mutex<BTreeSet<(u64, u64, u32)>>,
-}
-
-impl ReplicaTap {
-    /// Checks against this history.
-    #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>) -> Arc<Self> {
-        Arc::new(Self {
-            history: history.clone(),
-            taken: Mutex::default(),
-        })
-    }
-}
-
-impl Tap for ReplicaTap {
-    fn wrote(&self, offset: u64, bytes: &[u8]) {
-        if let Some((what, data)) = chunk_in(offset, bytes) {
-            assert!(what.data_is_intact(data), "a replica journaled a damaged chunk");
-            let key = (what.header.epoch, what.header.sequence, what.checksum);
-            if self.taken.lock().insert(key) {
-                self.history.lock().check_received(&what);
-            }
-        }
-    }
-
-    fn zeroed(&self, _: u64, _: u64) {}
-    fn synced(&self, _: &Platter) {}
 }

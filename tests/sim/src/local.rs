@@ -1,11 +1,13 @@
 //! The local unit: volumes with their disks, hosts in front of them and a link to each remote behind them.
 
 use crate::checks;
-use crate::disk::{Platter, SimDisk};
-use crate::history::{History, ImageTap, JournalTap};
+use crate::disk::SimDisk;
+use crate::history::History;
 use crate::host;
+use crate::platter::Platter;
 use crate::process::{Death, Process};
 use crate::schedule::{Needs, spawn};
+use crate::taps::{ImageTap, JournalTap};
 use crate::workers::{APPENDING_FREE, SimWorkers};
 use crate::world::World;
 use farside::link::backoff::Backoff;

@@ -1,11 +1,13 @@
 //! A remote unit: its replicas with their disks, and the receiver that feeds them.
 
 use crate::checks;
-use crate::disk::{Platter, SimDisk};
-use crate::history::{History, ImageTap, ReplicaTap};
+use crate::disk::SimDisk;
+use crate::history::History;
 use crate::local::Site;
+use crate::platter::Platter;
 use crate::process::{Death, Process};
 use crate::schedule::{Needs, spawn};
+use crate::taps::{ImageTap, ReplicaTap};
 use crate::time::SimClock;
 use crate::workers::SimWorkers;
 use crate::world::World;

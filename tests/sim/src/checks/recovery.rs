@@ -5,8 +5,9 @@
 //! have to give the volume. Then the unit itself starts on the originals and has to come to the same point.
 
 use super::prefix::compare;
-use crate::disk::{Platter, SimDisk};
+use crate::disk::SimDisk;
 use crate::local::Site;
+use crate::platter::Platter;
 use crate::remote::{Home, Remote};
 use crate::time::SimClock;
 use crate::world::World;
@@ -190,9 +191,7 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::
             return None;
         }
     };
-    let Some(site) = world.sites().into_iter().find(|site| site.name == home.name) else {
-        return None;
-    };
+    let site = world.sites().into_iter().find(|site| site.name == home.name)?;
     if hurt || store.superblock().copy != CopyState::Complete || world.is_another_branch(&site) {
         return None;
     }
