@@ -32,6 +32,8 @@ struct Asked {
     kind: RecordKind,
     /// Bytes of it that were journaled.
     journaled: usize,
+    /// The record of the last of them.
+    last: u64,
 }
 
 /// The history of one volume.
@@ -144,15 +146,16 @@ impl History {
             bytes,
             kind,
             journaled: 0,
+            last: 0,
         });
         self.next_number
     }
 
-    /// The host was answered, or is gone.
+    /// The host was answered; the last record of its change, 0 if it is not in the journal.
     ///
     /// # Panics
-    /// When it was told that the change is journaled and it is not, whole and once.
-    pub fn answered(&mut self, number: u64, acknowledged: Option<u64>) {
+    /// When it was told that the change is done and it is not in the journal, whole and once.
+    pub fn answered(&mut self, number: u64, done: bool) -> u64 {
         let at = self.asked.iter().position(|asked| asked.number == number);
         let mut asked = self.asked.swap_remove(at.expect("a change is answered once"));
         // Of two changes that are the same nobody can tell which one was journaled.
@@ -160,28 +163,25 @@ impl History {
             other.journaled == other.bytes.len()
                 && (other.kind, other.offset, &other.bytes) == (asked.kind, asked.offset, &asked.bytes)
         };
-        if acknowledged.is_some()
+        if done
             && asked.journaled == 0
             && let Some(twin) = self.asked.iter_mut().find(twin)
         {
             std::mem::swap(&mut asked.journaled, &mut twin.journaled);
+            std::mem::swap(&mut asked.last, &mut twin.last);
         }
-        if let Some(position) = acknowledged {
+        if done {
             assert_eq!(
                 asked.journaled,
                 asked.bytes.len(),
-                "acknowledged at {position}, and only {} of {} bytes at {} are in the journal",
+                "acknowledged, and only {} of {} bytes at {} are in the journal",
                 asked.journaled,
                 asked.bytes.len(),
                 asked.offset
             );
-            assert!(
-                position <= self.last(),
-                "acknowledged at {position} of {} records",
-                self.last()
-            );
-            self.acknowledged = self.acknowledged.max(position);
+            self.acknowledged = self.acknowledged.max(asked.last);
         }
+        asked.last
     }
 
     /// Everybody who waited is gone.
@@ -322,6 +322,7 @@ impl History {
         };
         let whole = self.asked.iter().position(|asked| fits(asked, true));
         let found = whole.or_else(|| self.asked.iter().position(|asked| fits(asked, false)));
+        let number = self.entries.len() as u64 + 1;
         let Some(asked) = found.and_then(|at| self.asked.get_mut(at)) else {
             panic!(
                 "record {} ({:?}, {} bytes at {}) is nothing that a host asks for now",
@@ -332,6 +333,7 @@ impl History {
             );
         };
         asked.journaled += bytes.len();
+        asked.last = number;
     }
 
     /// Which states a range may show: one after at least `from` and at most `to`, the same for each sector.

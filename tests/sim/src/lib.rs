@@ -11,6 +11,7 @@ pub mod disk;
 pub mod history;
 pub mod taps;
 pub mod host;
+pub mod nbd_host;
 pub mod local;
 mod misfortunes;
 pub mod net;

@@ -4,6 +4,7 @@ use crate::checks;
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::host;
+use crate::nbd_host;
 use crate::platter::Platter;
 use crate::process::{Death, Process};
 use crate::schedule::{Needs, spawn};
@@ -285,7 +286,11 @@ fn open(
     for remote in site.remotes.borrow().iter() {
         start_link(world, process, (site, &volume), (remote, instance, told));
     }
-    host::start(world, process, site, &volume);
+    if world.hosts_speak_nbd {
+        nbd_host::start(world, process, site, &volume);
+    } else {
+        host::start(world, process, site, &volume);
+    }
 }
 
 /// Begins to send a volume to a remote.
@@ -392,6 +397,7 @@ pub fn bury(world: &Rc<World>, process: &Arc<Process>) {
         }
     }
     world.net.gone(process, how == Some(Death::PowerLost));
+    world.host_net.gone(process, false);
     world.local.borrow_mut().process = None;
 }
 
@@ -442,6 +448,7 @@ pub async fn shut_down(world: &Rc<World>) {
         site.history.lock().nobody_waits();
     }
     world.net.gone(&process, false);
+    world.host_net.gone(&process, false);
     process.leave();
     world.local.borrow_mut().process = None;
 }

@@ -19,6 +19,7 @@ impl World {
         match self.draw(kinds) {
             0..3 => self.kill_local(),
             3..6 => self.kill_remote(),
+            6 if self.chance(50) => self.host_net.cut(),
             6 => self.net.cut(),
             7 => self.net.freeze(),
             8 => self.net.corrupt(usize::from(self.chance(50))),

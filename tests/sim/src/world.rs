@@ -60,6 +60,12 @@ pub struct World {
     pub local: RefCell<Local>,
     /// Hosts in front of each volume.
     pub hosts: u64,
+    /// They go through the NBD target.
+    pub hosts_speak_nbd: bool,
+    /// The network they are on.
+    pub host_net: Arc<Net>,
+    /// The machine they run on, which never fails.
+    pub hosts_machine: Arc<Process>,
     /// Longest pause of a host between two requests, in microseconds.
     pub think_us: u64,
     sites: RefCell<Vec<Rc<Site>>>,
@@ -136,11 +142,14 @@ impl World {
         let world = Rc::new(Self {
             kind,
             net: Net::new(seed, stats.clone()),
-            stats,
+            stats: stats.clone(),
             local_clock: Arc::new(SimClock::new()),
             local_uuid: Uuid::from_u128(0x10ca1),
             local: RefCell::default(),
             hosts: random.between(1, 3),
+            hosts_speak_nbd: random.chance(40),
+            host_net: Net::new(seed ^ 0x4057, stats.clone()),
+            hosts_machine: Process::new("hosts"),
             think_us: *random.pick(&[2_000, 20_000, 60_000]),
             sites: RefCell::default(),
             remotes,
