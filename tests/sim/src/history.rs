@@ -3,11 +3,7 @@
 //!
 //! It also knows which records are durable, by watching syncs, and which chunk every (epoch, sequence) ever stood for.
 
-use crate::disk::{Platter, Tap};
-use crate::stats::Stats;
-use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
 use farside_protocol::journal::{Record, RecordKind, What};
-use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -28,7 +24,7 @@ pub struct Entry {
 }
 
 /// A change a host asked for and has not been answered about.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Asked {
     number: u64,
     offset: u64,
@@ -36,12 +32,12 @@ struct Asked {
     kind: RecordKind,
     /// Bytes of it that were journaled.
     journaled: usize,
-    /// The record with the last of them.
-    last_record: u64,
+    /// The record of the last of them.
+    last: u64,
 }
 
 /// The history of one volume.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct History {
     volume_bytes: usize,
     /// Entry `n` is record `n + 1`.
@@ -59,6 +55,8 @@ pub struct History {
     /// The journal was damaged: of its last chunks damage cannot be told from a crash, so that the mirror may hold
     /// more than the journal says.
     pub damaged: bool,
+    /// The volume went back in time: replicas may go on with what it no longer knows.
+    pub went_back: bool,
     /// Since the volume was last opened its disks lost what was not durable.
     pub power_was_lost: bool,
     /// The highest record a host was told is journaled.
@@ -83,6 +81,7 @@ impl History {
             asked: Vec::new(),
             next_number: 0,
             damaged: false,
+            went_back: false,
             power_was_lost: false,
             acknowledged: 0,
             flushed: 0,
@@ -147,16 +146,16 @@ impl History {
             bytes,
             kind,
             journaled: 0,
-            last_record: 0,
+            last: 0,
         });
         self.next_number
     }
 
-    /// The host was answered, or is gone.
+    /// The host was answered; the last record of its change, 0 if it is not in the journal.
     ///
     /// # Panics
-    /// When it was told that the change is journaled and it is not, whole, once and up to the position named.
-    pub fn answered(&mut self, number: u64, acknowledged: Option<u64>) {
+    /// When it was told that the change is done and it is not in the journal, whole and once.
+    pub fn answered(&mut self, number: u64, done: bool) -> u64 {
         let at = self.asked.iter().position(|asked| asked.number == number);
         let mut asked = self.asked.swap_remove(at.expect("a change is answered once"));
         // Of two changes that are the same nobody can tell which one was journaled.
@@ -164,33 +163,25 @@ impl History {
             other.journaled == other.bytes.len()
                 && (other.kind, other.offset, &other.bytes) == (asked.kind, asked.offset, &asked.bytes)
         };
-        if acknowledged.is_some()
+        if done
             && asked.journaled == 0
             && let Some(twin) = self.asked.iter_mut().find(twin)
         {
             std::mem::swap(&mut asked.journaled, &mut twin.journaled);
+            std::mem::swap(&mut asked.last, &mut twin.last);
         }
-        if let Some(position) = acknowledged {
+        if done {
             assert_eq!(
                 asked.journaled,
                 asked.bytes.len(),
-                "acknowledged at {position}, and only {} of {} bytes at {} are in the journal",
+                "acknowledged, and only {} of {} bytes at {} are in the journal",
                 asked.journaled,
                 asked.bytes.len(),
                 asked.offset
             );
-            assert!(
-                asked.last_record <= position,
-                "acknowledged at {position}, which does not cover record {}: a flush up to there would not, either",
-                asked.last_record
-            );
-            assert!(
-                position <= self.last(),
-                "acknowledged at {position} of {} records",
-                self.last()
-            );
-            self.acknowledged = self.acknowledged.max(position);
+            self.acknowledged = self.acknowledged.max(asked.last);
         }
+        asked.last
     }
 
     /// Everybody who waited is gone.
@@ -208,6 +199,18 @@ impl History {
         self.flushed = self.flushed.min(record);
         self.durable = self.durable.min(record);
         self.volatile.retain(|(_, last)| *last <= record);
+    }
+
+    /// A sync of the journal's disk succeeded; `is_durable` tells what it covered.
+    pub fn synced(&mut self, is_durable: impl Fn(std::ops::Range<u64>) -> bool) {
+        while let Some((_, last)) = self
+            .volatile
+            .front()
+            .filter(|(range, _)| is_durable(range.clone()))
+        {
+            self.durable = self.durable.max(*last);
+            self.volatile.pop_front();
+        }
     }
 
     /// Whether this is the chunk that the volume's journal had for its epoch and sequence, and durably.
@@ -237,7 +240,11 @@ impl History {
         );
     }
 
-    fn journaled(&mut self, at: u64, what: &What<'_>, data: &[u8]) {
+    /// A chunk reached the journal's disk, at this offset.
+    ///
+    /// # Panics
+    /// When it does not follow what is there, or holds what no host asked for.
+    pub fn journaled(&mut self, at: u64, what: &What<'_>, data: &[u8]) {
         let header = &what.header;
         let key = (header.epoch, header.sequence);
         let known = self.chunks.insert(key, (what.checksum, what.last_record()));
@@ -296,7 +303,7 @@ impl History {
             bytes,
             chunk_end,
         });
-        if self.entries.len() % SNAPSHOT_EVERY == 0 {
+        if self.entries.len().is_multiple_of(SNAPSHOT_EVERY) {
             let state = self.state_after(self.last());
             self.snapshots.insert(self.last(), state.into());
         }
@@ -304,7 +311,6 @@ impl History {
 
     /// Finds whose change this is, or the next part of.
     fn was_asked_for(&mut self, record: &Record, bytes: &[u8]) {
-        let number = self.last() + 1;
         // Only a write may be split; two changes that look alike are told apart by their length.
         let fits = |asked: &Asked, whole: bool| {
             let rest = &asked.bytes[asked.journaled..];
@@ -316,6 +322,7 @@ impl History {
         };
         let whole = self.asked.iter().position(|asked| fits(asked, true));
         let found = whole.or_else(|| self.asked.iter().position(|asked| fits(asked, false)));
+        let number = self.entries.len() as u64 + 1;
         let Some(asked) = found.and_then(|at| self.asked.get_mut(at)) else {
             panic!(
                 "record {} ({:?}, {} bytes at {}) is nothing that a host asks for now",
@@ -326,7 +333,7 @@ impl History {
             );
         };
         asked.journaled += bytes.len();
-        asked.last_record = number;
+        asked.last = number;
     }
 
     /// Which states a range may show: one after at least `from` and at most `to`, the same for each sector.
@@ -372,131 +379,4 @@ impl Entry {
         part[from - start..to - start].copy_from_slice(&self.bytes[from - self.offset..to - self.offset]);
         true
     }
-}
-
-/// Watches a volume's journal.
-#[derive(Debug)]
-pub struct JournalTap {
-    history: Arc<Mutex<History>>,
-    stats: Arc<Stats>,
-}
-
-impl JournalTap {
-    /// Feeds this history.
-    #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, stats: &Arc<Stats>) -> Arc<Self> {
-        Arc::new(Self {
-            history: history.clone(),
-            stats: stats.clone(),
-        })
-    }
-}
-
-/// The chunk that was written here, if it is one.
-#[must_use]
-pub fn chunk_in(offset: u64, bytes: &[u8]) -> Option<(What<'_>, &[u8])> {
-    if offset < RING_OFFSET || bytes.len() < BLOCK_BYTES {
-        return None;
-    }
-    let what = What::decode(&bytes[..BLOCK_BYTES]).ok()?;
-    let data = bytes.get(BLOCK_BYTES..BLOCK_BYTES + what.data_bytes as usize)?;
-    Some((what, data))
-}
-
-impl Tap for JournalTap {
-    fn wrote(&self, offset: u64, bytes: &[u8]) {
-        if let Some((what, data)) = chunk_in(offset, bytes) {
-            self.stats.trace("history", || {
-                let (header, last) = (&what.header, what.last_record());
-                let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);
-                format!("chunk {epoch}/{sequence}, records {first}..={last}, journaled at {offset}")
-            });
-            self.history.lock().journaled(offset, &what, data);
-        }
-    }
-
-    fn zeroed(&self, _: u64, _: u64) {}
-
-    fn synced(&self, platter: &Platter) {
-        let mut history = self.history.lock();
-        while let Some((_, last)) = history
-            .volatile
-            .front()
-            .filter(|(range, _)| platter.is_durable(range.clone()))
-        {
-            history.durable = history.durable.max(*last);
-            history.volatile.pop_front();
-        }
-    }
-}
-
-/// Watches an image: whatever is written there must be durable in the journal of the volume first.
-#[derive(Debug)]
-pub struct ImageTap {
-    history: Arc<Mutex<History>>,
-    /// Whether what is written comes from journal records at all: a copy brings other states.
-    name: &'static str,
-}
-
-impl ImageTap {
-    /// Checks against this history.
-    #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, name: &'static str) -> Arc<Self> {
-        Arc::new(Self {
-            history: history.clone(),
-            name,
-        })
-    }
-}
-
-impl Tap for ImageTap {
-    fn wrote(&self, offset: u64, bytes: &[u8]) {
-        let history = self.history.lock();
-        let (offset, durable) = (usize::try_from(offset).unwrap_or(usize::MAX), history.durable());
-        if history.damaged {
-            return;
-        }
-        let explained = |from| history.explains(offset, bytes, from, durable);
-        // Records of the last batches; failing that, copied ranges of any age.
-        if let Err(at) = explained(durable.saturating_sub(64)).or_else(|_| explained(0)) {
-            panic!(
-                "{} byte {at} got content that no state of the volume up to the durable record {durable} has",
-                self.name
-            );
-        }
-    }
-
-    fn zeroed(&self, offset: u64, length: u64) {
-        self.wrote(offset, &vec![0; usize::try_from(length).unwrap_or(0)]);
-    }
-
-    fn synced(&self, _: &Platter) {}
-}
-
-/// Watches the journal of a replica: it takes the volume's chunks, in order, and only durable ones.
-#[derive(Debug)]
-pub struct ReplicaTap {
-    history: Arc<Mutex<History>>,
-}
-
-impl ReplicaTap {
-    /// Checks against this history.
-    #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>) -> Arc<Self> {
-        Arc::new(Self {
-            history: history.clone(),
-        })
-    }
-}
-
-impl Tap for ReplicaTap {
-    fn wrote(&self, offset: u64, bytes: &[u8]) {
-        if let Some((what, data)) = chunk_in(offset, bytes) {
-            assert!(what.data_is_intact(data), "a replica journaled a damaged chunk");
-            self.history.lock().check_received(&what);
-        }
-    }
-
-    fn zeroed(&self, _: u64, _: u64) {}
-    fn synced(&self, _: &Platter) {}
 }

@@ -1,4 +1,5 @@
-//! Hosts: what they ask of a volume, and what they hold it to.
+//! Hosts: what they ask of a volume, and what they hold it to. These ask the volume itself; those of `nbd_host.rs` go
+//! through the NBD target.
 
 use crate::checks;
 use crate::local::Site;
@@ -14,7 +15,81 @@ use farside_protocol::journal::RecordKind;
 use farside_tests::random::Random;
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// Longest range of one request in bytes: larger than a segment's room, so that some are split.
+const LONGEST: u64 = 24 << 10;
+
+/// What a host asks for.
+#[derive(Debug, Clone)]
+pub enum Question {
+    /// A change of this kind, after which these bytes stand at `offset`.
+    Change {
+        /// First byte changed.
+        offset: u64,
+        /// What stands there then.
+        bytes: Arc<[u8]>,
+        /// Write, trim or zeroes.
+        kind: RecordKind,
+        /// It is answered only when it is durable.
+        durable: bool,
+    },
+    /// The bytes of a range.
+    Read {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u32,
+    },
+    /// Everything acknowledged so far becomes durable.
+    Flush,
+}
+
+/// The next question of a host of a volume of this size.
+pub fn ask(random: &mut Random, volume_bytes: u64) -> Question {
+    match random.below(100) {
+        0..58 => change(random, volume_bytes),
+        58..80 => {
+            let (offset, length) = range(random, volume_bytes);
+            let length = u32::try_from(length).unwrap_or(0);
+            Question::Read { offset, length }
+        }
+        _ => Question::Flush,
+    }
+}
+
+fn range(random: &mut Random, size: u64) -> (u64, u64) {
+    let (offset, length) = match random.below(10) {
+        // A few blocks that everybody fights for.
+        0..4 => (4096 * random.below(4), 4096),
+        4..7 => (4096 * random.below(size / 4096), 4096 * random.between(1, 4)),
+        // Anything at all.
+        7..9 => (random.below(size), random.between(1, 5000)),
+        _ => (4096 * random.below(size / 4096), random.between(1, LONGEST)),
+    };
+    (offset, length.min(size - offset))
+}
+
+fn change(random: &mut Random, size: u64) -> Question {
+    let (offset, length) = range(random, size);
+    let length = usize::try_from(length).unwrap_or(0);
+    let (bytes, kind): (Arc<[u8]>, _) = match random.below(12) {
+        0 => (vec![0; length].into(), RecordKind::Trim),
+        1 => {
+            let allocate = random.chance(50);
+            (vec![0; length].into(), RecordKind::Zero { allocate })
+        }
+        _ => (random.bytes(length).into(), RecordKind::Write),
+    };
+    let durable = random.chance(8);
+    Question::Change {
+        offset,
+        bytes,
+        kind,
+        durable,
+    }
+}
 
 /// Starts the hosts of a volume.
 pub fn start(world: &Rc<World>, process: &Arc<Process>, site: &Rc<Site>, volume: &Arc<Volume>) {
@@ -44,10 +119,10 @@ impl Host {
             let pause = self.random.below(self.world.think_us);
             pause_us(pause).await;
             let begun = Instant::now();
-            let result = match self.random.below(100) {
-                0..58 => self.change().await,
-                58..80 => self.read().await,
-                _ => self.flush().await,
+            let result = match ask(&mut self.random, self.site.volume_bytes) {
+                Question::Read { offset, length } => self.read(offset, length).await,
+                Question::Flush => self.flush().await,
+                first @ Question::Change { .. } => self.change(first).await,
             };
             if self.process.is_dead() {
                 return;
@@ -64,78 +139,54 @@ impl Host {
         }
     }
 
-    fn range(&mut self, longest: u64) -> (u64, u64) {
-        let size = self.site.volume_bytes;
-        let (offset, length) = match self.random.below(10) {
-            // A few blocks that everybody fights for.
-            0..4 => (4096 * self.random.below(4), 4096),
-            4..7 => (
-                4096 * self.random.below(size / 4096),
-                4096 * self.random.between(1, 4),
-            ),
-            // Anything at all.
-            7..9 => (self.random.below(size), self.random.between(1, 5000)),
-            _ => (
-                4096 * self.random.below(size / 4096),
-                self.random.between(1, longest),
-            ),
-        };
-        (offset, length.min(size - offset).min(longest))
-    }
-
-    async fn change(&mut self) -> Result<(), DiskError> {
-        let mut batch = Vec::new();
-        let mut asked = Vec::new();
-        for _ in 0..self.random.between(1, 3) {
-            let (update, offset, bytes, kind) = self.update();
-            asked.push(self.site.history.lock().ask(offset, bytes, kind));
-            batch.push(update);
+    /// Asks for a batch of changes.
+    async fn change(&mut self, first: Question) -> Result<(), DiskError> {
+        let (mut batch, mut asked) = (Vec::new(), Vec::new());
+        let mut is_durable = false;
+        let more = self.random.below(3);
+        let rest: Vec<_> = (0..more)
+            .map(|_| change(&mut self.random, self.site.volume_bytes))
+            .collect();
+        for question in std::iter::once(first).chain(rest) {
+            if let Question::Change {
+                offset,
+                bytes,
+                kind,
+                durable,
+            } = question
+            {
+                is_durable |= durable;
+                batch.push(update(offset, &bytes, kind));
+                asked.push(self.site.history.lock().ask(offset, bytes, kind));
+            }
         }
-        let answer = self.volume.update(&mut batch).await;
+        let patience = self.random.chance(4).then(|| self.random.below(4_000));
+        let update = self.volume.update(&mut batch);
+        let answer = match patience {
+            None => update.await,
+            // A connection that goes away: nobody is told what became of its changes.
+            Some(us) => match timeout(Duration::from_micros(us), update).await {
+                Ok(answer) => answer,
+                Err(_) => return Ok(()),
+            },
+        };
         if self.process.is_dead() {
             return Err(DiskError::ShuttingDown);
         }
-        let position = answer.as_ref().ok().copied();
         for number in asked {
-            self.site.history.lock().answered(number, position);
+            let last = self.site.history.lock().answered(number, answer.is_ok());
+            let position = answer.unwrap_or(u64::MAX);
+            assert!(
+                position >= last,
+                "{}: acknowledged at {position} what is record {last}",
+                self.site.name
+            );
         }
         let position = answer?;
-        if self.random.chance(8) {
+        if is_durable {
             self.durable(position, position).await?;
         }
         Ok(())
-    }
-
-    fn update(&mut self) -> (Update, u64, Arc<[u8]>, RecordKind) {
-        let (offset, length) = self.range(24 << 10);
-        let size = usize::try_from(length).unwrap_or(0);
-        let short = u32::try_from(length).unwrap_or(0);
-        let zeroes: Arc<[u8]> = vec![0; size].into();
-        match self.random.below(12) {
-            0 => (
-                Update::Trim {
-                    offset,
-                    length: short,
-                },
-                offset,
-                zeroes,
-                RecordKind::Trim,
-            ),
-            1 => {
-                let allocate = self.random.chance(50);
-                let update = Update::Zero {
-                    offset,
-                    length: short,
-                    allocate,
-                };
-                (update, offset, zeroes, RecordKind::Zero { allocate })
-            }
-            _ => {
-                let bytes: Arc<[u8]> = self.random.bytes(size).into();
-                let data = Bytes::copy_from_slice(&bytes);
-                (Update::Write { offset, data }, offset, bytes, RecordKind::Write)
-            }
-        }
     }
 
     async fn flush(&mut self) -> Result<(), DiskError> {
@@ -153,9 +204,7 @@ impl Host {
         Ok(())
     }
 
-    async fn read(&mut self) -> Result<(), DiskError> {
-        let (offset, length) = self.range(32 << 10);
-        let length = u32::try_from(length).unwrap_or(0);
+    async fn read(&mut self, offset: u64, length: u32) -> Result<(), DiskError> {
         let from = checks::reads::begun(&self.site, &self.volume);
         let mut found = BytesMut::new();
         let quick = self.random.chance(50) && self.volume.read_cached(offset, length, &mut found)?;
@@ -166,5 +215,21 @@ impl Host {
             checks::reads::ended(&self.site, offset, &found, from);
         }
         Ok(())
+    }
+}
+
+fn update(offset: u64, bytes: &Arc<[u8]>, kind: RecordKind) -> Update {
+    let length = u32::try_from(bytes.len()).unwrap_or(0);
+    match kind {
+        RecordKind::Trim => Update::Trim { offset, length },
+        RecordKind::Zero { allocate } => Update::Zero {
+            offset,
+            length,
+            allocate,
+        },
+        RecordKind::Write | RecordKind::Mark(_) => Update::Write {
+            offset,
+            data: Bytes::copy_from_slice(bytes),
+        },
     }
 }

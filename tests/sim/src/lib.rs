@@ -6,10 +6,14 @@
 //! runs on one thread, in simulated time.
 
 pub mod checks;
+pub mod platter;
 pub mod disk;
 pub mod history;
+pub mod taps;
 pub mod host;
+pub mod nbd_host;
 pub mod local;
+mod misfortunes;
 pub mod net;
 pub mod process;
 pub mod remote;

@@ -1,11 +1,14 @@
 //! The local unit: volumes with their disks, hosts in front of them and a link to each remote behind them.
 
 use crate::checks;
-use crate::disk::{Platter, SimDisk};
-use crate::history::{History, ImageTap, JournalTap};
+use crate::disk::SimDisk;
+use crate::history::History;
 use crate::host;
+use crate::nbd_host;
+use crate::platter::Platter;
 use crate::process::{Death, Process};
 use crate::schedule::{Needs, spawn};
+use crate::taps::{ImageTap, JournalTap};
 use crate::workers::{APPENDING_FREE, SimWorkers};
 use crate::world::World;
 use farside::link::backoff::Backoff;
@@ -13,6 +16,7 @@ use farside::link::{CloseReason, SessionSetup, StatusCell, run_session};
 use farside::volume::{LinkSource, Volume};
 use farside_protocol::journal::Role;
 use farside_storage::{BlockMap, Clock, Store, StoreDevices, StoreParameters, load_superblock};
+use farside_tests::random::Random;
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -50,6 +54,10 @@ pub struct Site {
     pub hurt: Cell<bool>,
     /// Its disks were exchanged for an old copy: what remotes hold is another branch of its history.
     pub branched: Cell<bool>,
+    /// Old copies of its disks, and its history at that time.
+    pub backups: RefCell<Vec<Backup>>,
+    /// Replicas ahead of the old copy that was put back: nothing of them may be lost.
+    pub left_ahead: RefCell<BTreeMap<String, LeftAhead>>,
     /// A disk of it met a fault: it may be degraded until the unit is started again.
     pub faulty: Cell<bool>,
     /// The volume, while it is in service.
@@ -58,6 +66,25 @@ pub struct Site {
     pub broken: RefCell<Option<String>>,
     /// What its links said last.
     pub refusals: RefCell<BTreeMap<String, String>>,
+}
+
+/// An old copy of a volume's disks.
+#[derive(Debug)]
+pub struct Backup {
+    journal: Arc<Platter>,
+    image: Arc<Platter>,
+    maps: BTreeMap<String, Arc<Platter>>,
+    history: History,
+    remotes: Vec<String>,
+}
+
+/// What a remote held when its volume went back in time.
+#[derive(Debug)]
+pub struct LeftAhead {
+    /// Its last record.
+    pub record: u64,
+    /// The volume after that.
+    pub state: Vec<u8>,
 }
 
 /// What becomes of a process after its death.
@@ -94,6 +121,8 @@ impl Site {
             confirmed: RefCell::default(),
             hurt: Cell::new(false),
             branched: Cell::new(false),
+            backups: RefCell::default(),
+            left_ahead: RefCell::default(),
             faulty: Cell::new(false),
             volume: RefCell::default(),
             broken: RefCell::default(),
@@ -113,7 +142,7 @@ impl Site {
         let disk = SimDisk::quietly(&site.journal);
         Store::format(&*disk, &parameters, world.local_clock.wall_us()).expect("a healthy disk is formatted");
         site.journal.watch(JournalTap::new(&site.history, &world.stats));
-        site.image.watch(ImageTap::new(&site.history, "the mirror"));
+        site.image.watch(ImageTap::new(&site.history, false));
         Rc::new(site)
     }
 
@@ -124,6 +153,47 @@ impl Site {
             Platter::new(&format!("{}/{remote}.map", self.name), bytes, false)
         });
         map.clone()
+    }
+
+    /// Keeps a copy of its disks, as they are while nobody uses them.
+    pub fn back_up(&self, random: &mut Random) {
+        let maps = self.maps.borrow();
+        let backup = Backup {
+            journal: self.journal.fork(false, random),
+            image: self.image.fork(false, random),
+            maps: maps
+                .iter()
+                .map(|(name, map)| (name.clone(), map.fork(false, random)))
+                .collect(),
+            history: self.history.lock().clone(),
+            remotes: self.remotes.borrow().clone(),
+        };
+        self.backups.borrow_mut().push(backup);
+    }
+
+    /// Puts the copy back that was made last. Which replicas were ahead of it is known by `held`.
+    pub fn go_back(&self, held: impl Fn(&str) -> Option<u64>) {
+        let backups = self.backups.borrow();
+        let Some(backup) = backups.last() else { return };
+        let mut left_ahead = self.left_ahead.borrow_mut();
+        for remote in self.remotes.borrow().iter() {
+            let ahead = held(remote).filter(|record| *record > backup.history.last());
+            if let Some(record) = ahead.filter(|_| !left_ahead.contains_key(remote)) {
+                let state = self.history.lock().state_after(record);
+                left_ahead.insert(remote.clone(), LeftAhead { record, state });
+            }
+        }
+        self.journal.restore(&backup.journal);
+        self.image.restore(&backup.image);
+        for (name, map) in &backup.maps {
+            self.map(name).restore(map);
+        }
+        self.remotes.borrow_mut().clone_from(&backup.remotes);
+        let mut history = backup.history.clone();
+        history.went_back = true;
+        *self.history.lock() = history;
+        self.confirmed.borrow_mut().clear();
+        self.branched.set(true);
     }
 
     /// Every disk of the volume.
@@ -216,7 +286,11 @@ fn open(
     for remote in site.remotes.borrow().iter() {
         start_link(world, process, (site, &volume), (remote, instance, told));
     }
-    host::start(world, process, site, &volume);
+    if world.hosts_speak_nbd {
+        nbd_host::start(world, process, site, &volume);
+    } else {
+        host::start(world, process, site, &volume);
+    }
 }
 
 /// Begins to send a volume to a remote.
@@ -323,6 +397,7 @@ pub fn bury(world: &Rc<World>, process: &Arc<Process>) {
         }
     }
     world.net.gone(process, how == Some(Death::PowerLost));
+    world.host_net.gone(process, false);
     world.local.borrow_mut().process = None;
 }
 
@@ -373,6 +448,7 @@ pub async fn shut_down(world: &Rc<World>) {
         site.history.lock().nobody_waits();
     }
     world.net.gone(&process, false);
+    world.host_net.gone(&process, false);
     process.leave();
     world.local.borrow_mut().process = None;
 }

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     } else {
         let shown = std::io::stderr().is_terminal();
         let progress = |done: u64, broken: usize| {
-            if shown && done % 100 == 0 {
+            if shown && done.is_multiple_of(100) {
                 eprint!("\r{done} worlds, {broken} broke a promise ");
                 let _ = std::io::stderr().flush();
             }

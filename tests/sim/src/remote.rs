@@ -1,11 +1,13 @@
 //! A remote unit: its replicas with their disks, and the receiver that feeds them.
 
 use crate::checks;
-use crate::disk::{Platter, SimDisk};
-use crate::history::{History, ImageTap, ReplicaTap};
+use crate::disk::SimDisk;
+use crate::history::History;
 use crate::local::Site;
+use crate::platter::Platter;
 use crate::process::{Death, Process};
 use crate::schedule::{Needs, spawn};
+use crate::taps::{ImageTap, ReplicaTap};
 use crate::time::SimClock;
 use crate::workers::SimWorkers;
 use crate::world::World;
@@ -142,7 +144,7 @@ impl SimReplicas {
         // Its files take their place whole: nothing is left of a making that was cut short.
         Store::format(&*disk, &parameters, self.clock.wall_us())?;
         home.journal.watch(ReplicaTap::new(history));
-        home.image.watch(ImageTap::new(history, "a replica"));
+        home.image.watch(ImageTap::new(history, true));
         self.homes.lock().insert(home.name.clone(), home.clone());
         let replica = self.start(&home)?;
         self.open.lock().insert(home.name.clone(), Ok(replica.clone()));

@@ -4,15 +4,14 @@
 //! catch up.
 
 use crate::checks::{self, positions::Seen, prefix::Compared};
-use crate::disk::{Fault, Platter};
 use crate::local::{self, Local, Site};
 use crate::net::{Net, Weather};
+use crate::platter::Platter;
 use crate::process::{Death, Process};
 use crate::remote::{self, Remote};
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::time::{SimClock, pause_us};
-use farside_protocol::journal::limits::RING_OFFSET;
 use farside_tests::random::Random;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -39,6 +38,9 @@ pub enum Kind {
     OldCopies,
 }
 
+/// Old copies of a replica's journal and image.
+type OldCopies = Vec<(Arc<Platter>, Arc<Platter>)>;
+
 /// Everything there is.
 #[derive(Debug)]
 pub struct World {
@@ -58,17 +60,23 @@ pub struct World {
     pub local: RefCell<Local>,
     /// Hosts in front of each volume.
     pub hosts: u64,
+    /// They go through the NBD target.
+    pub hosts_speak_nbd: bool,
+    /// The network they are on.
+    pub host_net: Arc<Net>,
+    /// The machine they run on, which never fails.
+    pub hosts_machine: Arc<Process>,
     /// Longest pause of a host between two requests, in microseconds.
     pub think_us: u64,
     sites: RefCell<Vec<Rc<Site>>>,
-    remotes: Vec<Rc<Remote>>,
+    pub(crate) remotes: Vec<Rc<Remote>>,
     goes_on: Cell<bool>,
     instances: Cell<u128>,
     /// When a unit that is down starts again, by name.
     restarts: RefCell<BTreeMap<String, Instant>>,
-    seen: RefCell<Seen>,
+    pub(crate) seen: RefCell<Seen>,
     compared: RefCell<Compared>,
-    backups: RefCell<BTreeMap<String, Vec<(Arc<Platter>, Arc<Platter>)>>>,
+    pub(crate) backups: RefCell<BTreeMap<String, OldCopies>>,
 }
 
 /// What a world came to.
@@ -134,11 +142,14 @@ impl World {
         let world = Rc::new(Self {
             kind,
             net: Net::new(seed, stats.clone()),
-            stats,
+            stats: stats.clone(),
             local_clock: Arc::new(SimClock::new()),
             local_uuid: Uuid::from_u128(0x10ca1),
             local: RefCell::default(),
             hosts: random.between(1, 3),
+            hosts_speak_nbd: random.chance(40),
+            host_net: Net::new(seed ^ 0x4057, stats.clone()),
+            hosts_machine: Process::new("hosts"),
             think_us: *random.pick(&[2_000, 20_000, 60_000]),
             sites: RefCell::default(),
             remotes,
@@ -203,15 +214,15 @@ impl World {
         site.branched.get() || site.hurt.get()
     }
 
-    fn pick<T: Clone>(&self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Clone>(&self, from: &[T]) -> T {
         self.random.borrow_mut().pick(from).clone()
     }
 
-    fn draw(&self, bound: u64) -> u64 {
+    pub(crate) fn draw(&self, bound: u64) -> u64 {
         self.random.borrow_mut().below(bound)
     }
 
-    fn chance(&self, percent: u64) -> bool {
+    pub(crate) fn chance(&self, percent: u64) -> bool {
         self.random.borrow_mut().chance(percent)
     }
 
@@ -279,7 +290,7 @@ impl World {
         }
     }
 
-    fn plan_restart(&self, name: &str) {
+    pub(crate) fn plan_restart(&self, name: &str) {
         let pause = Duration::from_micros(self.draw(2_000_000));
         self.restarts
             .borrow_mut()
@@ -328,253 +339,6 @@ impl World {
         }
     }
 
-    async fn misfortune(self: &Rc<Self>) {
-        match self.draw(20) {
-            0..3 => self.kill_local(),
-            3..6 => self.kill_remote(),
-            6 => self.net.cut(),
-            7 => self.net.freeze(),
-            8 => self.net.corrupt(usize::from(self.chance(50))),
-            9 => self.net.double(usize::from(self.chance(50))),
-            10 => self.net.leave_out(usize::from(self.chance(50))),
-            11 => self.change_weather(),
-            12 => self.jump_clock(),
-            13 => self.look_at_a_lonely_remote(),
-            14 => self.outage().await,
-            15 => self.restart_cleanly().await,
-            16 => self.change_remotes().await,
-            17 => self.arm(),
-            _ => self.mishap_of_its_kind().await,
-        }
-    }
-
-    fn death(&self) -> Death {
-        if self.chance(50) {
-            Death::Killed
-        } else {
-            Death::PowerLost
-        }
-    }
-
-    fn kill_local(&self) {
-        self.stats.count("local units killed or without power");
-        let how = self.death();
-        if let Some(process) = &self.local.borrow().process {
-            process.die(how);
-        }
-    }
-
-    fn a_remote(&self) -> Rc<Remote> {
-        self.pick(&self.remotes)
-    }
-
-    fn kill_remote(&self) {
-        self.stats.count("remote units killed or without power");
-        let how = self.death();
-        if let Some(process) = self.a_remote().process() {
-            process.die(how);
-        }
-    }
-
-    /// A unit is going to die in the middle of some call to a disk.
-    fn arm(&self) {
-        self.stats.count("deaths inside a call to a disk");
-        let (calls, how) = (1 + self.draw(60), self.death());
-        let process = if self.chance(50) {
-            self.local.borrow().process.clone()
-        } else {
-            self.a_remote().process()
-        };
-        if let Some(process) = process {
-            process.dies_after(calls, how);
-        }
-    }
-
-    fn change_weather(&self) {
-        self.stats.count("changes of the network's weather");
-        let weather = Weather {
-            up: self.chance(70),
-            delay_us: self.pick(&[50, 5_000, 100_000]),
-            jitter_us: self.pick(&[100, 20_000]),
-            noise_permille: self.pick(&[0, 0, 10, 50]),
-        };
-        self.net.set_weather(weather);
-    }
-
-    fn jump_clock(&self) {
-        self.stats.count("clocks that jump");
-        let hours = i64::try_from(self.draw(200)).unwrap_or(0) - 100;
-        let clock = if self.chance(50) {
-            self.local_clock.clone()
-        } else {
-            self.a_remote().clock.clone()
-        };
-        clock.jump(hours * 3_600_000_000);
-    }
-
-    /// The local unit is gone for ever, say: what would this remote come up with?
-    fn look_at_a_lonely_remote(&self) {
-        let remote = self.a_remote();
-        let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
-        for home in homes {
-            checks::recovery::remote_now(self, &remote, &home);
-        }
-    }
-
-    /// Nothing connects for a while, so that journals overflow.
-    async fn outage(&self) {
-        self.stats.count("outages");
-        let before = self.net.weather();
-        self.net.set_weather(Weather { up: false, ..before });
-        if self.chance(50) {
-            self.net.cut();
-        } else {
-            self.net.freeze();
-        }
-        pause_us(self.draw(5_000_000)).await;
-        self.net.set_weather(Weather { up: true, ..before });
-    }
-
-    async fn restart_cleanly(self: &Rc<Self>) {
-        self.stats.count("clean restarts");
-        if self.chance(50) {
-            local::shut_down(self).await;
-            self.plan_restart("local");
-        } else {
-            let remote = self.a_remote();
-            remote::shut_down(self, &remote).await;
-            self.plan_restart(&remote.name);
-        }
-    }
-
-    /// A remote is taken out of the configuration, or put back; it takes effect when the unit starts again. What the
-    /// volume knew of it is forgotten then, so its operator gives up its replica.
-    async fn change_remotes(self: &Rc<Self>) {
-        self.stats.count("changes of configured remotes");
-        let (site, remote) = (self.pick(&self.sites()), self.a_remote());
-        let known = site
-            .remotes
-            .borrow()
-            .iter()
-            .position(|known| *known == remote.name);
-        if let Some(at) = known {
-            site.remotes.borrow_mut().remove(at);
-            site.maps.borrow_mut().remove(&remote.name);
-        } else {
-            remote::shut_down(self, &remote).await;
-            if remote.process().is_some_and(|process| !process.is_dead()) {
-                return;
-            }
-            remote.homes.lock().remove(&site.name);
-            site.confirmed.borrow_mut().remove(&remote.name);
-            site.remotes.borrow_mut().push(remote.name.clone());
-            self.plan_restart(&remote.name);
-        }
-        if let Some(process) = &self.local.borrow().process {
-            process.die(Death::Killed);
-        }
-    }
-
-    async fn mishap_of_its_kind(self: &Rc<Self>) {
-        match self.kind {
-            Kind::Plain => self.kill_local(),
-            Kind::Faults => self.plan_fault(),
-            Kind::Flips => self.flip(),
-            Kind::OldCopies => self.old_copy().await,
-        }
-    }
-
-    fn plan_fault(&self) {
-        let fault = self.pick(&[
-            Fault::Read,
-            Fault::Write,
-            Fault::NoSpace,
-            Fault::Sync,
-            Fault::Sync,
-        ]);
-        self.stats.count(match fault {
-            Fault::Read => "reads that fail",
-            Fault::Write => "writes that fail",
-            Fault::NoSpace => "writes without space",
-            Fault::Sync => "syncs that fail",
-        });
-        let calls = self.draw(30);
-        if self.chance(50) {
-            let site = self.pick(&self.sites());
-            site.faulty.set(true);
-            self.pick(&site.platters()).plan(fault, calls);
-        } else {
-            let homes: Vec<_> = self.a_remote().homes.lock().values().cloned().collect();
-            if let Some(home) = homes.first() {
-                home.faulty.store(true, Ordering::Relaxed);
-                self.pick(&home.platters()).plan(fault, calls);
-            }
-        }
-    }
-
-    fn flip(&self) {
-        self.stats.count("bits flipped");
-        let mut random = self.random.borrow_mut();
-        let range = RING_OFFSET..RING_OFFSET + (64 << 10);
-        if random.chance(50) {
-            let site = random.pick(&self.sites()).clone();
-            if site.journal.flip_bit(&mut random, range) {
-                site.hurt.set(true);
-                site.history.lock().damaged = true;
-            }
-        } else {
-            let homes: Vec<_> = random
-                .pick(&self.remotes)
-                .homes
-                .lock()
-                .values()
-                .cloned()
-                .collect();
-            if let Some(home) = homes.first()
-                && home.journal.flip_bit(&mut random, range)
-            {
-                home.hurt.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Takes a copy of a unit's disks while it is down, or puts one back.
-    async fn old_copy(self: &Rc<Self>) {
-        let remote = self.a_remote();
-        let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
-        let Some(home) = homes.first().cloned() else {
-            return;
-        };
-        remote::shut_down(self, &remote).await;
-        if remote.process().is_some() {
-            return;
-        }
-        let mut backups = self.backups.borrow_mut();
-        let copies = backups
-            .entry(format!("{}/{}", remote.name, home.name))
-            .or_default();
-        let restore = !copies.is_empty() && self.chance(60);
-        if restore {
-            self.stats.count("old copies put back");
-            let (journal, image) = self.pick(copies);
-            home.journal.restore(&journal);
-            home.image.restore(&image);
-            home.reached.store(0, Ordering::Relaxed);
-            home.went_back.store(true, Ordering::Relaxed);
-            for site in self.sites().iter().filter(|site| site.name == home.name) {
-                site.confirmed.borrow_mut().remove(&remote.name);
-            }
-        } else {
-            let mut random = self.random.borrow_mut();
-            copies.push((
-                home.journal.fork(false, &mut random),
-                home.image.fork(false, &mut random),
-            ));
-        }
-        drop(backups);
-        self.plan_restart(&remote.name);
-    }
-
     /// From now on nothing goes wrong.
     fn calm_down(&self) {
         self.stats.trace("world", || "calms down".to_owned());
@@ -615,6 +379,9 @@ impl World {
             let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
             for home in homes {
                 checks::recovery::remote_before_start(self, &remote, &home);
+            }
+            for site in self.sites() {
+                checks::recovery::still_ahead(&site, &remote);
             }
         }
     }

@@ -106,6 +106,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
         let closing = self.replies.disk.closing();
         let mut cancelled = pin!(async {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => End::Shutdown,
                 () = closing.cancelled() => End::DiskGone,
             }

@@ -57,6 +57,7 @@ pub async fn serve<L: Listener, E: Exports>(listener: L, service: Service<E>, sh
     let mut pause = ACCEPT_PAUSE.0;
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => break,
             Some(ended) = connections.join_next() => report_panic(ended),
             accepted = listener.accept() => match accepted {
@@ -105,6 +106,7 @@ async fn attend<E: Exports, S: Stream>(
         negotiate(&mut stream, &*service.exports),
     );
     let session = tokio::select! {
+        biased;
         () = shutdown.cancelled() => return,
         outcome = negotiation => match outcome {
             Ok(Ok(Some(session))) => session,

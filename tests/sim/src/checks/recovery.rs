@@ -5,8 +5,9 @@
 //! have to give the volume. Then the unit itself starts on the originals and has to come to the same point.
 
 use super::prefix::compare;
-use crate::disk::{Platter, SimDisk};
+use crate::disk::SimDisk;
 use crate::local::Site;
+use crate::platter::Platter;
 use crate::remote::{Home, Remote};
 use crate::time::SimClock;
 use crate::world::World;
@@ -15,6 +16,44 @@ use farside_storage::{StorageError, Store};
 use farside_tests::random::Random;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// The last record of a replica that is complete, as it would come up on its disks.
+#[must_use]
+pub fn held_by(home: &Home) -> Option<u64> {
+    let (store, head) = recover(Ok(home.devices(copied))).ok()?;
+    let usable = !home.hurt.load(Ordering::Relaxed) && !home.went_back.load(Ordering::Relaxed);
+    (usable && store.superblock().copy == CopyState::Complete).then_some(head)
+}
+
+/// A replica that was ahead when its volume went back in time still is what it was.
+///
+/// # Panics
+/// When anything of it was lost.
+pub fn still_ahead(site: &Site, remote: &Remote) {
+    let left_ahead = site.left_ahead.borrow();
+    let (Some(left), Some(home)) = (left_ahead.get(&remote.name), remote.home(&site.name)) else {
+        return;
+    };
+    if home.hurt.load(Ordering::Relaxed) || home.went_back.load(Ordering::Relaxed) {
+        return;
+    }
+    let name = format!("the replica of {} on {}", site.name, remote.name);
+    let (store, head) = recover(Ok(home.devices(copied))).expect("a replica that nobody wrote comes up");
+    assert_eq!(
+        head, left.record,
+        "{name} was ahead of its volume, and was written nevertheless"
+    );
+    while store
+        .drain()
+        .expect("a recovered journal is brought into the image")
+    {}
+    let mut image = vec![0; left.state.len()];
+    store
+        .image()
+        .read_at(&mut image, 0)
+        .expect("a healthy disk is read");
+    compare(&name, &image, &left.state, head);
+}
 
 fn copied(platter: &Arc<Platter>) -> Arc<SimDisk> {
     SimDisk::quietly(&platter.fork(false, &mut Random::new(0)))
@@ -152,9 +191,7 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::
             return None;
         }
     };
-    let Some(site) = world.sites().into_iter().find(|site| site.name == home.name) else {
-        return None;
-    };
+    let site = world.sites().into_iter().find(|site| site.name == home.name)?;
     if hurt || store.superblock().copy != CopyState::Complete || world.is_another_branch(&site) {
         return None;
     }

@@ -1,0 +1,339 @@
+//! Media of the world: what was written stays in a volatile cache until it is synced, and a power loss keeps any
+//! version of any unsynced sector.
+//!
+//! A sync that fails forgets which sectors it should have written, as operating systems do: a later one that
+//! succeeds does not bring them back.
+
+use farside_tests::random::Random;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// What a device writes whole or not at all.
+pub(crate) const SECTOR: usize = 512;
+pub(crate) const PAGE: usize = 4096;
+/// Versions of an unsynced sector that a power loss chooses from.
+const VERSIONS: usize = 4;
+
+/// Sees what reaches a disk, from inside the call.
+pub trait Tap: Debug + Send + Sync {
+    /// These bytes stand at `offset` now, in the cache.
+    fn wrote(&self, offset: u64, bytes: &[u8]);
+    /// This range reads as zeroes now.
+    fn zeroed(&self, offset: u64, length: u64);
+    /// A sync succeeded.
+    fn synced(&self, platter: &Platter);
+}
+
+/// A fault that the next matching call meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A read fails; the next one succeeds.
+    Read,
+    /// A write fails, of which a part was done.
+    Write,
+    /// There is no space for a write.
+    NoSpace,
+    /// A sync fails, and what it should have written may be lost.
+    Sync,
+}
+
+type Sector = [u8; SECTOR];
+
+/// A sector whose newest content is not durable; that one is what reads give.
+#[derive(Debug, Clone)]
+struct Unsynced {
+    durable: Box<Sector>,
+    /// When the newest content was written, in versions of the medium.
+    stamp: u64,
+    /// What stood there in between, and since when; oldest first.
+    older: Vec<(u64, Sector)>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Content {
+    pub(crate) pages: Vec<Option<Box<[u8; PAGE]>>>,
+    unsynced: BTreeMap<usize, Unsynced>,
+    /// What is durable of sectors that a failed sync gave up: reads give something else, no sync writes it.
+    given_up: BTreeMap<usize, Sector>,
+    /// Calls until the fault, and which.
+    faults: Vec<(u64, Fault)>,
+    /// Rises with every change.
+    pub(crate) version: u64,
+}
+
+/// The medium itself.
+#[derive(Debug)]
+pub struct Platter {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    pub(crate) content: Mutex<Content>,
+    tap: Mutex<Option<Arc<dyn Tap>>>,
+    /// Several sectors of a page survive together or not at all.
+    whole_pages: bool,
+}
+
+impl Content {
+    pub(crate) fn read(&self, offset: usize, buffer: &mut [u8]) {
+        let mut at = offset;
+        for part in split(buffer, offset) {
+            let (page, inside) = (at / PAGE, at % PAGE);
+            match self.pages.get(page).and_then(Option::as_ref) {
+                Some(page) => part.copy_from_slice(&page[inside..inside + part.len()]),
+                None => part.fill(0),
+            }
+            at += part.len();
+        }
+    }
+
+    fn sector(&self, sector: usize) -> Sector {
+        let mut bytes = [0; SECTOR];
+        self.read(sector * SECTOR, &mut bytes);
+        bytes
+    }
+
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
+        let mut at = offset;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (page, inside) = (at / PAGE, at % PAGE);
+            let length = rest.len().min(PAGE - inside);
+            let page = self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]));
+            page[inside..inside + length].copy_from_slice(&rest[..length]);
+            rest = &rest[length..];
+            at += length;
+        }
+    }
+
+    /// Writes into the cache.
+    pub(crate) fn write(&mut self, offset: usize, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.version += 1;
+        let stamp = self.version;
+        for sector in offset / SECTOR..(offset + bytes.len()).div_ceil(SECTOR) {
+            let before = self.sector(sector);
+            if let Some(unsynced) = self.unsynced.get_mut(&sector) {
+                if unsynced.older.len() == VERSIONS {
+                    unsynced.older.remove(0);
+                }
+                unsynced.older.push((unsynced.stamp, before));
+                unsynced.stamp = stamp;
+            } else {
+                let durable = Box::new(self.given_up.remove(&sector).unwrap_or(before));
+                let older = Vec::new();
+                self.unsynced.insert(
+                    sector,
+                    Unsynced {
+                        durable,
+                        stamp,
+                        older,
+                    },
+                );
+            }
+        }
+        self.put(offset, bytes);
+    }
+
+    /// Zeroes in the cache; whole pages become holes unless their space is to be kept.
+    pub(crate) fn zero(&mut self, offset: usize, length: usize, allocate: bool) {
+        self.write(offset, &vec![0; length]);
+        let (first, end) = (offset.div_ceil(PAGE), (offset + length) / PAGE);
+        if let Some(pages) = self.pages.get_mut(first..end).filter(|_| !allocate) {
+            pages.fill(None);
+        }
+    }
+
+    /// Everything written up to the version `begun` is durable. If the sync failed, every other sector is given up
+    /// instead, and nothing will ever write it.
+    pub(crate) fn settle(&mut self, begun: u64, failed: bool) {
+        let mut unsynced = std::mem::take(&mut self.unsynced);
+        let mut number = 0;
+        unsynced.retain(|sector, unsynced| {
+            number += 1;
+            let is_lost = failed && number % 2 == 0;
+            if unsynced.stamp <= begun {
+                if is_lost {
+                    self.given_up.insert(*sector, *unsynced.durable);
+                }
+                return false;
+            }
+            let synced = unsynced.older.iter().rev().find(|(stamp, _)| *stamp <= begun);
+            if let Some((_, bytes)) = synced.filter(|_| !is_lost) {
+                *unsynced.durable = *bytes;
+            }
+            unsynced.older.retain(|(stamp, _)| *stamp > begun);
+            true
+        });
+        self.unsynced = unsynced;
+    }
+
+    /// Whether the next call of a kind fails, and how.
+    pub(crate) fn fault(&mut self, kinds: &[Fault]) -> Option<Fault> {
+        let at = self.faults.iter().position(|(_, fault)| kinds.contains(fault))?;
+        if self.faults[at].0 > 0 {
+            self.faults[at].0 -= 1;
+            return None;
+        }
+        Some(self.faults.remove(at).1)
+    }
+}
+
+/// The pieces of a buffer that lie on one page each.
+fn split(buffer: &mut [u8], offset: usize) -> impl Iterator<Item = &mut [u8]> {
+    let first = (PAGE - offset % PAGE).min(buffer.len());
+    let (head, rest) = buffer.split_at_mut(first);
+    std::iter::once(head).chain(rest.chunks_mut(PAGE))
+}
+
+impl Platter {
+    /// A medium full of zeroes.
+    #[must_use]
+    pub fn new(name: &str, bytes: u64, whole_pages: bool) -> Arc<Self> {
+        let pages = index(bytes).div_ceil(PAGE);
+        Arc::new(Self {
+            name: name.to_owned(),
+            bytes,
+            content: Mutex::new(Content {
+                pages: (0..pages).map(|_| None).collect(),
+                ..Content::default()
+            }),
+            tap: Mutex::default(),
+            whole_pages,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whoever sees what happens here.
+    pub fn watch(&self, tap: Arc<dyn Tap>) {
+        *self.tap.lock() = Some(tap);
+    }
+
+    pub(crate) fn tap(&self) -> Option<Arc<dyn Tap>> {
+        self.tap.lock().clone()
+    }
+
+    /// A call from now on meets a fault.
+    pub fn plan(&self, fault: Fault, calls: u64) {
+        self.content.lock().faults.push((calls, fault));
+    }
+
+    /// No call meets a fault any more.
+    pub fn heal(&self) {
+        self.content.lock().faults.clear();
+    }
+
+    /// Loses power: of each unsynced sector any version survives.
+    pub fn lose_power(&self, random: &mut Random) {
+        let mut content = self.content.lock();
+        content.version += 1;
+        let unsynced = std::mem::take(&mut content.unsynced);
+        // Some power losses keep nearly all, some nearly nothing, some exactly one thing.
+        let keep_percent = *random.pick(&[0, 10, 50, 90, 100, 50]);
+        let (mut page, mut fate) = (usize::MAX, true);
+        for (sector, lost) in unsynced {
+            let same_page = self.whole_pages && sector * SECTOR / PAGE == page;
+            page = sector * SECTOR / PAGE;
+            if !same_page {
+                fate = random.below(100) < keep_percent;
+            }
+            let survivor = if !fate {
+                Some(*lost.durable)
+            } else if self.whole_pages || random.below(2) == 0 {
+                None
+            } else {
+                // The newest stands there already.
+                let version = index(random.below(lost.older.len() as u64 + 1));
+                lost.older.get(version).map(|(_, bytes)| *bytes)
+            };
+            if let Some(survivor) = survivor {
+                content.put(sector * SECTOR, &survivor);
+            }
+        }
+        for (sector, durable) in std::mem::take(&mut content.given_up) {
+            content.put(sector * SECTOR, &durable);
+        }
+    }
+
+    /// Whether nothing of this range can be lost.
+    #[must_use]
+    pub fn is_durable(&self, range: std::ops::Range<u64>) -> bool {
+        let content = self.content.lock();
+        let sectors = index(range.start) / SECTOR..index(range.end).div_ceil(SECTOR);
+        content.unsynced.range(sectors.clone()).next().is_none()
+            && content.given_up.range(sectors).next().is_none()
+    }
+
+    /// A copy of what is on it, as it would be after a power loss now.
+    #[must_use]
+    pub fn fork(&self, power_lost: bool, random: &mut Random) -> Arc<Self> {
+        let content = self.content.lock();
+        let copy = Arc::new(Self {
+            name: format!("a copy of {}", self.name),
+            bytes: self.bytes,
+            content: Mutex::new(Content {
+                pages: content.pages.clone(),
+                unsynced: content.unsynced.clone(),
+                given_up: content.given_up.clone(),
+                faults: Vec::new(),
+                version: 0,
+            }),
+            tap: Mutex::default(),
+            whole_pages: self.whole_pages,
+        });
+        drop(content);
+        if power_lost {
+            copy.lose_power(random);
+        }
+        copy
+    }
+
+    /// Takes over what is on another medium of this size, durably.
+    pub fn restore(&self, from: &Self) {
+        let pages = from.content.lock().pages.clone();
+        let mut content = self.content.lock();
+        content.pages = pages;
+        content.version += 1;
+        content.unsynced.clear();
+        content.given_up.clear();
+    }
+
+    /// Flips a bit in a range of the medium, if anything was ever written there. True if a bit was flipped.
+    pub fn flip_bit(&self, random: &mut Random, range: std::ops::Range<u64>) -> bool {
+        let mut content = self.content.lock();
+        let at = index(random.between(range.start, range.end.saturating_sub(1)));
+        let Some(Some(page)) = content.pages.get_mut(at / PAGE) else {
+            return false;
+        };
+        if page.iter().all(|byte| *byte == 0) {
+            return false;
+        }
+        page[at % PAGE] ^= 1 << random.below(8);
+        true
+    }
+
+    /// A number that rises with every change.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.content.lock().version
+    }
+
+    /// What reads give now.
+    #[must_use]
+    pub fn content(&self) -> Vec<u8> {
+        let mut bytes = vec![0; index(self.bytes)];
+        self.content.lock().read(0, &mut bytes);
+        bytes
+    }
+}
+
+pub(crate) fn index(number: u64) -> usize {
+    usize::try_from(number).expect("simulated disks are small")
+}

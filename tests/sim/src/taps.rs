@@ -1,0 +1,138 @@
+//! Whoever watches the disks: a volume's journal tells its history, everything else is held against that.
+
+use crate::history::History;
+use crate::platter::{Platter, Tap};
+use crate::stats::Stats;
+use farside_protocol::journal::What;
+use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Watches a volume's journal.
+#[derive(Debug)]
+pub struct JournalTap {
+    history: Arc<Mutex<History>>,
+    stats: Arc<Stats>,
+}
+
+impl JournalTap {
+    /// Feeds this history.
+    #[must_use]
+    pub fn new(history: &Arc<Mutex<History>>, stats: &Arc<Stats>) -> Arc<Self> {
+        Arc::new(Self {
+            history: history.clone(),
+            stats: stats.clone(),
+        })
+    }
+}
+
+/// The chunk that was written here, if it is one.
+#[must_use]
+pub fn chunk_in(offset: u64, bytes: &[u8]) -> Option<(What<'_>, &[u8])> {
+    if offset < RING_OFFSET || bytes.len() < BLOCK_BYTES {
+        return None;
+    }
+    let what = What::decode(&bytes[..BLOCK_BYTES]).ok()?;
+    let data = bytes.get(BLOCK_BYTES..BLOCK_BYTES + what.data_bytes as usize)?;
+    Some((what, data))
+}
+
+impl Tap for JournalTap {
+    fn wrote(&self, offset: u64, bytes: &[u8]) {
+        if let Some((what, data)) = chunk_in(offset, bytes) {
+            self.stats.trace("history", || {
+                let (header, last) = (&what.header, what.last_record());
+                let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);
+                format!("chunk {epoch}/{sequence}, records {first}..={last}, journaled at {offset}")
+            });
+            self.history.lock().journaled(offset, &what, data);
+        }
+    }
+
+    fn zeroed(&self, _: u64, _: u64) {}
+
+    fn synced(&self, platter: &Platter) {
+        self.history.lock().synced(|range| platter.is_durable(range));
+    }
+}
+
+/// Watches an image: whatever is written there must be durable in the journal of the volume first.
+#[derive(Debug)]
+pub struct ImageTap {
+    history: Arc<Mutex<History>>,
+    is_replica: bool,
+}
+
+impl ImageTap {
+    /// Checks against this history.
+    #[must_use]
+    pub fn new(history: &Arc<Mutex<History>>, is_replica: bool) -> Arc<Self> {
+        Arc::new(Self {
+            history: history.clone(),
+            is_replica,
+        })
+    }
+}
+
+impl Tap for ImageTap {
+    fn wrote(&self, offset: u64, bytes: &[u8]) {
+        let history = self.history.lock();
+        let (offset, durable) = (usize::try_from(offset).unwrap_or(usize::MAX), history.durable());
+        if history.damaged || (self.is_replica && history.went_back) {
+            return;
+        }
+        let explained = |from| history.explains(offset, bytes, from, durable);
+        // Records of the last batches; failing that, copied ranges of any age.
+        if let Err(at) = explained(durable.saturating_sub(64)).or_else(|_| explained(0)) {
+            panic!(
+                "{} byte {at} got content that no state of the volume up to the durable record {durable} has",
+                if self.is_replica {
+                    "a replica"
+                } else {
+                    "the mirror"
+                }
+            );
+        }
+    }
+
+    fn zeroed(&self, offset: u64, length: u64) {
+        self.wrote(offset, &vec![0; usize::try_from(length).unwrap_or(0)]);
+    }
+
+    fn synced(&self, _: &Platter) {}
+}
+
+/// Watches the journal of a replica: it takes the volume's chunks, in order, and only durable ones.
+#[derive(Debug)]
+pub struct ReplicaTap {
+    history: Arc<Mutex<History>>,
+    /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
+    taken: Mutex<BTreeSet<(u64, u64, u32)>>,
+}
+
+impl ReplicaTap {
+    /// Checks against this history.
+    #[must_use]
+    pub fn new(history: &Arc<Mutex<History>>) -> Arc<Self> {
+        Arc::new(Self {
+            history: history.clone(),
+            taken: Mutex::default(),
+        })
+    }
+}
+
+impl Tap for ReplicaTap {
+    fn wrote(&self, offset: u64, bytes: &[u8]) {
+        if let Some((what, data)) = chunk_in(offset, bytes) {
+            assert!(what.data_is_intact(data), "a replica journaled a damaged chunk");
+            let key = (what.header.epoch, what.header.sequence, what.checksum);
+            if self.taken.lock().insert(key) {
+                self.history.lock().check_received(&what);
+            }
+        }
+    }
+
+    fn zeroed(&self, _: u64, _: u64) {}
+    fn synced(&self, _: &Platter) {}
+}
