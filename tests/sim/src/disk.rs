@@ -118,7 +118,7 @@ impl Device for SimDisk {
             // A part of it, whole sectors from the front.
             let part = match life {
                 Life::Ends(Done::Nothing) => 0,
-                _ => (bytes.len() / 2).next_multiple_of(SECTOR).min(bytes.len()),
+                _ => ((at + bytes.len() / 2).next_multiple_of(SECTOR) - at).min(bytes.len()),
             };
             content.write(at, &bytes[..part]);
             let code = if fault == Some(Fault::NoSpace) {

@@ -4,8 +4,7 @@
 use crate::checks;
 use crate::local::Site;
 use crate::process::Process;
-use crate::schedule::spawn;
-use crate::time::pause_us;
+use crate::schedule::{rest, spawn};
 use crate::workers::APPENDING_FREE;
 use crate::world::World;
 use bytes::{Bytes, BytesMut};
@@ -117,7 +116,7 @@ impl Host {
     async fn work(mut self) {
         while self.world.hosts_go_on() {
             let pause = self.random.below(self.world.think_us);
-            pause_us(pause).await;
+            rest(pause).await;
             let begun = Instant::now();
             let result = match ask(&mut self.random, self.site.volume_bytes) {
                 Question::Read { offset, length } => self.read(offset, length).await,

@@ -15,11 +15,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 /// Polls after which the runtime gets a turn of its own.
 const TURN: u32 = 64;
 /// How deep calls to disks interrupt each other.
 const MAX_DEPTH: u32 = 4;
+/// One in so many interruptions wakes everybody who rests.
+const NUDGE: u64 = 4;
 
 type Future0 = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -79,6 +82,9 @@ pub struct Schedule {
     /// How often, in a thousand, a call to a disk is interrupted.
     interrupt_permille: Cell<u64>,
     interrupts: Cell<u64>,
+    /// Those who rest, and how often they were woken before their time.
+    resting: RefCell<Vec<Waker>>,
+    nudges: Cell<u64>,
 }
 
 impl std::fmt::Debug for Schedule {
@@ -111,6 +117,24 @@ pub fn draw(bound: u64) -> u64 {
     current().random.borrow_mut().below(bound)
 }
 
+/// Waits for so many simulated microseconds, or less: while a call to a disk is interrupted no time passes, and what
+/// others would do a little later may as well happen in the middle of it.
+pub async fn rest(us: u64) {
+    let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::from_micros(us)));
+    let seen = current().nudges.get();
+    poll_fn(|context| {
+        let schedule = current();
+        if schedule.nudges.get() != seen || sleep.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut resting = schedule.resting.borrow_mut();
+        resting.retain(|waker| !waker.will_wake(context.waker()));
+        resting.push(context.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
 /// A call to a disk begins: others may go first.
 pub fn at_device() {
     let schedule = CURRENT.with(|current| current.borrow().clone());
@@ -131,6 +155,8 @@ impl Schedule {
             depth: Cell::new(0),
             interrupt_permille: Cell::new(interrupt_permille),
             interrupts: Cell::new(0),
+            resting: RefCell::default(),
+            nudges: Cell::new(0),
         });
         CURRENT.with(|current| *current.borrow_mut() = Some(schedule.clone()));
         let cleared = Cleared;
@@ -209,6 +235,11 @@ impl Schedule {
             return;
         }
         while self.random.borrow_mut().below(1000) < self.interrupt_permille.get() {
+            if self.random.borrow_mut().below(NUDGE) == 0 {
+                self.nudges.set(self.nudges.get() + 1);
+                let resting = self.resting.take();
+                resting.into_iter().for_each(Waker::wake);
+            }
             self.depth.set(depth + 1);
             let ran = self.poll_one(Task::may_interrupt);
             self.depth.set(depth);

@@ -66,7 +66,7 @@ async fn rest(longest_us: &mut u64, busy: bool) {
     } else {
         (*longest_us * 2).min(LONGEST_PAUSE_US)
     };
-    pause_us(1 + schedule::draw(*longest_us)).await;
+    schedule::rest(1 + schedule::draw(*longest_us)).await;
 }
 
 async fn keep_durable(store: Arc<Store>, mut steps: SyncSteps) {
