@@ -43,6 +43,6 @@ pub const GUEST_COMMAND: Duration = Duration::from_secs(60);
 /// How long fetching and unpacking a kernel may take.
 pub const KERNEL: Duration = Duration::from_secs(300);
 /// How long a planned power cut may wait for its request.
-pub const POWER_CUT: Duration = Duration::from_secs(30);
+pub const POWER_CUT: Duration = Duration::from_secs(60);
 /// The latest request at which a planned power cut comes.
 pub const POWER_CUT_REQUESTS: u64 = 150;

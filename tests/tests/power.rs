@@ -5,22 +5,27 @@
 //! that writes ends with the local machine, as a host does whose disk loses acknowledged writes.
 
 use anyhow::{Context as _, Result, ensure};
-use farside_tests::clock::now;
 use farside_tests::nbd::NbdClient;
-use farside_tests::pattern::{Demand, History, Writer, WriterOptions};
+use farside_tests::pattern::{Demand, History, Kind, Writer, WriterOptions, fill};
 use farside_tests::power::{Fate, Survived};
-use farside_tests::proxy::Way;
-use farside_tests::status::number;
 use farside_tests::units::{Sizes, VOLUME};
-use farside_tests::vm::{Cut, FileSystem, PowerPair};
+use farside_tests::vm::{Cut, FileSystem, PowerPair, Station};
 use farside_tests::{Random, World, images, promise, soak};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Small, because images leave an emulated machine slowly; the journal holds what is written while one side is away.
+/// Small, because images leave an emulated machine slowly, and because the journal shall wrap.
 const SIZES: Sizes = Sizes {
-    disk_mib: 16,
+    disk_mib: 8,
     journal_mib: 32,
 };
+/// The same with a journal that holds what is written while the remote is away for two minutes.
+const LASTING: Sizes = Sizes {
+    journal_mib: 160,
+    ..SIZES
+};
+/// Operations a second on each connection: with the host's end near, and with a remote that will be away.
+const BUSY: u32 = 60;
+const STEADY: u32 = 25;
 /// The local unit on one, the remote on the other.
 const MIXED: [FileSystem; 2] = [FileSystem::Ext4, FileSystem::Xfs];
 
@@ -37,10 +42,10 @@ struct Host {
 }
 
 impl Host {
-    fn start(pair: &PowerPair<'_>, random: &mut Random) -> Self {
+    fn start(pair: &PowerPair<'_>, per_second: u32, random: &mut Random) -> Self {
         let history = Arc::new(History::new(random.next_u64()));
         let mut options = WriterOptions::new(pair.endpoint(), VOLUME, SIZES.disk_bytes(), random.next_u64());
-        options.per_second = 60;
+        options.per_second = per_second;
         options.shape.flush_every = random.between(8, 64);
         let writer = Writer::start(&history, &options);
         Self { history, writer }
@@ -51,18 +56,31 @@ impl Host {
     }
 }
 
-/// Adds up, to see at the end that power cuts did some harm.
-fn add(total: &mut Survived, one: Survived) {
-    total.unflushed += one.unflushed;
-    total.kept += one.kept;
+/// What all power cuts of a test left.
+#[derive(Default)]
+struct Harm {
+    cuts: u32,
+    total: Survived,
 }
 
-fn expect_harm(total: Survived) -> Result<()> {
-    ensure!(
-        total.kept < total.unflushed,
-        "no power cut lost anything, so nothing was tried: {total:?}"
-    );
-    Ok(())
+impl Harm {
+    fn add(&mut self, one: Survived) {
+        self.cuts += 1;
+        self.total.unflushed += one.unflushed;
+        self.total.kept += one.kept;
+    }
+
+    /// Many power cuts that lose nothing would mean that nothing was tried; a few can be lucky.
+    fn expect_some(&self) -> Result<()> {
+        let lost = self.total.kept < self.total.unflushed;
+        ensure!(
+            lost || self.cuts < 10,
+            "{} cuts lost nothing: {:?}",
+            self.cuts,
+            self.total
+        );
+        Ok(())
+    }
 }
 
 /// The remote, for itself: it has what it confirmed, and its image is a state of the disk. Returns the moment up to
@@ -78,19 +96,28 @@ fn expect_prefix_on_the_remote(pair: &PowerPair<'_>, history: &History, confirme
     Ok(report.horizon)
 }
 
-/// The volume after a recovery has all that was flushed, and all that the remote has; then the remote gets the rest,
-/// and no more than that.
+/// The volume after a recovery has all that was flushed, and all that the remote has; then the remote gets the rest.
 fn expect_whole_volume(pair: &PowerPair<'_>, history: &History, horizon: u64) -> Result<()> {
     let volume = pair.read_volume()?;
     images::expect_state("the volume", &volume, history, Demand::Durable)?;
-    images::expect_state("the volume beside its replica", &volume, history, Demand::Before(horizon))?;
-    let lag = number(pair.local.status()?.remote(VOLUME)?, &["lag", "bytes"])?;
-    let before = pair.proxy.passed_bytes(Way::Out);
+    images::expect_state(
+        "the volume beside its replica",
+        &volume,
+        history,
+        Demand::Before(horizon),
+    )?;
     pair.proxy.restore();
-    pair.expect_same_on_both_sides()?;
-    images::expect_equal(&volume, &pair.copy_mirror()?)?;
-    let passed = pair.proxy.passed_bytes(Way::Out) - before;
-    println!("lag {lag} passed {passed}");
+    let image = pair.expect_same_on_both_sides()?;
+    images::expect_equal(&volume, &image)
+}
+
+/// Neither side gave up on the other and took a new copy of everything: that would hide what a recovery got wrong.
+fn expect_no_full_copy(station: &Station<'_>) -> Result<()> {
+    let log = station.machine.log_text();
+    ensure!(
+        !log.contains("full copy begins"),
+        "a power cut led to a full copy:\n{log}"
+    );
     Ok(())
 }
 
@@ -110,45 +137,40 @@ fn cut_recoveries(pair: &PowerPair<'_>, cut: Cut, chance: u64, random: &mut Rand
 
 /// One power cut that ends the host's life too.
 fn lose_power_of_the_host(pair: &PowerPair<'_>, cut: Cut, random: &mut Random) -> Result<Survived> {
-    let t = now();
     pair.wipe()?;
-    let host = Host::start(pair, random);
+    let host = Host::start(pair, BUSY, random);
     host.work(random)?;
-    println!("worked {:?}", t.elapsed());
     let confirmed = pair.confirmed()?;
     let survived = pair.lose_power(cut, random)?;
-    println!("cut {:?} {survived:?} {:?}", t.elapsed(), host.history.counts());
     let Host { history, writer } = host;
     writer.abandon()?;
     pair.proxy.cut();
-    cut_recoveries(pair, cut, soak(25, 30), random)?;
+    cut_recoveries(pair, cut, soak(15, 30), random)?;
     match cut {
         Cut::Both => pair.start_both()?,
         Cut::Local | Cut::Remote => pair.local.start()?,
     }
-    println!("started {:?}", t.elapsed());
     let horizon = expect_prefix_on_the_remote(pair, &history, confirmed)?;
-    println!("remote ok {:?}", t.elapsed());
     expect_whole_volume(pair, &history, horizon)?;
-    println!("all ok {:?}", t.elapsed());
+    expect_no_full_copy(&pair.local)?;
     Ok(survived)
 }
 
 fn rounds_of(cut: Cut, world: &World, systems: [FileSystem; 2], rounds: u32) -> Result<()> {
     let pair = PowerPair::start(world, SIZES, systems)?;
     let mut random = Random::new(world.seed());
-    let mut total = Survived::default();
+    let mut harm = Harm::default();
     for round in 0..rounds {
         let survived = lose_power_of_the_host(&pair, cut, &mut random);
-        add(&mut total, survived.with_context(|| format!("round {round}"))?);
+        harm.add(survived.with_context(|| format!("round {round}"))?);
     }
-    expect_harm(total)
+    harm.expect_some()
 }
 
 #[test]
 fn flushed_writes_survive_power_cuts_of_both_units() {
     let _turn = turn();
-    promise(|world| rounds_of(Cut::Both, world, MIXED, soak(3, 60)));
+    promise(|world| rounds_of(Cut::Both, world, MIXED, soak(2, 60)));
 }
 
 #[test]
@@ -164,29 +186,33 @@ fn flushed_writes_survive_power_cuts_of_the_local_unit() {
 fn the_replica_is_a_prefix_after_power_cuts_of_the_remote_unit() {
     let _turn = turn();
     promise(|world| {
-        let pair = PowerPair::start(world, SIZES, MIXED)?;
+        let pair = PowerPair::start(world, LASTING, MIXED)?;
         let mut random = Random::new(world.seed());
-        let host = Host::start(&pair, &mut random);
-        let (mut horizon, mut total) = (0, Survived::default());
+        let host = Host::start(&pair, STEADY, &mut random);
+        let (mut horizon, mut harm) = (0, Harm::default());
         for round in 0..soak(2, 60) {
-            host.work(&mut random)?;
+            host.writer.wait_progress(random.between(30, 150))?;
             let confirmed = pair.confirmed()?;
-            add(&mut total, pair.lose_power(Cut::Remote, &mut random)?);
+            harm.add(pair.lose_power(Cut::Remote, &mut random)?);
             pair.proxy.cut();
             cut_recoveries(&pair, Cut::Remote, soak(0, 30), &mut random)?;
             pair.remote.start().with_context(|| format!("round {round}"))?;
             let now = expect_prefix_on_the_remote(&pair, &host.history, confirmed)?;
-            ensure!(now >= horizon, "round {round}: the replica went back from {horizon} to {now}");
+            ensure!(
+                now >= horizon,
+                "round {round}: the replica went back from {horizon} to {now}"
+            );
             horizon = now;
             pair.proxy.restore();
             pair.local.wait_applied()?;
+            expect_no_full_copy(&pair.remote)?;
         }
         ensure!(horizon > 0, "nothing had ever reached the replica");
         let Host { history, writer } = host;
         writer.stop()?;
-        pair.expect_same_on_both_sides()?;
-        images::expect_state("the replica", &pair.copy_replica()?, &history, Demand::Acknowledged)?;
-        expect_harm(total)
+        let image = pair.expect_same_on_both_sides()?;
+        images::expect_state("the replica", &image, &history, Demand::Acknowledged)?;
+        harm.expect_some()
     });
 }
 
@@ -200,15 +226,19 @@ fn a_disk_that_forgets_flushed_writes_is_noticed() {
         pair.local.machine.disk().lie_about_flushes();
         let history = History::new(world.seed());
         let mut host = NbdClient::connect(&pair.endpoint(), VOLUME)?;
-        let write = history.submit(farside_tests::pattern::Kind::Write, 0, 65536, true)?;
-        host.write_fua(0, &farside_tests::pattern::fill(history.seed(), write.id, 0, 65536))?;
+        let write = history.submit(Kind::Write, 0, 65536, true)?;
+        host.write_fua(0, &fill(history.seed(), write.id, 0, 65536))?;
         history.acknowledge(write.id);
         pair.local.machine.lose_power(Fate::Nothing, &mut random)?;
         pair.proxy.cut();
         pair.local.start()?;
         let volume = pair.read_volume()?;
         let found = images::expect_state("the volume", &volume, &history, Demand::Durable);
-        ensure!(found.is_err(), "a lost FUA write was not noticed");
+        let error = found.err().context("a lost FUA write was not noticed")?;
+        ensure!(
+            error.to_string().contains("is missing"),
+            "noticed as something else: {error:#}"
+        );
         Ok(())
     });
 }

@@ -7,14 +7,16 @@ PATH="$PATH:/usr/sbin:/sbin"
 directory=$1
 [ ! -e "$directory/vmlinuz" ] || exit 0
 
-for program in apt-get apt-cache dpkg-deb depmod; do
+for program in apt-get apt-cache dpkg-deb depmod flock; do
     command -v "$program" >/dev/null 2>&1 || { echo "$program is not here to fetch a kernel with" >&2; exit 1; }
 done
 mkdir -p "$(dirname "$directory")"
+# Test programs may run side by side; the second finds what the first has fetched.
+exec 9>"$directory.lock"
+flock 9
+[ ! -e "$directory/vmlinuz" ] || exit 0
 work=$(mktemp -d "$directory.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-# So that a download as root can drop its privileges.
-chmod 755 "$work"
 
 fetch() {
     name=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)

@@ -172,7 +172,9 @@ impl Session {
         let outcome = match asked {
             command::DISC => return Ok(false),
             // The data of a write follows whatever becomes of it, so a limit on it is one on the connection.
-            command::WRITE if length > limits::DISK_REQUEST_BYTES => return Err(ErrorKind::InvalidData.into()),
+            command::WRITE if length > limits::DISK_REQUEST_BYTES => {
+                return Err(ErrorKind::InvalidData.into());
+            }
             command::WRITE => {
                 let data = self.bytes(bytes)?;
                 sound.then(|| self.disk.write(offset, data).map(without_data))

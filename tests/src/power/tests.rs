@@ -70,7 +70,10 @@ fn an_older_version_of_a_sector_can_survive_the_newer_one() {
     disk.settle(Fate::Scattered(50), &mut Random::new(3)).unwrap();
     let medium = medium(&disk);
     for version in 0..=3 {
-        assert!(medium[..64 * SECTOR_BYTES].contains(&version), "{version} never survived");
+        assert!(
+            medium[..64 * SECTOR_BYTES].contains(&version),
+            "{version} never survived"
+        );
     }
 }
 

@@ -76,7 +76,10 @@ fn script(name: &str) -> String {
 /// `target/vm`, which lasts from run to run.
 fn directory() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(3).context("a test program lies in target/PROFILE/deps")?;
+    let target = own
+        .ancestors()
+        .nth(3)
+        .context("a test program lies in target/PROFILE/deps")?;
     let directory = target.join("vm");
     std::fs::create_dir_all(&directory)?;
     remove_old_archives(&directory);

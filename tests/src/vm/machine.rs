@@ -19,6 +19,11 @@ use std::sync::{Arc, Mutex};
 
 /// The port of the agent in every machine.
 const AGENT_PORT: u16 = 7000;
+/// What `tests/vm/init.sh` prints when the network is up.
+const UP: &str = "up after ";
+/// Half of a start is what these leave out: an emulated processor is slow, and nobody attacks the machine.
+const KERNEL_OPTIONS: &str =
+    "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check lsm= audit=0 nokaslr";
 /// Size of the disk in bytes: the smallest that xfs accepts, and some.
 const DISK_BYTES: u64 = 320 << 20;
 /// Memory of a machine in MiB.
@@ -109,7 +114,11 @@ impl<'w> Machine<'w> {
     pub fn switch(&self) -> Result<Arc<Switch>> {
         let running = lock(&self.running);
         let running = running.as_ref();
-        Ok(Arc::clone(&running.with_context(|| format!("{} does not run", self.name))?.switch))
+        Ok(Arc::clone(
+            &running
+                .with_context(|| format!("{} does not run", self.name))?
+                .switch,
+        ))
     }
 
     /// Starts it and returns at once. The machine ends with the thread that calls this, if not before.
@@ -143,9 +152,17 @@ impl<'w> Machine<'w> {
         };
         wait_until(&format!("machine {} to boot", self.name), limits::BOOT, || {
             if let Some(status) = process.exit_status()? {
-                bail!("machine {} ended with {status}:\n{}", self.name, process.log_tail(20));
+                bail!(
+                    "machine {} ended with {status}:\n{}",
+                    self.name,
+                    process.log_tail(20)
+                );
             }
-            Ok(match self.run("echo up") {
+            // A connection to a machine whose network is not up yet would wait for seconds, so it comes last.
+            if !process.log_text().contains(UP) {
+                return Ok(Seen::NotYet(process.log_tail(1)));
+            }
+            Ok(match self.run("true") {
                 Ok(_) => Seen::Yes,
                 Err(error) => Seen::NotYet(format!("{error:#}")),
             })
@@ -158,7 +175,18 @@ impl<'w> Machine<'w> {
     /// When the kernel refuses: the file system did not survive.
     pub fn mount(&self) -> Result<()> {
         let name = self.file_system.name();
-        self.run(&format!("mount -t {name} /dev/vda /data")).map(drop)
+        self.run(&format!("load {name} && mount -t {name} /dev/vda /data"))
+            .map(drop)
+    }
+
+    /// What this run has printed so far: the kernel's errors and the unit's log.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        let running = lock(&self.running);
+        running
+            .as_ref()
+            .map(|running| running.process.log_text())
+            .unwrap_or_default()
     }
 
     /// Waits until the power is off, as planned with its switch.
@@ -207,7 +235,10 @@ impl<'w> Machine<'w> {
         let bytes = self.ask(&format!("exec dd if={path} bs=256k status=none"))?;
         if bytes.len() as u64 != size_bytes {
             let shown = String::from_utf8_lossy(bytes.get(..bytes.len().min(200)).unwrap_or_default());
-            bail!("{path} has {} bytes instead of {size_bytes}: {shown}", bytes.len());
+            bail!(
+                "{path} has {} bytes instead of {size_bytes}: {shown}",
+                bytes.len()
+            );
         }
         let copy = self.world.file(to);
         std::fs::write(&copy, bytes)?;
@@ -235,11 +266,37 @@ impl<'w> Machine<'w> {
         );
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", &MEMORY_MIB.to_string()])
-            .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"])
-            .args(["-append", "console=ttyS0 quiet panic=-1"])
-            .args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="])
-            .args(["-blockdev", &disk, "-device", "virtio-blk-pci,drive=disk,write-cache=on"])
+            .args([
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max",
+                "-smp",
+                "1",
+                "-m",
+                &MEMORY_MIB.to_string(),
+            ])
+            .args([
+                "-nodefaults",
+                "-no-reboot",
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+            ])
+            .args(["-append", KERNEL_OPTIONS])
+            .args([
+                "-netdev",
+                &network,
+                "-device",
+                "virtio-net-pci,netdev=net,romfile=",
+            ])
+            .args([
+                "-blockdev",
+                &disk,
+                "-device",
+                "virtio-blk-pci,drive=disk,write-cache=on",
+            ])
             .arg("-kernel")
             .arg(&self.kit.kernel)
             .arg("-initrd")

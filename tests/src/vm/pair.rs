@@ -11,7 +11,7 @@ use crate::status::{number, text};
 use crate::tools::Tool;
 use crate::units::{Sizes, VOLUME, volume_toml};
 use crate::{Random, World, images, limits};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -55,7 +55,10 @@ impl<'w> PowerPair<'w> {
         let (nbd, link, between) = (free_address()?, free_address()?, free_address()?);
         let proxy = Proxy::start(between, link)?;
         let trusted = "trust_network = true\n";
-        let (seen, journal) = (SocketAddr::from((HOST_SEEN_INSIDE, between.port())), sizes.journal_mib);
+        let (seen, journal) = (
+            SocketAddr::from((HOST_SEEN_INSIDE, between.port())),
+            sizes.journal_mib,
+        );
         let local = format!(
             "[nbd]\nlisten = [\"{INSIDE}:{NBD_PORT}\"]\n{trusted}[link]\n{trusted}{}",
             volume_toml(sizes, seen)
@@ -84,8 +87,7 @@ impl<'w> PowerPair<'w> {
     pub fn start_both(&self) -> Result<()> {
         self.remote.machine.power_on()?;
         self.local.machine.power_on()?;
-        self.remote.serve()?;
-        self.local.serve()
+        side_by_side(|| self.remote.serve(), || self.local.serve()).map(drop)
     }
 
     /// Where hosts attach.
@@ -108,7 +110,9 @@ impl<'w> PowerPair<'w> {
             Cut::Both => (remote, vec![local]),
         };
         let switches: Result<Vec<_>> = others.iter().map(|machine| machine.switch()).collect();
-        first.switch()?.off_after(random.between(1, limits::POWER_CUT_REQUESTS), &switches?);
+        first
+            .switch()?
+            .off_after(random.between(1, limits::POWER_CUT_REQUESTS), &switches?);
         first.wait_power_off()?;
         let mut survived = first.lose_power(Fate::any(random), random)?;
         for machine in others {
@@ -137,7 +141,8 @@ impl<'w> PowerPair<'w> {
             let status = self.remote.status()?;
             let replica = status.replica(VOLUME)?;
             received = number(replica, &["received"])?;
-            let done = text(replica, &["state"])? == "consistent" && number(replica, &["applied"])? == received;
+            let done =
+                text(replica, &["state"])? == "consistent" && number(replica, &["applied"])? == received;
             Ok(Seen::when(done, || format!("{replica}")))
         })?;
         Ok(received)
@@ -174,13 +179,15 @@ impl<'w> PowerPair<'w> {
         machine.copy_out(&path, self.sizes.disk_bytes(), "replica.img")
     }
 
-    /// Waits until both sides have everything, and compares them byte for byte.
+    /// Waits until both sides have everything, and compares them byte for byte. Returns a copy of the image.
     ///
     /// # Errors
     /// When that takes too long, or they differ.
-    pub fn expect_same_on_both_sides(&self) -> Result<()> {
+    pub fn expect_same_on_both_sides(&self) -> Result<PathBuf> {
         self.local.wait_applied()?;
-        images::expect_equal(&self.copy_mirror()?, &self.copy_replica()?)
+        let (mirror, replica) = side_by_side(|| self.copy_mirror(), || self.copy_replica())?;
+        images::expect_equal(&mirror, &replica)?;
+        Ok(replica)
     }
 
     /// Makes the whole disk zero on both sides, for a history that begins with an empty disk.
@@ -194,4 +201,19 @@ impl<'w> PowerPair<'w> {
         host.disconnect()?;
         self.local.wait_applied()
     }
+}
+
+/// Does two things at the same time, one in each machine: each of them keeps a processor busy.
+fn side_by_side<O: Send>(
+    one: impl FnOnce() -> Result<O> + Send,
+    other: impl FnOnce() -> Result<O>,
+) -> Result<(O, O)> {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        let one = one
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("one of two things panicked")));
+        Ok((one?, other?))
+    })
 }

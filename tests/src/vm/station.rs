@@ -34,7 +34,9 @@ impl<'w> Station<'w> {
         forwards: &[(SocketAddr, u16)],
         config: &str,
     ) -> Result<Self> {
-        let unit = format!("[unit]\nname = \"{name}\"\ndata_dir = \"{DIRECTORY}\"\ncontrol_socket = \"{CONTROL}\"\n");
+        let unit = format!(
+            "[unit]\nname = \"{name}\"\ndata_dir = \"{DIRECTORY}\"\ncontrol_socket = \"{CONTROL}\"\n"
+        );
         Ok(Self {
             machine: Machine::new(world, name, file_system, forwards)?,
             name: name.to_owned(),
@@ -74,7 +76,9 @@ impl<'w> Station<'w> {
             // Whatever step the cut hits hangs or fails. What that means is judged at the next start.
             let start = scope.spawn(|| self.mount_and_serve());
             let waited = wait_until("a power cut during recovery", limits::GUEST_COMMAND, || {
-                Ok(Seen::when(switch.is_off() || start.is_finished(), || format!("{switch:?}")))
+                Ok(Seen::when(switch.is_off() || start.is_finished(), || {
+                    format!("{switch:?}")
+                }))
             });
             let survived = self.machine.lose_power(fate, random);
             waited.and(survived)
@@ -91,7 +95,11 @@ impl<'w> Station<'w> {
         ))?;
         let what = format!("unit {} in its machine to serve", self.name);
         wait_until(&what, limits::GUEST_COMMAND, || {
-            ensure!(!self.machine.switch()?.is_off(), "the power of {} went off", self.name);
+            ensure!(
+                !self.machine.switch()?.is_off(),
+                "the power of {} went off",
+                self.name
+            );
             match self.status() {
                 Ok(status) => in_service(&status),
                 Err(error) => Ok(Seen::NotYet(format!("{error:#}"))),
@@ -104,7 +112,9 @@ impl<'w> Station<'w> {
     /// # Errors
     /// When it does not answer.
     pub fn status(&self) -> Result<Status> {
-        let text = self.machine.run(&format!("farside status --json --socket {CONTROL}"))?;
+        let text = self
+            .machine
+            .run(&format!("farside status --json --socket {CONTROL}"))?;
         Status::parse(&text).with_context(|| format!("unit {} gives no status", self.name))
     }
 
