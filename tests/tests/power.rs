@@ -221,7 +221,8 @@ fn the_replica_is_a_prefix_after_power_cuts_of_the_remote_unit() {
 fn a_disk_that_forgets_flushed_writes_is_noticed() {
     let _turn = turn();
     promise(|world| {
-        let pair = PowerPair::start(world, SIZES, MIXED)?;
+        let pair = PowerPair::prepare(world, SIZES, MIXED)?;
+        pair.local.start()?;
         let mut random = Random::new(world.seed());
         pair.local.machine.disk().lie_about_flushes();
         let history = History::new(world.seed());
@@ -230,7 +231,6 @@ fn a_disk_that_forgets_flushed_writes_is_noticed() {
         host.write_fua(0, &fill(history.seed(), write.id, 0, 65536))?;
         history.acknowledge(write.id);
         pair.local.machine.lose_power(Fate::Nothing, &mut random)?;
-        pair.proxy.cut();
         pair.local.start()?;
         let volume = pair.read_volume()?;
         let found = images::expect_state("the volume", &volume, &history, Demand::Durable);

@@ -47,11 +47,23 @@ pub struct PowerPair<'w> {
 }
 
 impl<'w> PowerPair<'w> {
-    /// Both stations running, and the first copy of the empty disk done.
+    /// Both stations running, and the first copy of the empty disk done. The file systems are the local unit's and
+    /// the remote's.
     ///
     /// # Errors
     /// A skip when there can be no virtual machine; an error when they do not come up.
     pub fn start(world: &'w World, sizes: Sizes, systems: [FileSystem; 2]) -> Result<Self> {
+        let pair = Self::prepare(world, sizes, systems)?;
+        pair.start_both()?;
+        pair.local.wait_applied()?;
+        Ok(pair)
+    }
+
+    /// Both stations on empty disks, none started.
+    ///
+    /// # Errors
+    /// A skip when there can be no virtual machine; an error when the disks cannot be made.
+    pub fn prepare(world: &'w World, sizes: Sizes, systems: [FileSystem; 2]) -> Result<Self> {
         let (nbd, link, between) = (free_address()?, free_address()?, free_address()?);
         let proxy = Proxy::start(between, link)?;
         let trusted = "trust_network = true\n";
@@ -67,17 +79,14 @@ impl<'w> PowerPair<'w> {
             "[nbd]\nlisten = []\n[link]\nlisten = [\"{INSIDE}:{LINK_PORT}\"]\njournal_size = \"{journal}M\"\n{trusted}"
         );
         let [local_system, remote_system] = systems;
-        let pair = Self {
+        Ok(Self {
             local: Station::new(world, "local", local_system, &[(nbd, NBD_PORT)], &local)?,
             remote: Station::new(world, "remote", remote_system, &[(link, LINK_PORT)], &remote)?,
             proxy,
             world,
             nbd,
             sizes,
-        };
-        pair.start_both()?;
-        pair.local.wait_applied()?;
-        Ok(pair)
+        })
     }
 
     /// Starts both.
