@@ -26,9 +26,22 @@ else
     exit 1
 fi
 
-echo "installing:$missing"
-# shellcheck disable=SC2086  # both are lists of words
-{
-    $as_root apt-get update -qq
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+# The packages of qemu replace one another's files from version to version, so a qemu-system beside a qemu-utils of
+# another version does not unpack. Called when the package lists are fresh; prints what to install in addition.
+same_qemu() {
+    case " $missing " in *" qemu-system-x86 "*) ;; *) return 0 ;; esac
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Version}' qemu-utils 2>/dev/null) || return 0
+    offered=$(apt-cache policy qemu-system-x86 | sed -n 's/^ *Candidate: //p')
+    case $installed in
+        "installed $offered") ;;
+        installed*) echo "qemu-utils=$offered" ;;
+    esac
 }
+
+echo "installing:$missing"
+$as_root apt-get update -qq
+also=$(same_qemu)
+[ -z "$also" ] || echo "installing with it: $also"
+# shellcheck disable=SC2086  # all are lists of words
+$as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends ${also:+--allow-downgrades} $missing $also

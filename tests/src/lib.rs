@@ -21,6 +21,8 @@ pub mod pattern;
 pub mod images;
 pub mod mounts;
 pub mod fio;
+pub mod power;
+pub mod vm;
 
 pub use clock::{soak, wait_until};
 pub use random::Random;

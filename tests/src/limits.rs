@@ -32,3 +32,17 @@ pub const NBD_OPTION_REPLY_BYTES: u32 = 1024 * 1024;
 pub const PORTS: std::ops::Range<u16> = 15_000..32_000;
 /// The most operations one pattern history may hold.
 pub const HISTORY_OPERATIONS: usize = 4_000_000;
+/// How much a disk with a volatile cache keeps unflushed before it makes everything durable, in bytes.
+pub const DISK_CACHE_BYTES: usize = 64 << 20;
+/// The largest request to such a disk, in bytes.
+pub const DISK_REQUEST_BYTES: u64 = 32 << 20;
+/// How long a virtual machine may take from its start until its agent answers.
+pub const BOOT: Duration = Duration::from_secs(60);
+/// How long a command in a virtual machine may take.
+pub const GUEST_COMMAND: Duration = Duration::from_secs(60);
+/// How long fetching and unpacking a kernel may take.
+pub const KERNEL: Duration = Duration::from_secs(300);
+/// How long a planned power cut may wait for its request.
+pub const POWER_CUT: Duration = Duration::from_secs(60);
+/// The latest request at which a planned power cut comes.
+pub const POWER_CUT_REQUESTS: u64 = 150;

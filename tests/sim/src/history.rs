@@ -157,16 +157,14 @@ impl History {
     /// When it was told that the change is done and it is not in the journal, whole and once.
     pub fn answered(&mut self, number: u64, done: bool) -> u64 {
         let at = self.asked.iter().position(|asked| asked.number == number);
-        let mut asked = self.asked.swap_remove(at.expect("a change is answered once"));
-        // Of two changes that are the same nobody can tell which one was journaled.
-        let twin = |other: &&mut Asked| {
+        let mut asked = self.asked.remove(at.expect("a change is answered once"));
+        // Of changes that are the same nobody can tell which one was journaled first.
+        let same = |other: &&mut Asked| {
             other.journaled == other.bytes.len()
                 && (other.kind, other.offset, &other.bytes) == (asked.kind, asked.offset, &asked.bytes)
+                && (asked.journaled == 0 || other.last < asked.last)
         };
-        if done
-            && asked.journaled == 0
-            && let Some(twin) = self.asked.iter_mut().find(twin)
-        {
+        if done && let Some(twin) = self.asked.iter_mut().filter(same).min_by_key(|twin| twin.last) {
             std::mem::swap(&mut asked.journaled, &mut twin.journaled);
             std::mem::swap(&mut asked.last, &mut twin.last);
         }

@@ -45,6 +45,24 @@ pub enum Question {
     Flush,
 }
 
+impl std::fmt::Display for Question {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Change {
+                offset,
+                bytes,
+                kind,
+                durable,
+            } => {
+                let durable = if *durable { ", durable" } else { "" };
+                write!(formatter, "{kind:?} {}+{}{durable}", offset, bytes.len())
+            }
+            Self::Read { offset, length } => write!(formatter, "read {offset}+{length}"),
+            Self::Flush => write!(formatter, "flush"),
+        }
+    }
+}
+
 /// The next question of a host of a volume of this size.
 pub fn ask(random: &mut Random, volume_bytes: u64) -> Question {
     match random.below(100) {

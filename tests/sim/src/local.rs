@@ -172,15 +172,14 @@ impl Site {
     }
 
     /// Puts the copy back that was made last. Which replicas were ahead of it is known by `held`.
-    pub fn go_back(&self, held: impl Fn(&str) -> Option<u64>) {
+    pub fn go_back(&self, held: impl Fn(&str) -> Option<LeftAhead>) {
         let backups = self.backups.borrow();
         let Some(backup) = backups.last() else { return };
         let mut left_ahead = self.left_ahead.borrow_mut();
         for remote in self.remotes.borrow().iter() {
-            let ahead = held(remote).filter(|record| *record > backup.history.last());
-            if let Some(record) = ahead.filter(|_| !left_ahead.contains_key(remote)) {
-                let state = self.history.lock().state_after(record);
-                left_ahead.insert(remote.clone(), LeftAhead { record, state });
+            let ahead = held(remote).filter(|held| held.record > backup.history.last());
+            if let Some(ahead) = ahead.filter(|_| !left_ahead.contains_key(remote)) {
+                left_ahead.insert(remote.clone(), ahead);
             }
         }
         self.journal.restore(&backup.journal);

@@ -24,7 +24,7 @@ impl World {
             7 => self.net.freeze(),
             8 => self.net.corrupt(usize::from(self.chance(50))),
             9 => self.net.double(usize::from(self.chance(50))),
-            10 => self.net.leave_out(usize::from(self.chance(50))),
+            10 => self.net.truncate(usize::from(self.chance(50))),
             11 => self.change_weather(),
             12 => self.jump_clock(),
             13 => self.look_at_a_lonely_remote(),
@@ -155,6 +155,9 @@ impl World {
             }
             remote.homes.lock().remove(&site.name);
             site.left_ahead.borrow_mut().remove(&remote.name);
+            self.backups
+                .borrow_mut()
+                .remove(&format!("{}/{}", remote.name, site.name));
             site.confirmed.borrow_mut().remove(&remote.name);
             site.remotes.borrow_mut().push(remote.name.clone());
             self.plan_restart(&remote.name);

@@ -137,6 +137,9 @@ impl Host {
                 cookie += 1;
                 let question = ask(&mut self.random, self.site.volume_bytes);
                 let bytes = self.request(cookie, &question);
+                self.world
+                    .stats
+                    .trace("host", || format!("asks {cookie}: {question}"));
                 open.insert(cookie, self.note(question));
                 to.write_all(&bytes).await?;
             }
@@ -213,6 +216,9 @@ impl Host {
         if self.process.is_dead() {
             return Ok(());
         }
+        self.world.stats.trace("host", || {
+            format!("answer to {cookie}: error {error}, {}", answered.question)
+        });
         checks::waiting::answered(&self.site, answered.asked.elapsed());
         self.world.stats.checked();
         if error != 0 {

@@ -38,6 +38,8 @@ struct Lane {
     swallows: bool,
     /// The writer closed it.
     ended: bool,
+    /// It breaks off once what is on its way has arrived.
+    breaks_off: bool,
     /// Neither end can use it any more.
     reset: bool,
     corrupt_next: bool,
@@ -192,9 +194,9 @@ impl Net {
         self.mark(way, |lane| lane.double_next = true);
     }
 
-    /// The next piece one way of every connection is left out.
-    pub fn leave_out(&self, way: usize) {
-        self.stats.count("pieces left out");
+    /// The next piece one way of every connection arrives in part, and nothing after it.
+    pub fn truncate(&self, way: usize) {
+        self.stats.count("pieces truncated");
         self.mark(way, |lane| lane.drop_next = true);
     }
 
@@ -278,6 +280,9 @@ impl AsyncRead for ReadEnd {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         lane.reader = Some(context.waker().clone());
+        if lane.pieces.is_empty() && lane.breaks_off {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         let Some((due, piece)) = lane.pieces.front_mut() else {
             return if lane.ended && !lane.swallows {
                 Poll::Ready(Ok(()))
@@ -344,19 +349,25 @@ impl AsyncWrite for WriteEnd {
         }
         let mut piece = bytes[..count].to_vec();
         if std::mem::take(&mut lane.drop_next) {
-            return Poll::Ready(Ok(count));
+            let part = usize::try_from(shared.random.below(count as u64)).unwrap_or(0);
+            piece.truncate(part);
+            (lane.breaks_off, lane.swallows) = (true, true);
         }
         let noisy = weather.noise_permille > 0 && shared.random.below(1000) < weather.noise_permille;
         if std::mem::take(&mut lane.corrupt_next) || noisy {
-            let at = usize::try_from(shared.random.below(count as u64)).unwrap_or(0);
-            piece[at] ^= 1 << shared.random.below(8);
+            let at = usize::try_from(shared.random.below(piece.len() as u64)).unwrap_or(0);
+            if let Some(byte) = piece.get_mut(at) {
+                *byte ^= 1 << shared.random.below(8);
+            }
         }
         if std::mem::take(&mut lane.double_next) {
-            lane.bytes += count;
+            lane.bytes += piece.len();
             lane.pieces.push_back((due, piece.clone()));
         }
-        lane.bytes += count;
-        lane.pieces.push_back((due, piece));
+        lane.bytes += piece.len();
+        if !piece.is_empty() {
+            lane.pieces.push_back((due, piece));
+        }
         if let Some(reader) = lane.reader.take() {
             reader.wake();
         }

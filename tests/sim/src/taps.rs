@@ -53,7 +53,11 @@ impl Tap for JournalTap {
     fn zeroed(&self, _: u64, _: u64) {}
 
     fn synced(&self, platter: &Platter) {
-        self.history.lock().synced(|range| platter.is_durable(range));
+        let mut history = self.history.lock();
+        history.synced(|range| platter.is_durable(range));
+        let durable = history.durable();
+        self.stats
+            .trace("history", || format!("durable up to record {durable}"));
     }
 }
 

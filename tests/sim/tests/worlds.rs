@@ -41,7 +41,7 @@ fn no_world_sees_a_promise_broken() {
         "connections half open",
         "pieces corrupted",
         "pieces doubled",
-        "pieces left out",
+        "pieces truncated",
         "syncs that fail",
         "bits flipped",
         "old copies put back",

@@ -8,3 +8,8 @@ mod raw;
 pub use client::{NbdClient, Reply, ServerError};
 pub use endpoint::{Endpoint, Stream};
 pub use raw::{InfoReply, OptionReply, RawNbd, ReplyHeader, Request, command, flags, option, reply};
+
+/// The numbers that messages begin with, for the server beside this client.
+pub(crate) mod wire {
+    pub(crate) use super::raw::{GREETING, OPTION_MAGIC, OPTION_REPLY_MAGIC, REPLY_MAGIC, REQUEST_MAGIC};
+}

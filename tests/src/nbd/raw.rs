@@ -5,15 +5,15 @@ use crate::limits;
 use std::io::{self, Read as _, Write as _};
 
 /// "NBDMAGIC".
-const GREETING: u64 = 0x4e42_444d_4147_4943;
+pub(crate) const GREETING: u64 = 0x4e42_444d_4147_4943;
 /// "IHAVEOPT".
-const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
+pub(crate) const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 /// Start of an option reply.
-const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+pub(crate) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Start of a request.
-const REQUEST_MAGIC: u32 = 0x2560_9513;
+pub(crate) const REQUEST_MAGIC: u32 = 0x2560_9513;
 /// Start of a simple reply.
-const REPLY_MAGIC: u32 = 0x6744_6698;
+pub(crate) const REPLY_MAGIC: u32 = 0x6744_6698;
 
 /// Option numbers (NBD specification, "Option types").
 pub mod option {

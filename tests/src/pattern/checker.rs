@@ -29,6 +29,9 @@ pub enum Demand {
     Before(Time),
     /// Everything acknowledged.
     Acknowledged,
+    /// What a power cut must leave: every FUA write answered, and everything acknowledged before an answered flush or
+    /// FUA write was sent.
+    Durable,
 }
 
 /// A range of the image in which the same operations could be visible, and what its content shows.
@@ -222,6 +225,7 @@ impl<'a> Verdict<'a> {
             Demand::AnyPrefix => 0,
             Demand::Before(time) => time,
             Demand::Acknowledged => Time::MAX,
+            Demand::Durable => self.history.durable(),
         };
         let (newest, newest_id) = self.newest.map_or((0, 0), |newest| (newest.submitted, newest.id));
         for operation in &self.history.operations {
@@ -230,7 +234,7 @@ impl<'a> Verdict<'a> {
                 Because::PartIsVisible
             } else if acknowledged < newest {
                 Because::OlderThanVisible(newest_id)
-            } else if acknowledged < demanded {
+            } else if acknowledged < demanded || self.demand == Demand::Durable && operation.is_durable() {
                 Because::Demanded
             } else {
                 continue;

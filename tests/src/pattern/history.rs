@@ -51,6 +51,12 @@ impl Operation {
         self.offset + u64::from(self.length)
     }
 
+    /// Whether its own answer said that it is on stable storage.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.fua && self.acknowledged.is_some()
+    }
+
     /// Whether this one was over before `other` began: then no history can have them the other way round.
     #[must_use]
     pub fn surely_before(&self, other: &Self) -> bool {
@@ -210,6 +216,14 @@ impl History {
 }
 
 impl Snapshot {
+    /// Everything acknowledged before this moment was said to be on stable storage, by a flush or a FUA write.
+    #[must_use]
+    pub fn durable(&self) -> Time {
+        let writes = self.operations.iter().filter(|operation| operation.is_durable());
+        let newest = writes.map(|operation| operation.submitted).max();
+        self.flushed.max(newest.unwrap_or(0))
+    }
+
     /// An operation by its number.
     #[must_use]
     pub fn operation(&self, id: OperationId) -> Option<&Operation> {

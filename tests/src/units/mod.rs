@@ -9,6 +9,7 @@ mod two;
 pub use config::{configured, local_unit, remote_unit, unit_toml, volume_toml};
 pub use pair::Pair;
 pub use two::TwoUnits;
+pub(crate) use unit::in_service;
 pub use unit::{Unit, farside_command};
 
 /// The volume every test uses unless it is about several.

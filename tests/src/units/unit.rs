@@ -194,7 +194,7 @@ impl<'w> Unit<'w> {
 }
 
 /// Whether everything of the unit is open; a volume that failed is an error.
-fn in_service(status: &Status) -> Result<Seen> {
+pub(crate) fn in_service(status: &Status) -> Result<Seen> {
     for kind in ["volumes", "replicas"] {
         for entry in status
             .0

@@ -6,7 +6,7 @@
 
 use super::prefix::compare;
 use crate::disk::SimDisk;
-use crate::local::Site;
+use crate::local::{LeftAhead, Site};
 use crate::platter::Platter;
 use crate::remote::{Home, Remote};
 use crate::time::SimClock;
@@ -17,12 +17,18 @@ use farside_tests::random::Random;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The last record of a replica that is complete, as it would come up on its disks.
+/// The last record and the image of a replica that is complete, as it would come up on its disks.
 #[must_use]
-pub fn held_by(home: &Home) -> Option<u64> {
-    let (store, head) = recover(Ok(home.devices(copied))).ok()?;
+pub fn held_by(home: &Home) -> Option<LeftAhead> {
+    let (store, record) = recover(Ok(home.devices(copied))).ok()?;
     let usable = !home.hurt.load(Ordering::Relaxed) && !home.went_back.load(Ordering::Relaxed);
-    (usable && store.superblock().copy == CopyState::Complete).then_some(head)
+    if !usable || store.superblock().copy != CopyState::Complete {
+        return None;
+    }
+    while store.drain().ok()? {}
+    let mut state = vec![0; usize::try_from(store.volume_bytes()).ok()?];
+    store.image().read_at(&mut state, 0).ok()?;
+    Some(LeftAhead { record, state })
 }
 
 /// A replica that was ahead when its volume went back in time still is what it was.

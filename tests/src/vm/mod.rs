@@ -1,0 +1,15 @@
+//! Virtual machines that run units, on disks that lose their power.
+//!
+//! An emulated processor is enough: a machine starts in some seconds on any x86-64 host, without privileges. It boots
+//! a kernel of its own and a small archive with the binary under test (`tests/vm/`); everything else is commands that
+//! the test sends to the agent inside.
+
+mod kit;
+mod machine;
+mod station;
+mod pair;
+
+pub use kit::Kit;
+pub use machine::{FileSystem, Machine};
+pub use pair::{Cut, PowerPair};
+pub use station::Station;
