@@ -151,20 +151,30 @@ impl History {
         self.next_number
     }
 
-    /// The host was answered; the last record of its change, 0 if it is not in the journal.
+    /// The host was answered, with a promise that covers records up to `covered`; the last record of its change, 0 if
+    /// it is not in the journal.
     ///
     /// # Panics
     /// When it was told that the change is done and it is not in the journal, whole and once.
-    pub fn answered(&mut self, number: u64, done: bool) -> u64 {
+    pub fn answered(&mut self, number: u64, done: bool, covered: u64) -> u64 {
         let at = self.asked.iter().position(|asked| asked.number == number);
         let mut asked = self.asked.remove(at.expect("a change is answered once"));
-        // Of changes that are the same nobody can tell which one was journaled first.
-        let same = |other: &&mut Asked| {
-            other.journaled == other.bytes.len()
-                && (other.kind, other.offset, &other.bytes) == (asked.kind, asked.offset, &asked.bytes)
-                && (asked.journaled == 0 || other.last < asked.last)
+        // Of changes that are the same nobody can tell which one was journaled first. Let this one be the last that
+        // its answer covers, which leaves earlier ones to the others; one that was refused is none of them.
+        let value = |asked: &Asked| match (asked.journaled == asked.bytes.len(), done) {
+            (true, true) if asked.last <= covered => Some(asked.last),
+            (is_there, false) => Some(u64::from(!is_there)),
+            _ => None,
         };
-        if done && let Some(twin) = self.asked.iter_mut().filter(same).min_by_key(|twin| twin.last) {
+        let own = value(&asked);
+        let twins = self
+            .asked
+            .iter_mut()
+            .filter(|twin| (twin.kind, twin.offset, &twin.bytes) == (asked.kind, asked.offset, &asked.bytes));
+        if let Some(twin) = twins
+            .max_by_key(|twin| value(twin))
+            .filter(|twin| value(twin) > own)
+        {
             std::mem::swap(&mut asked.journaled, &mut twin.journaled);
             std::mem::swap(&mut asked.last, &mut twin.last);
         }

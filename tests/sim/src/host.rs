@@ -191,8 +191,8 @@ impl Host {
             return Err(DiskError::ShuttingDown);
         }
         for number in asked {
-            let last = self.site.history.lock().answered(number, answer.is_ok());
-            let position = answer.unwrap_or(u64::MAX);
+            let (done, position) = (answer.is_ok(), answer.unwrap_or(u64::MAX));
+            let last = self.site.history.lock().answered(number, done, position);
             assert!(
                 position >= last,
                 "{}: acknowledged at {position} what is record {last}",

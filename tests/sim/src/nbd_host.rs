@@ -233,7 +233,10 @@ impl Host {
     fn judge(&self, answered: &Open, done: bool, found: &[u8]) {
         match (&answered.question, answered.number) {
             (Question::Change { durable, .. }, Some(number)) => {
-                let last = self.site.history.lock().answered(number, done);
+                let mut history = self.site.history.lock();
+                let covered = if *durable { history.durable() } else { u64::MAX };
+                let last = history.answered(number, done, covered);
+                drop(history);
                 if done && *durable {
                     checks::durability::flushed(&self.site, last);
                 }

@@ -71,9 +71,14 @@ fn every_canary_says_what_it_breaks_and_touches_the_product_only() {
 #[test]
 fn the_documentation_lists_the_canaries_that_there_are() {
     let text = fs::read_to_string(root().join("docs/testing.md")).expect("docs/testing.md is read");
-    let section = text.split("\n## Canaries\n").nth(1).expect("it has a section 'Canaries'");
+    let section = text
+        .split("\n## Canaries\n")
+        .nth(1)
+        .expect("it has a section 'Canaries'");
     let section = section.split("\n## ").next().unwrap_or_default();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     let listed: BTreeSet<String> = rows.map(str::to_owned).collect();
     let there: BTreeSet<String> = canaries().into_iter().map(|(name, _)| name).collect();
     let odd: Vec<_> = listed.symmetric_difference(&there).collect();
