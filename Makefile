@@ -9,7 +9,7 @@ TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:
   fio:fio qemu-img:qemu-utils mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fusermount3:fuse3 ip:iproute2 \
   nft:nftables strace:strace jq:jq
 
-.PHONY: run build test deps run-deps lint man soak bench clean
+.PHONY: run build test deps run-deps lint man soak bench fuzz clean
 
 run: run-deps build
 	$(BINARY) up $(DIR)
@@ -34,6 +34,12 @@ soak: deps build
 
 bench: deps build
 	tests/bench/run.sh
+
+# Coverage-guided fuzzing of every decoder and file, TIME seconds for each target. libFuzzer is C++.
+TIME ?= 60
+fuzz:
+	@deploy/install-missing.sh c++:g++
+	tests/fuzz/run.sh $(TIME)
 
 clean:
 	$(CARGO) clean

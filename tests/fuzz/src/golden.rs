@@ -1,0 +1,42 @@
+//! The golden bytes of the formats, as the tests of `protocol/` keep them: seeds that cannot go stale.
+
+#[expect(
+    clippy::unwrap_used,
+    reason = "the file belongs to the tests of the protocol crate"
+)]
+#[path = "../../../protocol/src/journal/tests/golden.rs"]
+mod journal;
+
+pub(crate) fn superblock() -> Vec<u8> {
+    journal::bytes(journal::SUPERBLOCK)
+}
+
+pub(crate) fn what() -> Vec<u8> {
+    journal::bytes(journal::WHAT)
+}
+
+pub(crate) fn place() -> Vec<u8> {
+    journal::bytes(journal::PLACE)
+}
+
+pub(crate) fn block_map() -> Vec<u8> {
+    journal::bytes(journal::BLOCK_MAP)
+}
+
+/// A frame of every kind, with its body.
+pub(crate) fn frames() -> Vec<Vec<u8>> {
+    let text = include_str!("../../../protocol/src/link/golden.txt");
+    let hex = text.lines().filter_map(|line| line.split_whitespace().nth(1));
+    hex.map(bytes).collect()
+}
+
+/// A status as JSON.
+pub(crate) fn status() -> &'static str {
+    include_str!("../../../protocol/tests/golden/status.json")
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap_or(0) as u8;
+    let pairs = hex.as_bytes().as_chunks::<2>().0;
+    pairs.iter().map(|[high, low]| digit(high) << 4 | digit(low)).collect()
+}
