@@ -29,8 +29,9 @@ for target in "$@"; do
   echo "== $target, $seconds s =="
   nice -n 10 "$target_dir/$host/fuzz/$target" "$target_dir/corpus/$target" "$target_dir/seeds/$target" \
     -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=16384 -print_final_stats=1 \
-    -artifact_prefix="$target_dir/found/$target/" 2>&1 | tail -n "${FARSIDE_FUZZ_LINES:-25}" >"$target_dir/$target.log" || true
-  cat "$target_dir/$target.log"
+    -artifact_prefix="$target_dir/found/$target/" >"$target_dir/$target.log" 2>&1 || true
+  # Without the words that libFuzzer recommends for a dictionary.
+  tail -n 40 "$target_dir/$target.log" | grep -v -a -e '^"' -e '^######' || true
   if grep -q '^SUMMARY: libFuzzer: ' "$target_dir/$target.log"; then failed="$failed $target"; fi
 done
 if [ -n "$failed" ]; then

@@ -36,7 +36,6 @@ pub(crate) fn status() -> &'static str {
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap_or(0) as u8;
-    let pairs = hex.as_bytes().as_chunks::<2>().0;
-    pairs.iter().map(|[high, low]| digit(high) << 4 | digit(low)).collect()
+    let pairs = (0..hex.len() / 2).filter_map(|at| hex.get(at * 2..at * 2 + 2));
+    pairs.map(|pair| u8::from_str_radix(pair, 16).expect("golden bytes are hexadecimal")).collect()
 }

@@ -6,20 +6,23 @@ use crate::draw::Draw;
 use crate::memory::{Counter, Memory};
 use bytes::Bytes;
 use farside_protocol::journal::limits::RING_OFFSET;
-use farside_protocol::journal::{RecordKind, Role};
+use farside_protocol::journal::{ChainPoint, RecordKind, Role};
 use farside_storage::{AppendError, BlockMap, Change, Device, Store, StoreDevices, StoreParameters};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use uuid::Uuid;
 
 pub(crate) const VOLUME_BYTES: u64 = 16 << 10;
-const SEGMENT_BYTES: u32 = 16 << 10;
-const VOLUME: Uuid = Uuid::from_u128(3);
+pub(crate) const SEGMENT_BYTES: u32 = 16 << 10;
+pub(crate) const VOLUME: Uuid = Uuid::from_u128(3);
 /// Most steps of a past.
 const MOST_STEPS: usize = 48;
 /// How often room is made for one append before it is given up.
 const MOST_ATTEMPTS: usize = 4;
 const REMOTES: [&str; 2] = ["far", "farther"];
+
+/// The *what* part of a chunk, its data, and the point after it.
+pub(crate) type Chunk = (Vec<u8>, Vec<u8>, ChainPoint);
 
 /// A store, its devices and what it held.
 pub(crate) struct History {
@@ -83,6 +86,24 @@ impl History {
     /// The first of the maps, if there is one.
     pub(crate) fn map(&self) -> Option<&Arc<Memory>> {
         self.maps.first()
+    }
+
+    /// What a link would send: the chunks from the image's point on, and that point with the image.
+    pub(crate) fn link(&mut self) -> (Vec<Chunk>, (ChainPoint, Vec<u8>)) {
+        let store = self.store();
+        store.sync().expect("memory does not fail");
+        let points = store.points();
+        let (mut from, mut chunks, mut buffer) = (points.applied, Vec::new(), Vec::new());
+        while from.record < points.durable.record {
+            let spans = store
+                .read_chunks(&from, &points.durable, 1 << 20, &mut buffer)
+                .expect("nothing was damaged");
+            for span in spans {
+                chunks.push((buffer[span.what].to_vec(), buffer[span.data].to_vec(), span.after));
+                from = span.after;
+            }
+        }
+        (chunks, (points.applied, self.image.bytes()))
     }
 
     /// The process dies: nothing more is written.
@@ -200,15 +221,27 @@ fn change(draw: &mut Draw<'_>) -> Change {
     }
 }
 
-/// A past with everything in it, for seeds: `MOST_STEPS - 1` steps of all kinds.
+/// Steps as the input of a target: how many, then each.
+pub(crate) fn steps(steps: &[&[u8]]) -> Vec<u8> {
+    let count = u8::try_from(steps.len()).expect("seeds are short");
+    [&[count], steps.concat().as_slice()].concat()
+}
+
+/// A past with everything in it, for seeds.
 pub(crate) fn seed() -> Vec<u8> {
-    let write = [1, 1, 3, 4, 0xA1, 2, 9, 2, 0xB2, 7];
-    let mut past = vec![2, 30];
-    past.extend_from_slice(&[13, 0, 13, 0]);
-    for _ in 0..4 {
-        past.extend_from_slice(&[write.as_slice(), &write, &[6, 8, 15, 0, 0]].concat());
-    }
-    past.extend_from_slice(&[10, 12]);
-    past.extend_from_slice(&[write.as_slice(), &[11], &write, &[6], &write].concat());
-    past
+    // One change: its first sector, its length, what it is filled with, a write. Then two, the second a trim.
+    let write = |sector: u8, fill: u8| [0, 0, sector, 7, fill, 1];
+    let trim: &[u8] = &[1, 1, 0, 3, 0xB2, 1, 9, 5, 0, 0];
+    let (sync, drain, checkpoint, kill, shut_down, relieve) = ([6], [8], [10], [11], [12], [14]);
+    let (first, second, acknowledge) = ([13, 0], [13, 1], [15, 0, 0]);
+    let past: Vec<Vec<u8>> = [
+        vec![first.to_vec(), first.to_vec(), second.to_vec(), write(0, 0xA1).to_vec()],
+        vec![write(8, 0xA2).to_vec(), trim.to_vec(), sync.to_vec(), drain.to_vec(), acknowledge.to_vec()],
+        vec![write(16, 0xA3).to_vec(), checkpoint.to_vec(), shut_down.to_vec(), write(3, 0xA4).to_vec()],
+        vec![kill.to_vec(), write(24, 0xA5).to_vec(), sync.to_vec(), write(5, 0xA6).to_vec(), relieve.to_vec()],
+        vec![write(1, 0xA7).to_vec(), sync.to_vec(), write(2, 0xA8).to_vec(), write(12, 0xA9).to_vec()],
+    ]
+    .concat();
+    let past: Vec<&[u8]> = past.iter().map(Vec::as_slice).collect();
+    [&[0], steps(&past).as_slice()].concat()
 }

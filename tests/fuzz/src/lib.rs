@@ -23,6 +23,7 @@ mod journal_map;
 mod memory;
 mod history;
 mod journal_file;
+mod replica_file;
 mod map_file;
 mod inspect;
 mod image_mark;
@@ -70,6 +71,7 @@ targets! {
     journal_chunk 10_000,
     journal_map 20_000,
     journal_file 1_000,
+    replica_file 1_000,
     map_file 1_000,
     inspect 1_000,
     image_mark 1_000,

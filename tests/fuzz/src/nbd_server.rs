@@ -228,7 +228,8 @@ impl Sent {
             let (code, length) = (u32::from(draw.u8() % 16), usize::from(draw.u8()));
             let data = draw.bytes(length);
             // These two end the negotiation, or leave it for the transmission.
-            if !matches!(code, 1 | 2 | 7) && !(code == 8 && data.is_empty()) {
+            let excluded = matches!(code, 1 | 2 | 7) || (code == 8 && data.is_empty());
+            if !excluded {
                 self.option(code, data);
             }
         }
