@@ -25,8 +25,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const DISK_BYTES: usize = 64 << 10;
 /// Receive buffers, replies under way, options that are skipped, and the runtime.
 const MOST_BYTES: usize = 8 << 20;
+/// Longest stream that is put together from requests, and longest payload in it: enough to pass every limit by count.
+const MOST_INPUT_BYTES: usize = 64 << 10;
+const MOST_PAYLOAD_BYTES: usize = 20 << 10;
 /// What a connection may have put out at most, so that an input of many reads does not fill the memory here.
-const MOST_OUTPUT_BYTES: usize = 4 << 20;
+const MOST_OUTPUT_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 struct Small {
@@ -206,7 +209,7 @@ impl Sent {
             return sent;
         }
         sent.options(draw, how);
-        while !draw.is_empty() && sent.bytes.len() < (256 << 10) {
+        while !draw.is_empty() && sent.bytes.len() < MOST_INPUT_BYTES {
             sent.request(draw);
         }
         if sent.in_order {
@@ -271,10 +274,10 @@ impl Sent {
         if command == 1 {
             let fill = draw.u8();
             // A payload that is announced and does not come ends the stream in the middle.
-            if length > (64 << 10) {
+            if length as usize > MOST_PAYLOAD_BYTES {
                 self.in_order = false;
             }
-            let payload = (length as usize).min(64 << 10);
+            let payload = (length as usize).min(MOST_PAYLOAD_BYTES);
             self.bytes.resize(self.bytes.len() + payload, fill);
         }
     }
