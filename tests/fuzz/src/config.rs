@@ -46,11 +46,20 @@ fn refusal(error: &ConfigError, text: &str) {
         panic!("nothing was read from a file: {error}");
     };
     assert!(!problems.is_empty());
-    for Problem { line, column, message, remedy } in problems {
+    for Problem {
+        line,
+        column,
+        message,
+        remedy,
+    } in problems
+    {
         assert!(!message.is_empty() && !remedy.is_empty());
         let lines: Vec<&str> = text.split('\n').collect();
         let there = lines.get(line - 1).expect("the line is in the text");
-        assert!(*column >= 1 && *column <= there.chars().count() + 1, "{column} of {there:?}");
+        assert!(
+            *column >= 1 && *column <= there.chars().count() + 1,
+            "{column} of {there:?}"
+        );
     }
     assert!(error.to_string().starts_with(FILE));
 }
@@ -58,11 +67,20 @@ fn refusal(error: &ConfigError, text: &str) {
 fn check(config: &Config) {
     assert!(is_name(&config.unit.name));
     let unit = &config.unit;
-    for path in [&unit.data_dir, &unit.volumes_dir, &unit.replicas_dir, &unit.control_socket] {
+    for path in [
+        &unit.data_dir,
+        &unit.volumes_dir,
+        &unit.replicas_dir,
+        &unit.control_socket,
+    ] {
         assert!(path.is_absolute());
     }
     assert!((limits::WINDOW_BYTES_MIN..=limits::WINDOW_BYTES_MAX).contains(&config.link.window_bytes));
-    assert!(config.console_listen.is_none_or(|address| address.ip().is_loopback()));
+    assert!(
+        config
+            .console_listen
+            .is_none_or(|address| address.ip().is_loopback())
+    );
     assert!((1..=limits::NBD_CONNECTIONS_MAX).contains(&config.limits.nbd_connections));
     let (mut names, mut files) = (HashSet::new(), HashSet::new());
     for volume in &config.volumes {
@@ -71,7 +89,11 @@ fn check(config: &Config) {
         assert!((1..=limits::VOLUME_BYTES_MAX).contains(&volume.size_bytes));
         assert!(volume.journal_size_bytes >= limits::JOURNAL_BYTES_MIN);
         for file in [&volume.mirror, &volume.journal] {
-            assert!(file.is_absolute() && files.insert(file), "{} twice", file.display());
+            assert!(
+                file.is_absolute() && files.insert(file),
+                "{} twice",
+                file.display()
+            );
         }
         let mut remotes = HashSet::new();
         for remote in &volume.remotes {
@@ -95,14 +117,20 @@ fn edits(text: &str, before: Option<&Config>) {
         return;
     };
     let after = parse(&longer, Path::new(FILE));
-    let Some(before) = before.filter(|config| config.volumes.iter().all(|volume| volume.name != ADDED)) else {
+    let Some(before) = before.filter(|config| config.volumes.iter().all(|volume| volume.name != ADDED))
+    else {
         return;
     };
     if let Ok(after) = after {
         let (last, rest) = after.volumes.split_last().expect("one was added");
-        assert_eq!((last.name.as_str(), last.size_bytes, rest), (ADDED, 64 << 20, before.volumes.as_slice()));
+        assert_eq!(
+            (last.name.as_str(), last.size_bytes, rest),
+            (ADDED, 64 << 20, before.volumes.as_slice())
+        );
     }
-    let shorter = remove_volume(&longer, ADDED).expect("it was TOML").expect("it was there");
+    let shorter = remove_volume(&longer, ADDED)
+        .expect("it was TOML")
+        .expect("it was there");
     assert_eq!(parse(&shorter, Path::new(FILE)).as_ref(), Ok(before));
 }
 

@@ -37,5 +37,7 @@ pub(crate) fn status() -> &'static str {
 
 fn bytes(hex: &str) -> Vec<u8> {
     let pairs = (0..hex.len() / 2).filter_map(|at| hex.get(at * 2..at * 2 + 2));
-    pairs.map(|pair| u8::from_str_radix(pair, 16).expect("golden bytes are hexadecimal")).collect()
+    pairs
+        .map(|pair| u8::from_str_radix(pair, 16).expect("golden bytes are hexadecimal"))
+        .collect()
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 pub(crate) const VOLUME_BYTES: u64 = 16 << 10;
 pub(crate) const SEGMENT_BYTES: u32 = 16 << 10;
 pub(crate) const VOLUME: Uuid = Uuid::from_u128(3);
+const SECTOR_BYTES: usize = 512;
 /// Most steps of a past.
 const MOST_STEPS: usize = 48;
 /// How often room is made for one append before it is given up.
@@ -31,7 +32,9 @@ pub(crate) struct History {
     maps: Vec<Arc<Memory>>,
     store: Option<Store>,
     content: Vec<u8>,
-    pub(crate) states: Vec<Vec<u8>>,
+    states: Vec<Vec<u8>>,
+    /// The last record that was ever in the image, as of the last death of the process.
+    pub(crate) applied: u64,
 }
 
 pub(crate) fn read(store: &Store) -> Result<Vec<u8>, farside_storage::StorageError> {
@@ -62,6 +65,7 @@ impl History {
             image: Memory::new(content.clone()),
             maps: Vec::new(),
             store: None,
+            applied: 0,
             states: vec![content.clone()],
             content,
         };
@@ -106,14 +110,35 @@ impl History {
         (chunks, (points.applied, self.image.bytes()))
     }
 
+    /// Whether a store that recovered its journal up to `head` may hold `content`: a state that the volume once had, as
+    /// a whole. Damage to the very last durable chunks cannot be told from a torn write; if the image, which was at
+    /// `applied`, had taken up such a chunk already, then each sector is one that the volume once had there.
+    pub(crate) fn allows(&self, content: &[u8], head: u64, applied: u64) -> bool {
+        if head >= applied {
+            return self.states.iter().any(|state| state == content);
+        }
+        let mut sectors = content.chunks(SECTOR_BYTES).enumerate();
+        sectors.all(|(number, sector)| {
+            let at = number * SECTOR_BYTES;
+            let mut states = self.states.iter();
+            states.any(|state| state[at..at + SECTOR_BYTES] == *sector)
+        })
+    }
+
     /// The process dies: nothing more is written.
     pub(crate) fn kill(&mut self) {
-        self.store = None;
+        if let Some(store) = self.store.take() {
+            self.applied = self.applied.max(store.points().applied.record);
+        }
     }
 
     fn start(&mut self) {
         let store = Store::open(self.devices(), Arc::new(Counter::default())).expect("nothing was damaged");
-        assert_eq!(read(&store).expect("nothing was damaged"), self.content, "the volume comes back whole");
+        assert_eq!(
+            read(&store).expect("nothing was damaged"),
+            self.content,
+            "the volume comes back whole"
+        );
         self.store = Some(store);
     }
 
@@ -155,7 +180,9 @@ impl History {
         let bytes = BlockMap::file_bytes(&BlockMap::header_for(VOLUME, VOLUME_BYTES));
         let map = Memory::new(vec![0; usize::try_from(bytes).unwrap_or(0)]);
         self.maps.push(map.clone());
-        self.store().add_consumer(name, map).expect("there is room for two");
+        self.store()
+            .add_consumer(name, map)
+            .expect("there is room for two");
     }
 
     fn write(&mut self, draw: &mut Draw<'_>) {
@@ -235,11 +262,38 @@ pub(crate) fn seed() -> Vec<u8> {
     let (sync, drain, checkpoint, kill, shut_down, relieve) = ([6], [8], [10], [11], [12], [14]);
     let (first, second, acknowledge) = ([13, 0], [13, 1], [15, 0, 0]);
     let past: Vec<Vec<u8>> = [
-        vec![first.to_vec(), first.to_vec(), second.to_vec(), write(0, 0xA1).to_vec()],
-        vec![write(8, 0xA2).to_vec(), trim.to_vec(), sync.to_vec(), drain.to_vec(), acknowledge.to_vec()],
-        vec![write(16, 0xA3).to_vec(), checkpoint.to_vec(), shut_down.to_vec(), write(3, 0xA4).to_vec()],
-        vec![kill.to_vec(), write(24, 0xA5).to_vec(), sync.to_vec(), write(5, 0xA6).to_vec(), relieve.to_vec()],
-        vec![write(1, 0xA7).to_vec(), sync.to_vec(), write(2, 0xA8).to_vec(), write(12, 0xA9).to_vec()],
+        vec![
+            first.to_vec(),
+            first.to_vec(),
+            second.to_vec(),
+            write(0, 0xA1).to_vec(),
+        ],
+        vec![
+            write(8, 0xA2).to_vec(),
+            trim.to_vec(),
+            sync.to_vec(),
+            drain.to_vec(),
+            acknowledge.to_vec(),
+        ],
+        vec![
+            write(16, 0xA3).to_vec(),
+            checkpoint.to_vec(),
+            shut_down.to_vec(),
+            write(3, 0xA4).to_vec(),
+        ],
+        vec![
+            kill.to_vec(),
+            write(24, 0xA5).to_vec(),
+            sync.to_vec(),
+            write(5, 0xA6).to_vec(),
+            relieve.to_vec(),
+        ],
+        vec![
+            write(1, 0xA7).to_vec(),
+            sync.to_vec(),
+            write(2, 0xA8).to_vec(),
+            write(12, 0xA9).to_vec(),
+        ],
     ]
     .concat();
     let past: Vec<&[u8]> = past.iter().map(Vec::as_slice).collect();

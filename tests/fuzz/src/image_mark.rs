@@ -30,7 +30,11 @@ pub(crate) fn run(input: &[u8]) -> bool {
         255 => 1 << 61,
         starts => u64::from(starts),
     };
-    let role = if draw.u8() & 1 == 0 { Role::Volume } else { Role::Replica };
+    let role = if draw.u8() & 1 == 0 {
+        Role::Volume
+    } else {
+        Role::Replica
+    };
     let files = files(role, starts);
     let mark = draw.rest();
     let marked = fsetxattr(&files.image, ATTRIBUTE, mark, XattrFlags::empty()).is_ok();
@@ -43,7 +47,11 @@ pub(crate) fn run(input: &[u8]) -> bool {
     if marked {
         let now = attribute(&files.image);
         if opened.is_ok() {
-            assert!(fits(mark, role, starts), "{} was taken", String::from_utf8_lossy(mark));
+            assert!(
+                fits(mark, role, starts),
+                "{} was taken",
+                String::from_utf8_lossy(mark)
+            );
             assert_eq!(now, text(role, starts, "+").as_bytes());
         } else {
             assert_eq!(now, mark, "a refusal changes nothing");
@@ -61,7 +69,9 @@ fn text(role: Role, starts: u64, end: &str) -> String {
 fn fits(mark: &[u8], role: Role, starts: u64) -> bool {
     let text = String::from_utf8_lossy(mark);
     let parts: Vec<&str> = text.split('/').collect();
-    let [volume, word, number] = parts[..] else { return false };
+    let [volume, word, number] = parts[..] else {
+        return false;
+    };
     let expected = if role == Role::Volume { "mirror" } else { "replica" };
     let under_way = number.ends_with('+');
     let number = number.trim_end_matches('+').parse::<u64>();
@@ -93,7 +103,9 @@ fn files(role: Role, starts: u64) -> Files {
         ..parameters.superblock(1)
     };
     let (journal, image) = (memory_file(JOURNAL_BYTES), memory_file(VOLUME_BYTES));
-    journal.write_all_at(superblock.encode().as_slice(), 0).expect("memory does not fail");
+    journal
+        .write_all_at(superblock.encode().as_slice(), 0)
+        .expect("memory does not fail");
     Files { journal, image }
 }
 

@@ -33,7 +33,13 @@ pub(crate) fn run(input: &[u8]) -> bool {
         Ok(()) => Some("intact"),
         Err(InspectError::Damaged { .. }) => Some("damaged"),
         Err(error) => {
-            assert!(matches!(error, InspectError::Unrecognised { .. } | InspectError::Read { .. }), "{error}");
+            assert!(
+                matches!(
+                    error,
+                    InspectError::Unrecognised { .. } | InspectError::Read { .. }
+                ),
+                "{error}"
+            );
             None
         }
     };
@@ -60,7 +66,9 @@ fn content(how: u8, draw: &mut Draw<'_>) -> (Vec<u8>, Option<Damage>) {
         2 => {
             let mut history = History::of(draw);
             history.kill();
-            let map = history.map().map_or_else(golden::block_map, |map| map.bytes()[..8192].to_vec());
+            let map = history
+                .map()
+                .map_or_else(golden::block_map, |map| map.bytes()[..8192].to_vec());
             let map = Memory::new(map);
             map.change(|bytes| {
                 let at = usize::from(draw.u8()) % 52;
@@ -91,10 +99,15 @@ fn look(bytes: &[u8], options: Options) -> (Result<(), InspectError>, Vec<u8>) {
 fn check_json(out: &[u8], options: Options, verdict: Option<&str>) {
     let text = std::str::from_utf8(out).expect("JSON is text");
     let parts: Vec<Value> = if options.chunks {
-        text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("each line is JSON"))
+            .collect()
     } else {
         let whole = Some(text).filter(|text| !text.is_empty());
-        whole.map(|text| serde_json::from_str(text).expect("the whole is JSON")).into_iter().collect()
+        whole
+            .map(|text| serde_json::from_str(text).expect("the whole is JSON"))
+            .into_iter()
+            .collect()
     };
     if let Some(verdict) = verdict
         && let Some(last) = parts.last()

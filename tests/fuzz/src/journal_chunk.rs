@@ -56,14 +56,20 @@ fn check_what(what: &What<'_>, data: &[u8]) {
     assert_eq!(length, what_bytes(records.len()));
     let mut sum = 0_u64;
     for record in &records {
-        assert_eq!(record.offset.checked_add(u64::from(record.length)), Some(record.end()));
+        assert_eq!(
+            record.offset.checked_add(u64::from(record.length)),
+            Some(record.end())
+        );
         assert_eq!(record.length == 0, matches!(record.kind, RecordKind::Mark(_)));
         assert!(record.blocks() <= u64::from(record.length) / 4096 + 2);
         sum += u64::from(record.payload_bytes());
     }
     assert_eq!(sum, u64::from(what.data_bytes));
     assert!(what.data_bytes <= MAX_CHUNK_DATA_BYTES && what.last_record() <= MAX_POSITION);
-    assert_eq!(what.last_record() - what.header.first_record + 1, records.len() as u64);
+    assert_eq!(
+        what.last_record() - what.header.first_record + 1,
+        records.len() as u64
+    );
     assert_eq!(what.stored_bytes(), stored_bytes(what.data_bytes));
     assert!(what.stored_bytes() >= sum + 4096 && what.stored_bytes().is_multiple_of(4096));
     assert_eq!(what.data_is_intact(data), data_fits(what, data));
@@ -86,8 +92,12 @@ fn data_fits(what: &What<'_>, mut data: &[u8]) -> bool {
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let (what, place) = (golden::what(), golden::place());
     let length = u16::try_from(what.len()).unwrap_or(0).to_be_bytes();
-    let seed = |repairs: u8, data: &[u8]| {
-        [&[repairs], length.as_slice(), &what, &place, data].concat()
-    };
-    vec![seed(0, &[]), seed(7, &[]), seed(7, &[0xA5; 512]), seed(2, &[1; 512]), seed(16, &[])]
+    let seed = |repairs: u8, data: &[u8]| [&[repairs], length.as_slice(), &what, &place, data].concat();
+    vec![
+        seed(0, &[]),
+        seed(7, &[]),
+        seed(7, &[0xA5; 512]),
+        seed(2, &[1; 512]),
+        seed(16, &[]),
+    ]
 }

@@ -11,8 +11,8 @@ use crate::history::{History, read, seed};
 use crate::memory::{Counter, Memory};
 use crate::{golden, seal};
 use bytes::Bytes;
-use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET, SUPERBLOCK_OFFSETS};
 use farside_protocol::journal::RecordKind;
+use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET, SUPERBLOCK_OFFSETS};
 use farside_storage::{Change, Scan, Store, StoreDevices, load_superblock, recover, scan_all};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,7 +40,8 @@ pub(crate) fn run(input: &[u8]) -> bool {
         && drained
         && let Ok(content) = read(&store)
     {
-        let known = history.states.contains(&content);
+        let head = store.opened().recovered.head.record;
+        let known = history.allows(&content, head, history.applied);
         assert!(known, "what is read was never written, or not at one time");
     }
     use_it(store, devices, damage);

@@ -6,8 +6,8 @@
 use crate::allocation::measured;
 use crate::draw::Draw;
 use crate::{golden, seal};
-use farside_protocol::journal::limits::{BLOCK_BYTES, MAX_CONSUMERS, MAX_POSITION, NAME_BYTES};
 use farside_protocol::journal::Superblock;
+use farside_protocol::journal::limits::{BLOCK_BYTES, MAX_CONSUMERS, MAX_POSITION, NAME_BYTES};
 use farside_protocol::link::name_is_valid;
 use farside_storage::Layout;
 
@@ -33,7 +33,9 @@ pub(crate) fn run(input: &[u8]) -> bool {
 }
 
 fn check(superblock: &Superblock) {
-    let Superblock { tail, mirrored, head, .. } = superblock;
+    let Superblock {
+        tail, mirrored, head, ..
+    } = superblock;
     for (before, after) in [(tail, mirrored), (mirrored, head)] {
         assert!(before.address <= after.address && before.record <= after.record);
         assert!(before.sequence <= after.sequence);
@@ -42,12 +44,19 @@ fn check(superblock: &Superblock) {
     assert!(superblock.journal_bytes() > superblock.ring_bytes());
     assert!(superblock.epoch <= MAX_POSITION && superblock.copy_offset <= superblock.volume_bytes);
     assert!(superblock.consumers.len() <= MAX_CONSUMERS);
-    let names = superblock.consumers.iter().map(|slot| &slot.name).chain([&superblock.name]);
+    let names = superblock
+        .consumers
+        .iter()
+        .map(|slot| &slot.name)
+        .chain([&superblock.name]);
     for name in names {
         assert!(name_is_valid(name) && name.len() <= NAME_BYTES && !name.contains(['/', '\0', '@']));
     }
     let layout = Layout::of(superblock);
-    for point in [tail, mirrored, head].into_iter().chain(superblock.consumers.iter().map(|slot| &slot.acked)) {
+    for point in [tail, mirrored, head]
+        .into_iter()
+        .chain(superblock.consumers.iter().map(|slot| &slot.acked))
+    {
         let end = layout.segment_end(point.address);
         assert!(point.address < end && end - point.address <= layout.segment_bytes);
         assert!(layout.file_offset(point.address) < superblock.journal_bytes());
@@ -59,7 +68,10 @@ fn check(superblock: &Superblock) {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let golden = golden::superblock();
-    let used = golden.iter().rposition(|byte| *byte != 0 && *byte != golden[BLOCK_BYTES - 1]).unwrap_or(0);
+    let used = golden
+        .iter()
+        .rposition(|byte| *byte != 0 && *byte != golden[BLOCK_BYTES - 1])
+        .unwrap_or(0);
     vec![
         [&[0], golden.as_slice()].concat(),
         [&[1], &golden[..used.min(BLOCK_BYTES - 4)]].concat(),

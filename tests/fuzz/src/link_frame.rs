@@ -94,11 +94,16 @@ fn accept(frame: &[u8]) -> bool {
     let (complete, held) = measured(|| assemble(&mut assembler, frame));
     let head_only = matches!(complete, Err(LinkError::Checksum)) || frame.len() <= HEADER_BYTES;
     let body = if head_only { 0 } else { MAX_BODY_BYTES as usize };
-    assert!(held <= MAX_HEAD_BYTES + body + SLACK_BYTES, "{held} bytes for {complete:?}");
+    assert!(
+        held <= MAX_HEAD_BYTES + body + SLACK_BYTES,
+        "{held} bytes for {complete:?}"
+    );
     let Ok(Some(taken)) = complete else { return false };
     let (message, held) = measured(|| assembler.message());
     assert!(held <= SLACK_BYTES, "{held} bytes for a message");
-    let Ok((message, body)) = message else { return false };
+    let Ok((message, body)) = message else {
+        return false;
+    };
     check(&message, body, &frame[..taken]);
     true
 }
@@ -113,7 +118,11 @@ fn check(message: &Message<'_>, body: &[u8], came: &[u8]) {
     assert_eq!(assemble(&mut assembler, &again), Ok(Some(again.len())));
     let (second, _) = assembler.message().expect("what we encode is accepted");
     assert_eq!(format!("{message:?}"), format!("{second:?}"));
-    assert_eq!(second.to_frame(), again, "a refusal that was cleaned once stays as it is");
+    assert_eq!(
+        second.to_frame(),
+        again,
+        "a refusal that was cleaned once stays as it is"
+    );
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {

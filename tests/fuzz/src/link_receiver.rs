@@ -28,7 +28,10 @@ pub(crate) fn run(input: &[u8]) -> bool {
     let mut draw = Draw::new(input);
     let (hello, state) = beginning(&mut draw);
     if let Ok(version) = negotiate(&hello) {
-        frame_of(&Message::Welcome(Box::new(welcome(version, &hello, &state, VOLUME, "far"))), &[]);
+        frame_of(
+            &Message::Welcome(Box::new(welcome(version, &hello, &state, VOLUME, "far"))),
+            &[],
+        );
     }
     let mut core = ReceiverCore::new(&hello, &state);
     let mut model = Model {
@@ -45,7 +48,9 @@ pub(crate) fn run(input: &[u8]) -> bool {
             assert!(!refuse_frame(&error, model.accepted.sequence).text().is_empty());
             break;
         }
-        let Ok((message, body)) = assembler.message() else { break };
+        let Ok((message, body)) = assembler.message() else {
+            break;
+        };
         let expected = model.allows(&message, body);
         match core.message(&message, body) {
             Ok(action) => {
@@ -60,13 +65,22 @@ pub(crate) fn run(input: &[u8]) -> bool {
             }
         }
         let (held, known) = (core.accepted(), model.accepted);
-        assert_eq!((held.sequence, held.record, held.checksum), (known.sequence, known.record, known.checksum));
+        assert_eq!(
+            (held.sequence, held.record, held.checksum),
+            (known.sequence, known.record, known.checksum)
+        );
     }
     taken > 0
 }
 
 fn beginning(draw: &mut Draw<'_>) -> (Hello, SinkState) {
-    let base = ChainPoint { sequence: 4, record: 10, epoch: 2, checksum: 77, ..ChainPoint::default() };
+    let base = ChainPoint {
+        sequence: 4,
+        record: 10,
+        epoch: 2,
+        checksum: 77,
+        ..ChainPoint::default()
+    };
     let head = point_near(draw, &base);
     let hello = Hello {
         version_min: u16::from(draw.u8() & 1),
@@ -114,7 +128,11 @@ fn receive(assembler: &mut Assembler, mut bytes: &[u8]) -> Result<(), farside_pr
 }
 
 fn message(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
-    let volume_bytes = if draw.u8() & 15 == 15 { draw.near(VOLUME_BYTES) } else { VOLUME_BYTES };
+    let volume_bytes = if draw.u8() & 15 == 15 {
+        draw.near(VOLUME_BYTES)
+    } else {
+        VOLUME_BYTES
+    };
     match draw.u8() % 8 {
         0..=2 => chunk(draw, model),
         3 => {
@@ -128,7 +146,10 @@ fn message(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
             frame_of(&Message::CopyData(copy), &body)
         }
         4 => {
-            let (offset, length) = (draw.near(model.copied), draw.near(VOLUME_BYTES.saturating_sub(model.copied)));
+            let (offset, length) = (
+                draw.near(model.copied),
+                draw.near(VOLUME_BYTES.saturating_sub(model.copied)),
+            );
             frame_of(&Message::CopyHoles(CopyHoles { offset, length }), &[])
         }
         5 => {
@@ -137,7 +158,13 @@ fn message(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
         }
         6 => {
             let consistent_from = draw.near(model.accepted.record);
-            frame_of(&Message::CopyEnd(CopyEnd { consistent_from, volume_bytes }), &[])
+            frame_of(
+                &Message::CopyEnd(CopyEnd {
+                    consistent_from,
+                    volume_bytes,
+                }),
+                &[],
+            )
         }
         _ => other(draw, model),
     }
@@ -146,9 +173,19 @@ fn message(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
 fn other(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
     let received = model.accepted;
     let message = match draw.u8() % 3 {
-        0 => Message::Heartbeat(Heartbeat { durable: draw.u64(), journaled: draw.u64(), time_us: draw.u64() }),
+        0 => Message::Heartbeat(Heartbeat {
+            durable: draw.u64(),
+            journaled: draw.u64(),
+            time_us: draw.u64(),
+        }),
         1 => Message::Refuse(Refusal::new(RefuseCode::from_code(draw.u16()), draw.u64(), "no")),
-        _ => Message::Ack(Ack { received, applied: 0, copy_offset: 0, copy: CopyState::Complete, begun: false }),
+        _ => Message::Ack(Ack {
+            received,
+            applied: 0,
+            copy_offset: 0,
+            copy: CopyState::Complete,
+            begun: false,
+        }),
     };
     frame_of(&message, &[])
 }
@@ -156,7 +193,11 @@ fn other(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
 fn chunk(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
     let before = point_near(draw, &model.accepted);
     let header = ChunkHeader {
-        volume: if draw.u8() == 255 { Uuid::from_u128(9) } else { VOLUME },
+        volume: if draw.u8() == 255 {
+            Uuid::from_u128(9)
+        } else {
+            VOLUME
+        },
         epoch: before.epoch,
         sequence: before.sequence.wrapping_add(1),
         first_record: before.record.wrapping_add(1),
@@ -170,10 +211,20 @@ fn chunk(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
         let payload = vec![draw.u8(); usize::from(draw.u8()) + 1];
         let length = u32::try_from(payload.len()).unwrap_or(0);
         let offset = draw.near(0) & ((1 << 62) - 1);
-        let kind = if draw.u8() & 1 == 0 { RecordKind::Write } else { RecordKind::Trim };
+        let kind = if draw.u8() & 1 == 0 {
+            RecordKind::Write
+        } else {
+            RecordKind::Trim
+        };
         let is_write = kind == RecordKind::Write;
         let checksum = if is_write { crc32c::crc32c(&payload) } else { 0 };
-        records.push(Record { offset, length, checksum, age_us: 0, kind });
+        records.push(Record {
+            offset,
+            length,
+            checksum,
+            age_us: 0,
+            kind,
+        });
         if is_write {
             data.extend_from_slice(&payload);
         }
@@ -192,7 +243,9 @@ impl Model {
     fn allows(&self, message: &Message<'_>, body: &[u8]) -> bool {
         let copies = |offset: u64, length: u64| {
             let end = offset.checked_add(length);
-            self.copy == CopyState::Copying && offset == self.copied && end.is_some_and(|end| end <= VOLUME_BYTES)
+            self.copy == CopyState::Copying
+                && offset == self.copied
+                && end.is_some_and(|end| end <= VOLUME_BYTES)
         };
         match message {
             Message::Heartbeat(_) | Message::Refuse(_) => true,
@@ -272,8 +325,23 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let end = [0, 6, 0];
     vec![
         [start(0, 0), chunk.repeat(5)].concat(),
-        [start(2, 0), begin.to_vec(), holes.to_vec(), end.to_vec(), chunk.to_vec()].concat(),
-        [start(1, 4), data.to_vec(), data.to_vec(), chunk.to_vec(), holes.to_vec(), end.to_vec()].concat(),
+        [
+            start(2, 0),
+            begin.to_vec(),
+            holes.to_vec(),
+            end.to_vec(),
+            chunk.to_vec(),
+        ]
+        .concat(),
+        [
+            start(1, 4),
+            data.to_vec(),
+            data.to_vec(),
+            chunk.to_vec(),
+            holes.to_vec(),
+            end.to_vec(),
+        ]
+        .concat(),
         [start(0, 0), vec![0, 7, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]].concat(),
     ]
 }

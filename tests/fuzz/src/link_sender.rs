@@ -36,7 +36,11 @@ impl Volume {
             record: number * 2,
             epoch: if number == 0 { 0 } else { 1 + number / 16 },
             sealed_at_us: number,
-            checksum: if number == 0 { 0 } else { 0x1000_0000 + u32::try_from(number).unwrap_or(0) },
+            checksum: if number == 0 {
+                0
+            } else {
+                0x1000_0000 + u32::try_from(number).unwrap_or(0)
+            },
             ..ChainPoint::default()
         };
         Self {
@@ -48,11 +52,20 @@ impl Volume {
 
     fn points(&self) -> Points {
         let [tail, image, durable, journaled] = self.at.map(|at| self.ends[at]);
-        Points { tail, image, durable, journaled }
+        Points {
+            tail,
+            image,
+            durable,
+            journaled,
+        }
     }
 
     fn advance(&mut self, which: usize, steps: usize) {
-        let most = if which == 3 { CHUNKS - 1 } else { self.at[which + 1] };
+        let most = if which == 3 {
+            CHUNKS - 1
+        } else {
+            self.at[which + 1]
+        };
         self.at[which] = (self.at[which] + steps).min(most);
     }
 
@@ -73,34 +86,58 @@ impl Volume {
                 self.consumer = (ConsumerState::Copying, points.image);
                 Input::CopyStarted(points.image, points)
             }
-            Effect::ReadChunks { from, up_to, max_bytes } => self.chunks(from, up_to, *max_bytes),
+            Effect::ReadChunks {
+                from,
+                up_to,
+                max_bytes,
+            } => self.chunks(from, up_to, *max_bytes),
             Effect::ReadImage { offset, max_bytes } => {
                 let (offset, left) = (*offset, VOLUME_BYTES - *offset);
                 let extent = match draw.u8() % 3 {
-                    0 => Extent::Hole { offset, length: left.min(1 + u64::from(draw.u16())) },
+                    0 => Extent::Hole {
+                        offset,
+                        length: left.min(1 + u64::from(draw.u16())),
+                    },
                     1 => Extent::Hole { offset, length: left },
-                    _ => Extent::Data { offset, length: (*max_bytes).min(1 + u32::from(draw.u16())) },
+                    _ => Extent::Data {
+                        offset,
+                        length: (*max_bytes).min(1 + u32::from(draw.u16())),
+                    },
                 };
                 Input::ExtentRead(extent, points)
             }
-            Effect::Send(_) | Effect::SetConsumer(..) | Effect::Close(..) => unreachable!("no reading effects"),
+            Effect::Send(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
+                unreachable!("no reading effects")
+            }
         }
     }
 
     fn chunks(&self, from: &ChainPoint, up_to: &ChainPoint, max_bytes: u64) -> Input {
         assert!(self.is_ours(from) && self.is_ours(up_to));
-        assert!(up_to.record <= self.points().durable.record, "only durable chunks are asked for");
+        assert!(
+            up_to.record <= self.points().durable.record,
+            "only durable chunks are asked for"
+        );
         if from.sequence < self.points().tail.sequence {
             return Input::Failed(SourceError::Behind);
         }
         let (mut spans, mut total) = (Vec::new(), 0);
-        for end in self.ends.iter().filter(|end| end.sequence > from.sequence && end.sequence <= up_to.sequence) {
+        for end in self
+            .ends
+            .iter()
+            .filter(|end| end.sequence > from.sequence && end.sequence <= up_to.sequence)
+        {
             let data = usize::try_from(end.sequence * 97 % 4000).unwrap_or(0);
             total += data as u64 + 120;
             if total > max_bytes && !spans.is_empty() {
                 break;
             }
-            spans.push(ChunkSpan { what: 0..120, data: 120..120 + data, after: *end, blocks: 1 });
+            spans.push(ChunkSpan {
+                what: 0..120,
+                data: 120..120 + data,
+                after: *end,
+                blocks: 1,
+            });
         }
         Input::ChunksRead(spans)
     }
@@ -119,9 +156,21 @@ struct World {
 pub(crate) fn run(input: &[u8]) -> bool {
     let mut draw = Draw::new(input);
     let volume = Volume::new();
-    let limits = SessionLimits { window_bytes: WINDOW_BYTES, volume_bytes: VOLUME_BYTES, epoch: 1 + 4 };
+    let limits = SessionLimits {
+        window_bytes: WINDOW_BYTES,
+        volume_bytes: VOLUME_BYTES,
+        epoch: 1 + 4,
+    };
     let core = SessionCore::new(limits, volume.points(), 0);
-    let mut world = World { core, volume, now_ms: 0, sending: None, reading: None, closed: false, streamed: false };
+    let mut world = World {
+        core,
+        volume,
+        now_ms: 0,
+        sending: None,
+        reading: None,
+        closed: false,
+        streamed: false,
+    };
     world.apply(Input::Connected(Box::new(hello(&world.volume))));
     while !draw.is_empty() {
         if let Some(input) = world.next(&mut draw) {
@@ -134,7 +183,10 @@ pub(crate) fn run(input: &[u8]) -> bool {
 impl World {
     fn next(&mut self, draw: &mut Draw<'_>) -> Option<Input> {
         match draw.u8() % 10 {
-            0 | 1 => self.reading.take().map(|effect| self.volume.answer(&effect, draw)),
+            0 | 1 => self
+                .reading
+                .take()
+                .map(|effect| self.volume.answer(&effect, draw)),
             2 | 3 => self.sending.take().map(|_| Input::Written),
             4 => {
                 let (which, steps) = (usize::from(draw.u8() % 4), usize::from(draw.u8() % 8));
@@ -152,7 +204,11 @@ impl World {
                     self.volume.consumer.0 = ConsumerState::NeedsCopy;
                     Some(Input::Changed(self.volume.points(), ConsumerState::NeedsCopy))
                 }
-                1 => Some(Input::Refuse(Refusal::new(RefuseCode::from_code(draw.u16()), draw.u64(), "no"))),
+                1 => Some(Input::Refuse(Refusal::new(
+                    RefuseCode::from_code(draw.u16()),
+                    draw.u64(),
+                    "no",
+                ))),
                 2 if self.reading.take().is_some() => Some(Input::Failed(SourceError::Behind)),
                 _ => None,
             },
@@ -166,7 +222,11 @@ impl World {
             1 => self.core.progress().received,
             _ => self.volume.ends[usize::from(draw.u8()) % CHUNKS],
         };
-        let point = if draw.u8() & 3 == 3 { point_near(draw, &ours) } else { ours };
+        let point = if draw.u8() & 3 == 3 {
+            point_near(draw, &ours)
+        } else {
+            ours
+        };
         ChainPoint { address: 0, ..point }
     }
 
@@ -176,7 +236,11 @@ impl World {
         let copied = self.core.progress().copied_bytes.unwrap_or(VOLUME_BYTES);
         let ack = Ack {
             received,
-            applied: if how & 4 == 0 { received.record } else { draw.near(received.record) },
+            applied: if how & 4 == 0 {
+                received.record
+            } else {
+                draw.near(received.record)
+            },
             copy_offset: if how & 8 == 0 { copied } else { draw.near(copied) },
             copy: copy_state(draw),
             begun: how & 1 != 0,
@@ -198,7 +262,11 @@ impl World {
             unit: Uuid::from_u128(8),
             received,
             applied: received.record,
-            copy_offset: if how & 1 == 0 { u64::from(draw.u8()) * 1024 } else { draw.near(VOLUME_BYTES) },
+            copy_offset: if how & 1 == 0 {
+                u64::from(draw.u8()) * 1024
+            } else {
+                draw.near(VOLUME_BYTES)
+            },
             consistent_from: draw.near(received.record),
             unit_name: "far".into(),
         };
@@ -211,12 +279,24 @@ impl World {
 
     fn apply(&mut self, input: Input) {
         let shown = format!("{input:?}");
+        let before = self.core.progress().received;
+        let named = if let Input::Ack(ack) = &input {
+            Some(ack.received)
+        } else {
+            None
+        };
         for effect in self.core.apply(self.now_ms, input) {
             assert!(!self.closed, "{effect:?} after the end, by {shown}");
             self.take(effect);
         }
         let progress = self.core.progress();
         assert!(progress.received.record <= progress.sent.record);
+        if let Some(named) = named.filter(|_| !self.closed && progress.received != before) {
+            assert!(
+                same_place(&progress.received, &named),
+                "another place than was acknowledged"
+            );
+        }
         assert!(self.core.in_flight_bytes() <= WINDOW_BYTES + OVERDRAFT_BYTES);
         assert_eq!(self.closed, *self.core.stage() == Stage::Closed);
         self.streamed |= *self.core.stage() == Stage::Streaming;
@@ -241,7 +321,10 @@ impl World {
                 if let Effect::ReadImage { offset, max_bytes } = &read {
                     assert!(*offset < VOLUME_BYTES && *max_bytes > 0);
                     let (held, sent) = (self.volume.points().image, self.core.progress().sent);
-                    assert!(held.record >= sent.record, "an image that is behind what was sent");
+                    assert!(
+                        held.record >= sent.record,
+                        "an image that is behind what was sent"
+                    );
                 }
                 self.reading = Some(read);
             }

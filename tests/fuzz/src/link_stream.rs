@@ -5,10 +5,10 @@
 
 use crate::allocation::measured;
 use crate::draw::Draw;
-use crate::link_frame::{SLACK_BYTES, repair};
 use crate::golden;
-use farside_protocol::link::limits::{MAX_BODY_BYTES, MAX_HEAD_BYTES};
+use crate::link_frame::{SLACK_BYTES, repair};
 use farside_protocol::link::Assembler;
+use farside_protocol::link::limits::{MAX_BODY_BYTES, MAX_HEAD_BYTES};
 
 /// Longest frame of a stream that is put together here, in bytes.
 const MOST_FRAME_BYTES: usize = 2048;
@@ -83,7 +83,11 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         [&[repairs], length.as_slice(), frame].concat()
     };
     let frames = golden::frames();
-    let single = frames.iter().map(|frame| [&[0, 3], framed(15, frame).as_slice()].concat());
+    let single = frames
+        .iter()
+        .map(|frame| [&[0, 3], framed(15, frame).as_slice()].concat());
     let all: Vec<u8> = frames.iter().flat_map(|frame| framed(0, frame)).collect();
-    single.chain([[&[3, 7, 19, 200, 21], all.as_slice()].concat()]).collect()
+    single
+        .chain([[&[3, 7, 19, 200, 21], all.as_slice()].concat()])
+        .collect()
 }

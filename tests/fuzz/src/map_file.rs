@@ -39,7 +39,10 @@ pub(crate) fn run(input: &[u8]) -> bool {
     assert!(offset >= end || offset >= volume_bytes || map.is_marked(offset));
     assert!(!map.is_marked(header.bits * header.block_bytes));
     map.set_trail(points(draw.below(40)));
-    map.take_changes().expect("the trail changed").persist().expect("memory does not fail");
+    map.take_changes()
+        .expect("the trail changed")
+        .persist()
+        .expect("memory does not fail");
     let again = open();
     assert_eq!(again.marked_bytes(), map.marked_bytes());
     for bit in 0..header.bits {
@@ -97,6 +100,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         vec![0, 1, 0],
         vec![0, 255, 255, 3, 9, 8, 0, 0, 12],
         [&[4, 255, 255, 200], [0x5A; 64].as_slice(), &[19, 16, 200, 5, 39]].concat(),
-        vec![28, 0, 9, 0, 1, 2, 3, 4, 10, 3, 0, 30, 99, 0, 40, 98, 0, 50, 97, 1, 1, 7],
+        vec![
+            28, 0, 9, 0, 1, 2, 3, 4, 10, 3, 0, 30, 99, 0, 40, 98, 0, 50, 97, 1, 1, 7,
+        ],
     ]
 }

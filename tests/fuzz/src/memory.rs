@@ -31,7 +31,12 @@ impl Memory {
     }
 }
 
-fn range(length: usize, offset: u64, size: usize, operation: Operation) -> Result<Range<usize>, StorageError> {
+fn range(
+    length: usize,
+    offset: u64,
+    size: usize,
+    operation: Operation,
+) -> Result<Range<usize>, StorageError> {
     let start = usize::try_from(offset).unwrap_or(usize::MAX);
     let end = start.checked_add(length).filter(|end| *end <= size);
     end.map(|end| start..end).ok_or_else(|| StorageError::Io {

@@ -35,7 +35,11 @@ fn request(bytes: &[u8]) -> bool {
         return false;
     };
     assert_eq!(encode_request(&request), bytes[..REQUEST_HEADER_BYTES]);
-    let payload = if request.command == Command::Write { request.length } else { 0 };
+    let payload = if request.command == Command::Write {
+        request.length
+    } else {
+        0
+    };
     assert_eq!(request.payload_bytes(), payload);
     assert!(request.has(request.flags) && request.has(0));
     true
@@ -113,12 +117,21 @@ fn option(code: u32, data: &[u8]) -> bool {
 }
 
 fn info_data(request: &InfoRequest<'_>) -> Vec<u8> {
-    let wanted = [request.wants_name, request.wants_description, request.wants_block_size];
+    let wanted = [
+        request.wants_name,
+        request.wants_description,
+        request.wants_block_size,
+    ];
     let kinds = (1_u16..).zip(wanted).filter(|(_, wanted)| *wanted);
     let kinds: Vec<u8> = kinds.flat_map(|(kind, _)| kind.to_be_bytes()).collect();
     let name_bytes = u32::try_from(request.name.len()).unwrap_or(u32::MAX);
     let count = u16::try_from(kinds.len() / 2).unwrap_or(u16::MAX);
-    let parts = [&name_bytes.to_be_bytes(), request.name.as_bytes(), &count.to_be_bytes(), &kinds];
+    let parts = [
+        &name_bytes.to_be_bytes(),
+        request.name.as_bytes(),
+        &count.to_be_bytes(),
+        &kinds,
+    ];
     parts.concat()
 }
 
@@ -167,13 +180,29 @@ fn replies(draw: &mut Draw<'_>) -> bool {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let request = |command, offset, length| {
-        let request = Request { flags: 1, command, cookie: 0x0102_0304_0506_0708, offset, length };
+        let request = Request {
+            flags: 1,
+            command,
+            cookie: 0x0102_0304_0506_0708,
+            offset,
+            length,
+        };
         [&[0], encode_request(&request).as_slice()].concat()
     };
-    let info = InfoRequest { name: "disk0", wants_name: true, wants_description: false, wants_block_size: true };
+    let info = InfoRequest {
+        name: "disk0",
+        wants_name: true,
+        wants_description: false,
+        wants_block_size: true,
+    };
     let data = info_data(&info);
     let length = u32::try_from(data.len()).unwrap_or(0).to_be_bytes();
-    let header = [OPTION_MAGIC.to_be_bytes().as_slice(), &7_u32.to_be_bytes(), &length].concat();
+    let header = [
+        OPTION_MAGIC.to_be_bytes().as_slice(),
+        &7_u32.to_be_bytes(),
+        &length,
+    ]
+    .concat();
     vec![
         request(Command::Read, 4096, 512),
         request(Command::Write, 1 << 40, 1 << 20),

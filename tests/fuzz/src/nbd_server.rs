@@ -39,7 +39,11 @@ struct Small {
 
 impl Disk for Small {
     fn geometry(&self) -> DiskGeometry {
-        DiskGeometry { size_bytes: DISK_BYTES as u64, preferred_block_bytes: 4096, read_only: false }
+        DiskGeometry {
+            size_bytes: DISK_BYTES as u64,
+            preferred_block_bytes: 4096,
+            read_only: false,
+        }
     }
 
     async fn update(&self, batch: &mut Vec<Update>) -> Result<Position, DiskError> {
@@ -48,7 +52,9 @@ impl Disk for Small {
         for update in batch.drain(..) {
             let (offset, length, data) = match update {
                 Update::Write { offset, data } => (offset, data.len(), Some(data)),
-                Update::Trim { offset, length } | Update::Zero { offset, length, .. } => (offset, length as usize, None),
+                Update::Trim { offset, length } | Update::Zero { offset, length, .. } => {
+                    (offset, length as usize, None)
+                }
             };
             let start = usize::try_from(offset).expect("inside the disk");
             let part = content.get_mut(start..start + length).expect("inside the disk");
@@ -67,15 +73,28 @@ impl Disk for Small {
         }
         let start = usize::try_from(offset).expect("inside the disk");
         let content = self.content.lock();
-        into.extend_from_slice(content.get(start..start + length as usize).expect("inside the disk"));
+        into.extend_from_slice(
+            content
+                .get(start..start + length as usize)
+                .expect("inside the disk"),
+        );
         Ok(true)
     }
 
-    async fn read(self: &Arc<Self>, offset: u64, length: u32, mut into: BytesMut) -> Result<BytesMut, DiskError> {
+    async fn read(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u32,
+        mut into: BytesMut,
+    ) -> Result<BytesMut, DiskError> {
         tokio::task::yield_now().await;
         let start = usize::try_from(offset).expect("inside the disk");
         let content = self.content.lock();
-        into.extend_from_slice(content.get(start..start + length as usize).expect("inside the disk"));
+        into.extend_from_slice(
+            content
+                .get(start..start + length as usize)
+                .expect("inside the disk"),
+        );
         Ok(into)
     }
 
@@ -97,7 +116,11 @@ impl Exports for One {
 
     fn find(&self, name: &str) -> Option<Export<Small>> {
         let found = name == "disk0";
-        found.then(|| Export { name: name.to_owned(), description: "small".to_owned(), disk: Arc::clone(&self.0) })
+        found.then(|| Export {
+            name: name.to_owned(),
+            description: "small".to_owned(),
+            disk: Arc::clone(&self.0),
+        })
     }
 
     fn names(&self) -> Vec<String> {
@@ -115,7 +138,11 @@ struct Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if let Some(mut piece) = self.pieces.pop_front() {
             let rest = piece.split_off(piece.len().min(into.remaining()));
             into.put_slice(&piece);
@@ -173,12 +200,20 @@ pub(crate) fn run(input: &[u8]) -> bool {
         appetite,
         _ends_the_server: ended.clone().drop_guard(),
     };
-    let disk = Arc::new(Small { content: Mutex::new(vec![0; DISK_BYTES]), journaled: AtomicU64::new(0) });
+    let disk = Arc::new(Small {
+        content: Mutex::new(vec![0; DISK_BYTES]),
+        journaled: AtomicU64::new(0),
+    });
     let service = Service::new(Arc::new(One(disk)));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
     let runtime = runtime.expect("a runtime on this thread needs nothing");
     let ((), held) = measured(|| runtime.block_on(serve(Once(Mutex::new(Some(wire))), service, ended)));
-    assert!(held < MOST_BYTES + MOST_OUTPUT_BYTES * 2, "{held} bytes for a connection");
+    assert!(
+        held < MOST_BYTES + MOST_OUTPUT_BYTES * 2,
+        "{held} bytes for a connection"
+    );
     let out = std::mem::take(&mut *out.lock());
     let cut = out.len() > MOST_OUTPUT_BYTES;
     sent.check(&out, cut)
@@ -264,13 +299,25 @@ impl Sent {
             return;
         }
         let command = [0, 1, 3, 4, 5, 6, 77, 1][usize::from(how & 7)];
-        let flags = if how & 0x80 == 0 { u16::from((how >> 3) & 1) } else { u16::from(draw.u8()) };
-        let offset = if how & 0x40 == 0 { draw.below(128) * 512 } else { draw.near(DISK_BYTES as u64) };
+        let flags = if how & 0x80 == 0 {
+            u16::from((how >> 3) & 1)
+        } else {
+            u16::from(draw.u8())
+        };
+        let offset = if how & 0x40 == 0 {
+            draw.below(128) * 512
+        } else {
+            draw.near(DISK_BYTES as u64)
+        };
         let length = match how & 0x30 {
             0x30 => draw.u32() & 0x07FF_FFFF,
             _ => u32::from(draw.u8()) * 64,
         };
-        self.put_request(flags, command, if command == 3 { (0, 0) } else { (offset, length) });
+        self.put_request(
+            flags,
+            command,
+            if command == 3 { (0, 0) } else { (offset, length) },
+        );
         if command == 1 {
             let fill = draw.u8();
             // A payload that is announced and does not come ends the stream in the middle.
@@ -306,8 +353,15 @@ impl Sent {
                 None => break,
             }
         }
-        assert!(reader.rest.is_empty() || cut, "{} bytes are no reply", reader.rest.len());
-        assert!(answered.values().all(|count| *count == 1), "a request answered twice");
+        assert!(
+            reader.rest.is_empty() || cut,
+            "{} bytes are no reply",
+            reader.rest.len()
+        );
+        assert!(
+            answered.values().all(|count| *count == 1),
+            "a request answered twice"
+        );
         if self.in_order && !cut {
             assert_eq!(answered.len(), self.requests.len(), "every request is answered");
         }
@@ -328,11 +382,15 @@ impl<'a> Out<'a> {
     }
 
     fn u32(&mut self) -> Option<u32> {
-        self.take(4)?.first_chunk().map(|field| u32::from_be_bytes(*field))
+        self.take(4)?
+            .first_chunk()
+            .map(|field| u32::from_be_bytes(*field))
     }
 
     fn u64(&mut self) -> Option<u64> {
-        self.take(8)?.first_chunk().map(|field| u64::from_be_bytes(*field))
+        self.take(8)?
+            .first_chunk()
+            .map(|field| u64::from_be_bytes(*field))
     }
 
     /// Option and type of a reply.
@@ -370,14 +428,22 @@ impl<'a> Out<'a> {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     // A write of 512 bytes, a read of them, a flush, trim, zero, cache, a cold read, an unknown command.
-    let requests = [1, 8, 8, 0x5A, 0, 8, 8, 2, 0, 0, 3, 4, 8, 5, 2, 8, 4, 0, 8, 0, 9, 8, 6, 0, 0, 9, 1, 4, 7];
+    let requests = [
+        1, 8, 8, 0x5A, 0, 8, 8, 2, 0, 0, 3, 4, 8, 5, 2, 8, 4, 0, 8, 0, 9, 8, 6, 0, 0, 9, 1, 4, 7,
+    ];
     let with = |how: u8, rest: &[u8]| [&[200, 99, how], rest].concat();
     vec![
         with(0, &requests),
         with(4, &requests),
         with(2, &requests.repeat(8)),
-        with(8 + 4, &[3, 0, 1, 8, 8, 1, 0x70, 0, 9, 9, 9, 0x30, 0, 255, 255, 255, 255]),
-        with(16, &[6, 9, 0, 0, 0, 3, b'a', b'b', b'c', 0, 0, 9, 2, 1, 1, 0, 0, 9]),
+        with(
+            8 + 4,
+            &[3, 0, 1, 8, 8, 1, 0x70, 0, 9, 9, 9, 0x30, 0, 255, 255, 255, 255],
+        ),
+        with(
+            16,
+            &[6, 9, 0, 0, 0, 3, b'a', b'b', b'c', 0, 0, 9, 2, 1, 1, 0, 0, 9],
+        ),
         with(0, &[0x40, 5, 200, 0x41, 0, 100, 7, 0x71, 0, 4, 0, 0, 0, 3]),
     ]
 }

@@ -30,6 +30,8 @@ struct Replica {
     journal: Arc<Memory>,
     image: Arc<Memory>,
     store: Option<Store>,
+    /// The last record that was ever in the image, as of the last death of the process.
+    applied: u64,
     /// Of the volume: its chunks, and the image that is copied with the point it stands for.
     chunks: Vec<Sent>,
     base: (ChainPoint, Vec<u8>),
@@ -43,13 +45,14 @@ pub(crate) fn run(input: &[u8]) -> bool {
     for _ in 0..steps {
         replica.step(&mut draw);
     }
-    replica.store = None;
+    replica.kill();
     let damage = tamper(&mut draw, &replica.journal);
     let Ok(store) = replica.open() else {
         assert!(damage != Damage::None, "an undamaged replica opens");
         return false;
     };
-    replica.finish(store, damage, &history);
+    replica.check(&store, damage, &history);
+    replica.finish(store, damage);
     true
 }
 
@@ -70,11 +73,14 @@ impl Replica {
         };
         Store::format(journal.as_ref(), &parameters, 1).expect("memory does not fail");
         let (chunks, base) = history.link();
-        let chunks = chunks.into_iter().map(|(what, data, after)| Sent { what, data, after });
+        let chunks = chunks
+            .into_iter()
+            .map(|(what, data, after)| Sent { what, data, after });
         let mut replica = Self {
             journal,
             image: Memory::new(vec![0; usize::try_from(VOLUME_BYTES).unwrap_or(0)]),
             store: None,
+            applied: 0,
             chunks: chunks.collect(),
             base,
         };
@@ -95,20 +101,29 @@ impl Replica {
         self.store = Some(self.open().expect("nothing was damaged"));
     }
 
+    fn kill(&mut self) {
+        if let Some(store) = self.store.take() {
+            self.applied = self.applied.max(store.points().applied.record);
+        }
+    }
+
     fn store(&self) -> &Store {
         self.store.as_ref().expect("started at the end of every step")
     }
 
     fn step(&mut self, draw: &mut Draw<'_>) {
         match draw.u8() % 16 {
-            0 => self.store().begin_copy(&self.base.0, SOURCE).expect("memory does not fail"),
+            0 => self
+                .store()
+                .begin_copy(&self.base.0, SOURCE)
+                .expect("memory does not fail"),
             1..=4 => self.receive(usize::from(draw.u8()) % 8),
             5..=8 => self.copy(draw),
             9 => drop(self.store().sync().expect("memory does not fail")),
             10 => drop(self.store().drain().expect("memory does not fail")),
             11 => self.store().checkpoint().expect("memory does not fail"),
             12 => {
-                self.store = None;
+                self.kill();
                 self.start();
             }
             13 => {
@@ -124,7 +139,10 @@ impl Replica {
     fn receive(&self, which: usize) {
         let store = self.store();
         let held = store.points().journaled;
-        let next = self.chunks.iter().position(|chunk| chunk.after.sequence > held.sequence);
+        let next = self
+            .chunks
+            .iter()
+            .position(|chunk| chunk.after.sequence > held.sequence);
         let Some(next) = next else { return };
         let at = (next + which.saturating_sub(6)).min(self.chunks.len() - 1);
         let chunk = &self.chunks[at];
@@ -162,21 +180,29 @@ impl Replica {
         let at = usize::try_from(progress.written).unwrap_or(0);
         let data = &self.base.1[at..at + usize::try_from(length).unwrap_or(0)];
         if data.iter().all(|byte| *byte == 0) {
-            store.zero_copy(progress.written, length).expect("it is what comes next");
+            store
+                .zero_copy(progress.written, length)
+                .expect("it is what comes next");
         } else {
-            store.write_copy(progress.written, data).expect("it is what comes next");
+            store
+                .write_copy(progress.written, data)
+                .expect("it is what comes next");
         }
     }
 
-    /// Brings what a replica holds into its image, and opens it once more.
-    fn finish(&self, store: Store, damage: Damage, history: &History) {
+    /// Brings what a replica holds into its image and compares that.
+    fn check(&self, store: &Store, damage: Damage, history: &History) {
         while store.drain().is_ok_and(|more| more) {}
-        let points = store.points();
+        let (points, head) = (store.points(), store.opened().recovered.head.record);
         let complete = store.superblock().copy == CopyState::Complete && points.applied == points.durable;
         if complete && damage != Damage::Forged {
-            let image = self.image.bytes();
-            assert!(history.states.contains(&image), "a complete replica is no state of its volume");
+            let known = history.allows(&self.image.bytes(), head, self.applied);
+            assert!(known, "a complete replica is no state of its volume");
         }
+    }
+
+    /// Shuts a replica down and opens it once more.
+    fn finish(&self, store: Store, damage: Damage) {
         if store.shut_down().is_err() {
             return;
         }

@@ -71,7 +71,10 @@ pub fn place(block: &mut [u8]) {
 /// The checksum of a *what* part of the length it names.
 pub fn what(bytes: &mut [u8]) {
     let length = usize::from(u16_at(bytes, 10));
-    if let Some(part) = bytes.get_mut(..length).filter(|part| part.len() > WHAT_CHECKSUM + 4) {
+    if let Some(part) = bytes
+        .get_mut(..length)
+        .filter(|part| part.len() > WHAT_CHECKSUM + 4)
+    {
         let before = crc32c(&part[..WHAT_CHECKSUM]);
         let checksum = crc32c_append(before, &part[WHAT_CHECKSUM + 4..]);
         put_u32(part, WHAT_CHECKSUM, checksum);

@@ -44,15 +44,24 @@ fn attempt(target: &Target, input: &[u8]) -> bool {
 
 fn smoke(name: &str) {
     count_panics();
-    let target = TARGETS.iter().find(|target| target.name == name).expect("the list has every test's name");
+    let target = TARGETS
+        .iter()
+        .find(|target| target.name == name)
+        .expect("the list has every test's name");
     if let Some(path) = std::env::var_os("FARSIDE_FUZZ_INPUT") {
         attempt(target, &std::fs::read(path).expect("the input can be read"));
         return;
     }
-    let times = std::env::var("FARSIDE_FUZZ_RUNS").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    let times = std::env::var("FARSIDE_FUZZ_RUNS")
+        .ok()
+        .and_then(|times| times.parse().ok())
+        .unwrap_or(1);
     let seeds = (target.seeds)();
     for (number, seed) in seeds.iter().enumerate() {
-        assert!(attempt(target, seed), "seed {number} of {name} is no longer accepted: make it anew");
+        assert!(
+            attempt(target, seed),
+            "seed {number} of {name} is no longer accepted: make it anew"
+        );
     }
     let mut random = Random::new(0x0fa2_51de);
     attempt(target, &[]);
