@@ -9,7 +9,7 @@ use crate::history::{History, SEGMENT_BYTES, VOLUME, VOLUME_BYTES, seed, steps};
 use crate::journal_file::{Damage, tamper};
 use crate::memory::{Counter, Memory};
 use farside_protocol::journal::limits::RING_OFFSET;
-use farside_protocol::journal::{ChainPoint, CopyState, Role, What};
+use farside_protocol::journal::{ChainPoint, CopyState, RecordKind, Role, What};
 use farside_storage::{AppendError, Store, StoreDevices, StoreParameters};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -26,15 +26,38 @@ struct Sent {
     after: ChainPoint,
 }
 
+impl Sent {
+    /// The image with this chunk in it.
+    fn applied_to(&self, mut image: Vec<u8>) -> Vec<u8> {
+        let what = What::decode(&self.what).expect("the volume sealed it");
+        let mut data = self.data.as_slice();
+        for record in what.records() {
+            let from = usize::try_from(record.offset).unwrap_or(usize::MAX);
+            let part = &mut image[from..from + record.length as usize];
+            if record.kind == RecordKind::Write {
+                let (payload, rest) = data.split_at(part.len());
+                part.copy_from_slice(payload);
+                data = rest;
+            } else {
+                part.fill(0);
+            }
+        }
+        image
+    }
+}
+
 struct Replica {
     journal: Arc<Memory>,
     image: Arc<Memory>,
     store: Option<Store>,
     /// The last record that was ever in the image, as of the last death of the process.
     applied: u64,
-    /// Of the volume: its chunks, and the image that is copied with the point it stands for.
+    /// Of the volume: its chunks, and its image before the first and after each, with the record it stands for.
     chunks: Vec<Sent>,
-    base: (ChainPoint, Vec<u8>),
+    images: Vec<(u64, Vec<u8>)>,
+    base: ChainPoint,
+    /// The volume's image as it is copied now holds so many chunks, and so all that were sent.
+    moment: usize,
 }
 
 pub(crate) fn run(input: &[u8]) -> bool {
@@ -72,17 +95,23 @@ impl Replica {
             source: SOURCE,
         };
         Store::format(journal.as_ref(), &parameters, 1).expect("memory does not fail");
-        let (chunks, base) = history.link();
-        let chunks = chunks
-            .into_iter()
-            .map(|(what, data, after)| Sent { what, data, after });
+        let (chunks, (base, image)) = history.link();
+        let sent = |(what, data, after)| Sent { what, data, after };
+        let chunks: Vec<Sent> = chunks.into_iter().map(sent).collect();
+        let mut images = vec![(base.record, image)];
+        for chunk in &chunks {
+            let before = images.last().map_or(Vec::new(), |(_, image)| image.clone());
+            images.push((chunk.after.record, chunk.applied_to(before)));
+        }
         let mut replica = Self {
             journal,
             image: Memory::new(vec![0; usize::try_from(VOLUME_BYTES).unwrap_or(0)]),
             store: None,
             applied: 0,
-            chunks: chunks.collect(),
+            chunks,
+            images,
             base,
+            moment: 0,
         };
         replica.start();
         replica
@@ -115,7 +144,7 @@ impl Replica {
         match draw.u8() % 16 {
             0 => self
                 .store()
-                .begin_copy(&self.base.0, SOURCE)
+                .begin_copy(&self.base, SOURCE)
                 .expect("memory does not fail"),
             1..=4 => self.receive(usize::from(draw.u8()) % 8),
             5..=8 => self.copy(draw),
@@ -136,8 +165,8 @@ impl Replica {
     }
 
     /// The next chunk, or another one, which is not taken.
-    fn receive(&self, which: usize) {
-        let store = self.store();
+    fn receive(&mut self, which: usize) {
+        let store = self.store.as_ref().expect("started at the end of every step");
         let held = store.points().journaled;
         let next = self
             .chunks
@@ -151,6 +180,7 @@ impl Replica {
             Ok(appended) => {
                 assert_eq!(what.header.sequence, held.sequence + 1, "a gap was taken");
                 assert_eq!(appended.point.checksum, chunk.after.checksum);
+                self.moment = self.moment.max(at + 1);
             }
             Err(AppendError::Gap { .. }) => {}
             Err(AppendError::NotDurable | AppendError::Full | AppendError::Pending) => self.make_room(),
@@ -172,13 +202,14 @@ impl Replica {
         }
         let left = VOLUME_BYTES - progress.written;
         if left == 0 {
-            // The copy is of one moment; it is consistent from there on.
-            store.end_copy(self.base.0.record).expect("everything is copied");
+            store
+                .end_copy(self.images[self.moment].0)
+                .expect("everything is copied");
             return;
         }
         let length = left.min((1 + draw.below(8)) * 1024);
         let at = usize::try_from(progress.written).unwrap_or(0);
-        let data = &self.base.1[at..at + usize::try_from(length).unwrap_or(0)];
+        let data = &self.images[self.moment].1[at..at + usize::try_from(length).unwrap_or(0)];
         if data.iter().all(|byte| *byte == 0) {
             store
                 .zero_copy(progress.written, length)
