@@ -28,7 +28,7 @@ for target in "$@"; do
   mkdir -p "$target_dir/corpus/$target" "$target_dir/found/$target"
   echo "== $target, $seconds s =="
   nice -n 10 "$target_dir/$host/fuzz/$target" "$target_dir/corpus/$target" "$target_dir/seeds/$target" \
-    -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=16384 -print_final_stats=1 \
+    -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 \
     -artifact_prefix="$target_dir/found/$target/" >"$target_dir/$target.log" 2>&1 || true
   # Without the words that libFuzzer recommends for a dictionary.
   tail -n 40 "$target_dir/$target.log" | grep -v -a -e '^"' -e '^######' || true

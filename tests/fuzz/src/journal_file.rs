@@ -7,15 +7,18 @@
 
 use crate::allocation::measured;
 use crate::draw::Draw;
-use crate::history::{History, read, seed};
+use crate::history::{History, VOLUME_BYTES, read, seed};
 use crate::memory::{Counter, Memory};
-use crate::{golden, seal};
+use crate::seal;
 use bytes::Bytes;
-use farside_protocol::journal::RecordKind;
 use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET, SUPERBLOCK_OFFSETS};
-use farside_storage::{Change, Scan, Store, StoreDevices, load_superblock, recover, scan_all};
+use farside_protocol::journal::{ChainPoint, RecordKind, Role, Superblock};
+use farside_storage::{
+    Change, Scan, Store, StoreDevices, StoreParameters, load_superblock, recover, scan_all,
+};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// What opening may hold at once: a batch for the image, a segment, and as many maps as there can be.
 const MOST_BYTES: usize = 64 << 20;
@@ -199,18 +202,49 @@ fn any_bytes(draw: &mut Draw<'_>) -> bool {
     };
     let (opened, held) = measured(|| look(&devices, &Damage::Forged));
     assert!(held < MOST_BYTES, "{held} bytes to open a journal");
-    opened.is_some()
+    let Some(store) = opened else { return false };
+    use_it(store, devices, Damage::Forged);
+    true
+}
+
+/// A journal as a volume of `VOLUME_BYTES` may begin, after so many chunks.
+fn superblock(position: u64) -> Vec<u8> {
+    let parameters = StoreParameters {
+        role: Role::Volume,
+        name: "disk0".to_owned(),
+        volume: Uuid::from_u128(3),
+        journal: Uuid::from_u128(4),
+        volume_bytes: VOLUME_BYTES,
+        journal_bytes: RING_OFFSET + 4 * (16 << 10),
+        segment_bytes: Some(16 << 10),
+        source: Uuid::nil(),
+    };
+    let point = ChainPoint {
+        sequence: position,
+        record: position,
+        epoch: 1,
+        ..ChainPoint::default()
+    };
+    let superblock = Superblock {
+        generation: 1,
+        head: point,
+        tail: point,
+        mirrored: point,
+        ..parameters.superblock(1)
+    };
+    superblock.encode().to_vec()
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let past = [&[0], seed().as_slice()].concat();
-    let golden = golden::superblock();
+    let bare = |position| [&[7, 1, 64], &superblock(position)[..1536]].concat();
     vec![
         past.clone(),
         [past.as_slice(), &[1, 0, 0, 0, 90, 1]].concat(),
         [past.as_slice(), &[1, 1, 1, 0, 250, 0]].concat(),
         vec![0],
         [past.as_slice(), &[2, 1, 40, 0, 47, 0, 41, 0, 47, 0]].concat(),
-        [&[0, 0, 1, 1, 0, 3, 4, 0xA1, 2], golden.get(..8).unwrap_or(&[])].concat(),
+        bare(0),
+        bare(1 << 40),
     ]
 }
