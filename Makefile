@@ -12,7 +12,7 @@ TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:
 # What the power cuts in a virtual machine need; without it they are skipped and say so.
 VM_PROGRAMS := qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio modprobe:kmod
 
-.PHONY: run build test sim deps run-deps lint man soak bench clean
+.PHONY: run build test sim deps run-deps lint man soak bench fuzz clean
 
 run: run-deps build
 	$(BINARY) up $(DIR)
@@ -42,6 +42,12 @@ soak: deps build
 
 bench: deps build
 	tests/bench/run.sh
+
+# Coverage-guided fuzzing of every decoder and file, TIME seconds for each target. libFuzzer is C++.
+TIME ?= 60
+fuzz:
+	@deploy/install-missing.sh c++:g++
+	tests/fuzz/run.sh $(TIME)
 
 clean:
 	$(CARGO) clean
