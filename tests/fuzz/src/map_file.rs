@@ -38,7 +38,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
     map.mark(offset, end);
     assert!(offset >= end || offset >= volume_bytes || map.is_marked(offset));
     assert!(!map.is_marked(header.bits * header.block_bytes));
-    map.set_trail(points(draw.below(40)));
+    map.set_trail(points(draw.below(40)), draw.below(2) == 0);
     map.take_changes()
         .expect("the trail changed")
         .persist()
