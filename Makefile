@@ -15,7 +15,11 @@ TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:
 # What the power cuts in a virtual machine need; without it they are skipped and say so.
 VM_PROGRAMS := qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio modprobe:kmod
 
+<<<<<<< HEAD
 .PHONY: run build test sim deps run-deps lint man soak bench clean
+>>>>>>> main
+=======
+.PHONY: run build test sim deps run-deps lint man soak bench fuzz clean
 >>>>>>> main
 
 run: run-deps build
@@ -51,6 +55,12 @@ soak: deps build
 
 bench: deps build
 	tests/bench/run.sh
+
+# Coverage-guided fuzzing of every decoder and file, TIME seconds for each target. libFuzzer is C++.
+TIME ?= 60
+fuzz:
+	@deploy/install-missing.sh c++:g++
+	tests/fuzz/run.sh $(TIME)
 
 clean:
 	$(CARGO) clean

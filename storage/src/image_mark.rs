@@ -85,7 +85,8 @@ impl Mark {
             return Some(format!("is the {is} of this volume, not its {wanted}"));
         }
         // A start that was cut short may or may not have reached its superblock.
-        let newest = self.starts + u64::from(self.opening);
+        // Anybody can have set the attribute, to any number.
+        let newest = self.starts.saturating_add(u64::from(self.opening));
         let starts = superblock.starts;
         if newest < starts {
             Some(format!(
@@ -210,6 +211,22 @@ fn write(image: &FileDevice, mark: &Mark) -> Result<(), StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_with_the_highest_number_is_refused_like_any_other() {
+        let parameters = crate::store::StoreParameters {
+            role: Role::Volume,
+            name: "disk".to_owned(),
+            volume: Uuid::from_u128(7),
+            journal: Uuid::from_u128(8),
+            volume_bytes: 1 << 20,
+            journal_bytes: 2 << 20,
+            segment_bytes: None,
+            source: Uuid::nil(),
+        };
+        let mark = Mark::parse(&format!("{}/mirror/{}+", Uuid::from_u128(7), u64::MAX)).unwrap();
+        assert!(mark.misfit(&parameters.superblock(1)).is_some());
+    }
 
     #[test]
     fn a_mark_reads_back_as_written() {

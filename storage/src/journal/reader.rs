@@ -127,6 +127,14 @@ impl Ring<'_> {
         Ok((what, place))
     }
 
+    /// Where the meta-data block in `block`, found where `address` stands now, was written: in this lap or a later one.
+    pub(super) fn place_of_any_lap(&self, block: &[u8], address: u64) -> Option<Place> {
+        let place = Place::decode(block).ok()?;
+        let laps_bytes = place.address.checked_sub(address)?;
+        let here = place.journal == self.journal && laps_bytes.is_multiple_of(self.layout.ring_bytes());
+        (here && self.judge(block, place.address).is_ok()).then_some(place)
+    }
+
     /// Reads and judges the meta-data block at `address` into `block`.
     pub(super) fn look(&self, address: u64, block: &mut [u8; BLOCK_BYTES]) -> Result<Found, StorageError> {
         self.device.read_at(block, self.layout.file_offset(address))?;

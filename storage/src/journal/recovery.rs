@@ -199,7 +199,8 @@ impl<'a> Search<'a> {
         Ok(what.data_is_intact(&self.data))
     }
 
-    /// Whether a chunk beyond the head says that more was durable than the head holds. Every block of the two
+    /// Whether a chunk beyond the head says that more was durable than the head holds, also one of a later lap: then
+    /// the superblock is an old copy, the newer one was lost. Every block of the two
     /// segments in which the next chunk may stand is looked at, then the first of each segment of the window.
     fn contradiction(&mut self, head: &ChainPoint, tail: &ChainPoint) -> Result<bool, StorageError> {
         let layout = self.ring.layout;
@@ -211,8 +212,10 @@ impl<'a> Search<'a> {
             return Ok(true);
         }
         for segment in here + 2..=last.min(here + layout.window_segments + 2) {
-            let found = self.look(layout.segment_start(segment))?;
-            if matches!(found, Found::Chunk(place) if contradicts(&place, head)) {
+            let start = layout.segment_start(segment);
+            self.look(start)?;
+            let place = self.ring.place_of_any_lap(self.block.as_slice(), start);
+            if place.is_some_and(|place| contradicts(&place, head)) {
                 return Ok(true);
             }
         }
@@ -229,8 +232,11 @@ impl<'a> Search<'a> {
             self.ring.device.read_at(&mut self.data, layout.file_offset(at))?;
             for block in self.data.as_chunks::<BLOCK_BYTES>().0 {
                 self.blocks_read += 1;
-                let judged = self.ring.judge(block, at);
-                if judged.is_ok_and(|(_, place)| contradicts(&place, head)) {
+                if self
+                    .ring
+                    .place_of_any_lap(block, at)
+                    .is_some_and(|place| contradicts(&place, head))
+                {
                     return Ok(true);
                 }
                 at += BLOCK_BYTES_U64;

@@ -11,7 +11,7 @@ use crate::error::StorageError;
 use crate::journal::{Journal, load_superblock, recover, store_superblock};
 use crate::limits::{DEFAULT_SEGMENT_BYTES, MAX_WINDOW_BYTES};
 use crate::overlay::Overlay;
-use farside_protocol::journal::limits::{MIN_SEGMENT_BYTES, RING_OFFSET};
+use farside_protocol::journal::limits::{MAX_POSITION, MIN_SEGMENT_BYTES, RING_OFFSET};
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Role, Superblock, Totals};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -127,6 +127,7 @@ impl Store {
         superblock.starts += 1;
         superblock.clean = false;
         let known_durable = std::mem::replace(&mut superblock.head, recovered.head);
+        refuse_far_positions(devices.journal.name(), &superblock)?;
         let journal = Journal::new(devices.journal, &superblock);
         let state = opening_state(&superblock, &recovered.head, devices.maps)?;
         let store = Self {
@@ -212,6 +213,26 @@ impl Store {
     }
 }
 
+/// Positions only rise. One that no journal can have reached is damage or forgery, and the next would be one that the
+/// format does not have.
+fn refuse_far_positions(name: &str, superblock: &Superblock) -> Result<(), StorageError> {
+    let head = &superblock.head;
+    let numbers = [
+        superblock.epoch,
+        superblock.starts,
+        superblock.generation,
+        head.address,
+        head.sequence,
+        head.record,
+        head.epoch,
+    ];
+    if numbers.iter().all(|number| *number <= MAX_POSITION / 2) {
+        return Ok(());
+    }
+    let text = "the journal names positions that no journal can have reached; restore the file";
+    Err(StorageError::damaged(name, 0, text))
+}
+
 fn opening_state(
     superblock: &Superblock,
     head: &ChainPoint,
@@ -261,4 +282,37 @@ fn opening_state(
         totals: superblock.totals,
         space_wanted: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_at_the_end_of_all_numbers_is_refused_and_one_far_from_it_is_not() {
+        let parameters = StoreParameters {
+            role: Role::Volume,
+            name: "disk".to_owned(),
+            volume: Uuid::from_u128(1),
+            journal: Uuid::from_u128(2),
+            volume_bytes: 1 << 20,
+            journal_bytes: 2 << 20,
+            segment_bytes: None,
+            source: Uuid::nil(),
+        };
+        let fresh = parameters.superblock(1);
+        assert!(refuse_far_positions("journal", &fresh).is_ok());
+        for change in [
+            |found: &mut Superblock| found.epoch = MAX_POSITION,
+            |found: &mut Superblock| found.starts = MAX_POSITION,
+            |found: &mut Superblock| found.head.sequence = MAX_POSITION,
+            |found: &mut Superblock| found.head.record = MAX_POSITION,
+            |found: &mut Superblock| found.head.epoch = MAX_POSITION,
+            |found: &mut Superblock| found.head.address = MAX_POSITION,
+        ] {
+            let mut far = fresh.clone();
+            change(&mut far);
+            assert!(refuse_far_positions("journal", &far).is_err());
+        }
+    }
 }

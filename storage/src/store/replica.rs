@@ -63,6 +63,8 @@ impl Store {
         superblock.consistent_from = UNKNOWN;
         superblock.source = source;
         self.write_superblock(&mut superblock)?;
+        // Over the older copy, too: should this one be lost, that one would call an image complete which is not.
+        self.write_superblock(&mut superblock)?;
         appender.head = start;
         let mut state = self.state.lock();
         state.points = super::Points {

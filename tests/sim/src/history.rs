@@ -151,8 +151,12 @@ impl History {
         self.next_number
     }
 
+<<<<<<< HEAD
     /// The host was answered, with a promise that covers records up to `covered`; the last record of its change, 0 if
     /// it is not in the journal.
+=======
+    /// The host was answered; the last record of its change, 0 if it is not in the journal or cannot be told from others.
+>>>>>>> main
     ///
     /// # Panics
     /// When it was told that the change is done and it is not in the journal, whole and once.
@@ -189,7 +193,12 @@ impl History {
             );
             self.acknowledged = self.acknowledged.max(asked.last);
         }
-        asked.last
+        // Only the bytes of a write tell it from others.
+        if asked.kind == RecordKind::Write && asked.bytes.len() >= SECTOR {
+            asked.last
+        } else {
+            0
+        }
     }
 
     /// Everybody who waited is gone.

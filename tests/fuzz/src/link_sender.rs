@@ -1,0 +1,386 @@
+//! Target: what a sender decides, whatever the remote says, while its own volume answers truthfully.
+//!
+//! Promises: no panic; at most one send and one read under way; nothing is sent that is not durable, nor an image read
+//! that is behind what was sent; what the remote is believed to hold is a place of our own chain; nothing happens after
+//! the end; the window holds.
+
+use crate::draw::Draw;
+use crate::points::{copy_state, point_near};
+use farside::link::core::SessionCore;
+use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage};
+use farside::link::{ChunkSpan, Extent, Points, SourceError};
+use farside_protocol::journal::{ChainPoint, ConsumerState};
+use farside_protocol::link::{Ack, Assembler, Hello, Message, Refusal, RefuseCode, Welcome, same_place};
+use uuid::Uuid;
+
+const VOLUME_BYTES: u64 = 256 << 10;
+const WINDOW_BYTES: u64 = 64 << 10;
+/// Longest chunk of the volume and longest piece of an image: what the window may be overdrawn by.
+const OVERDRAFT_BYTES: u64 = (1 << 20) + 4096;
+const CHUNKS: usize = 64;
+
+/// A volume that only counts.
+struct Volume {
+    /// The ends of its chunks; the first is before all.
+    ends: Vec<ChainPoint>,
+    /// Indices of tail, image, durable and journaled.
+    at: [usize; 4],
+    consumer: (ConsumerState, ChainPoint),
+}
+
+impl Volume {
+    fn new() -> Self {
+        let end = |number: u64| ChainPoint {
+            address: number * 8192,
+            sequence: number,
+            record: number * 2,
+            epoch: if number == 0 { 0 } else { 1 + number / 16 },
+            sealed_at_us: number,
+            checksum: if number == 0 {
+                0
+            } else {
+                0x1000_0000 + u32::try_from(number).unwrap_or(0)
+            },
+            ..ChainPoint::default()
+        };
+        Self {
+            ends: (0..CHUNKS as u64).map(end).collect(),
+            at: [2, 8, 12, 14],
+            consumer: (ConsumerState::Attached, end(6)),
+        }
+    }
+
+    fn points(&self) -> Points {
+        let [tail, image, durable, journaled] = self.at.map(|at| self.ends[at]);
+        Points {
+            tail,
+            image,
+            durable,
+            journaled,
+        }
+    }
+
+    fn advance(&mut self, which: usize, steps: usize) {
+        let most = if which == 3 {
+            CHUNKS - 1
+        } else {
+            self.at[which + 1]
+        };
+        self.at[which] = (self.at[which] + steps).min(most);
+    }
+
+    fn is_ours(&self, point: &ChainPoint) -> bool {
+        self.ends.iter().any(|end| same_place(end, point))
+    }
+
+    /// The truthful answer to a reading effect.
+    fn answer(&mut self, effect: &Effect, draw: &mut Draw<'_>) -> Input {
+        let points = self.points();
+        match effect {
+            Effect::Locate(record) => {
+                let known = self.ends.iter().find(|end| end.record == *record).copied();
+                let known = known.filter(|end| end.record <= points.durable.record);
+                Input::Located(known, points, self.consumer)
+            }
+            Effect::StartCopy => {
+                self.consumer = (ConsumerState::Copying, points.image);
+                Input::CopyStarted(points.image, points)
+            }
+            Effect::ReadChunks {
+                from,
+                up_to,
+                max_bytes,
+            } => self.chunks(from, up_to, *max_bytes),
+            Effect::ReadImage { offset, max_bytes } => {
+                let (offset, left) = (*offset, VOLUME_BYTES - *offset);
+                let extent = match draw.u8() % 3 {
+                    0 => Extent::Hole {
+                        offset,
+                        length: left.min(1 + u64::from(draw.u16())),
+                    },
+                    1 => Extent::Hole { offset, length: left },
+                    _ => Extent::Data {
+                        offset,
+                        length: (*max_bytes).min(1 + u32::from(draw.u16())),
+                    },
+                };
+                Input::ExtentRead(extent, points)
+            }
+            Effect::Send(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
+                unreachable!("no reading effects")
+            }
+        }
+    }
+
+    fn chunks(&self, from: &ChainPoint, up_to: &ChainPoint, max_bytes: u64) -> Input {
+        assert!(self.is_ours(from) && self.is_ours(up_to));
+        assert!(
+            up_to.record <= self.points().durable.record,
+            "only durable chunks are asked for"
+        );
+        if from.sequence < self.points().tail.sequence {
+            return Input::Failed(SourceError::Behind);
+        }
+        let (mut spans, mut total) = (Vec::new(), 0);
+        for end in self
+            .ends
+            .iter()
+            .filter(|end| end.sequence > from.sequence && end.sequence <= up_to.sequence)
+        {
+            let data = usize::try_from(end.sequence * 97 % 4000).unwrap_or(0);
+            total += data as u64 + 120;
+            if total > max_bytes && !spans.is_empty() {
+                break;
+            }
+            spans.push(ChunkSpan {
+                what: 0..120,
+                data: 120..120 + data,
+                after: *end,
+                blocks: 1,
+            });
+        }
+        Input::ChunksRead(spans)
+    }
+}
+
+struct World {
+    core: SessionCore,
+    volume: Volume,
+    now_ms: u64,
+    sending: Option<Outgoing>,
+    reading: Option<Effect>,
+    closed: bool,
+    streamed: bool,
+}
+
+pub(crate) fn run(input: &[u8]) -> bool {
+    let mut draw = Draw::new(input);
+    let volume = Volume::new();
+    let limits = SessionLimits {
+        window_bytes: WINDOW_BYTES,
+        volume_bytes: VOLUME_BYTES,
+        epoch: 1 + 4,
+    };
+    let core = SessionCore::new(limits, volume.points(), 0);
+    let mut world = World {
+        core,
+        volume,
+        now_ms: 0,
+        sending: None,
+        reading: None,
+        closed: false,
+        streamed: false,
+    };
+    world.apply(Input::Connected(Box::new(hello(&world.volume))));
+    while !draw.is_empty() {
+        if let Some(input) = world.next(&mut draw) {
+            world.apply(input);
+        }
+    }
+    world.streamed
+}
+
+impl World {
+    fn next(&mut self, draw: &mut Draw<'_>) -> Option<Input> {
+        match draw.u8() % 10 {
+            0 | 1 => self
+                .reading
+                .take()
+                .map(|effect| self.volume.answer(&effect, draw)),
+            2 | 3 => self.sending.take().map(|_| Input::Written),
+            4 => {
+                let (which, steps) = (usize::from(draw.u8() % 4), usize::from(draw.u8() % 8));
+                self.volume.advance(which, steps);
+                Some(Input::Changed(self.volume.points(), self.volume.consumer.0))
+            }
+            5 | 6 => self.ack(draw),
+            7 => self.welcome(draw),
+            8 => {
+                self.now_ms += u64::from(draw.u8()) * 64;
+                Some(Input::Tick)
+            }
+            _ => match draw.u8() % 16 {
+                0 => {
+                    self.volume.consumer.0 = ConsumerState::NeedsCopy;
+                    Some(Input::Changed(self.volume.points(), ConsumerState::NeedsCopy))
+                }
+                1 => Some(Input::Refuse(Refusal::new(
+                    RefuseCode::from_code(draw.u16()),
+                    draw.u64(),
+                    "no",
+                ))),
+                2 if self.reading.take().is_some() => Some(Input::Failed(SourceError::Behind)),
+                _ => None,
+            },
+        }
+    }
+
+    /// A point that the remote may name: one of ours, or near one.
+    fn named(&self, draw: &mut Draw<'_>) -> ChainPoint {
+        let ours = match draw.u8() % 4 {
+            0 => self.core.progress().sent,
+            1 => self.core.progress().received,
+            _ => self.volume.ends[usize::from(draw.u8()) % CHUNKS],
+        };
+        let point = if draw.u8() & 3 == 3 {
+            point_near(draw, &ours)
+        } else {
+            ours
+        };
+        ChainPoint { address: 0, ..point }
+    }
+
+    fn ack(&self, draw: &mut Draw<'_>) -> Option<Input> {
+        let received = self.named(draw);
+        let how = draw.u8();
+        let copied = self.core.progress().copied_bytes.unwrap_or(VOLUME_BYTES);
+        let ack = Ack {
+            received,
+            applied: if how & 4 == 0 {
+                received.record
+            } else {
+                draw.near(received.record)
+            },
+            copy_offset: if how & 8 == 0 { copied } else { draw.near(copied) },
+            copy: copy_state(draw),
+            begun: how & 1 != 0,
+        };
+        let frame = Message::Ack(ack).to_frame();
+        arrives(&frame, |message| match message {
+            Message::Ack(ack) => Some(Input::Ack(ack)),
+            _ => None,
+        })
+    }
+
+    fn welcome(&self, draw: &mut Draw<'_>) -> Option<Input> {
+        let received = self.named(draw);
+        let how = draw.u8();
+        let welcome = Welcome {
+            version: if how & 0xE0 == 0xE0 { draw.u16() } else { 1 },
+            copy: copy_state(draw),
+            features: if how & 0x1C == 0x1C { draw.u64() } else { 0 },
+            unit: Uuid::from_u128(8),
+            received,
+            applied: received.record,
+            copy_offset: if how & 1 == 0 {
+                u64::from(draw.u8()) * 1024
+            } else {
+                draw.near(VOLUME_BYTES)
+            },
+            consistent_from: draw.near(received.record),
+            unit_name: "far".into(),
+        };
+        let frame = Message::Welcome(Box::new(welcome)).to_frame();
+        arrives(&frame, |message| match message {
+            Message::Welcome(welcome) => Some(Input::Welcome(welcome)),
+            _ => None,
+        })
+    }
+
+    fn apply(&mut self, input: Input) {
+        let shown = format!("{input:?}");
+        let before = self.core.progress().received;
+        let named = if let Input::Ack(ack) = &input {
+            Some(ack.received)
+        } else {
+            None
+        };
+        for effect in self.core.apply(self.now_ms, input) {
+            assert!(!self.closed, "{effect:?} after the end, by {shown}");
+            self.take(effect);
+        }
+        let progress = self.core.progress();
+        assert!(progress.received.record <= progress.sent.record);
+        if let Some(named) = named.filter(|_| !self.closed && progress.received != before) {
+            assert!(
+                same_place(&progress.received, &named),
+                "another place than was acknowledged"
+            );
+        }
+        assert!(self.core.in_flight_bytes() <= WINDOW_BYTES + OVERDRAFT_BYTES);
+        assert_eq!(self.closed, *self.core.stage() == Stage::Closed);
+        self.streamed |= *self.core.stage() == Stage::Streaming;
+    }
+
+    fn take(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(item) => {
+                assert!(self.sending.is_none(), "two sends: {item:?}");
+                self.sending = Some(item);
+            }
+            Effect::SetConsumer(state, point) => {
+                assert!(self.volume.is_ours(&point), "{point:?} is no place of the chain");
+                assert!(state != ConsumerState::NeedsCopy);
+                if self.volume.consumer.0 != ConsumerState::NeedsCopy {
+                    self.volume.consumer = (state, point);
+                }
+            }
+            Effect::Close(..) => self.closed = true,
+            read => {
+                assert!(self.reading.is_none(), "two reads: {read:?}");
+                if let Effect::ReadImage { offset, max_bytes } = &read {
+                    assert!(*offset < VOLUME_BYTES && *max_bytes > 0);
+                    let (held, sent) = (self.volume.points().image, self.core.progress().sent);
+                    assert!(
+                        held.record >= sent.record,
+                        "an image that is behind what was sent"
+                    );
+                }
+                self.reading = Some(read);
+            }
+        }
+    }
+}
+
+/// What a frame of the remote becomes, if it is one.
+fn arrives(frame: &[u8], take: impl FnOnce(Message<'_>) -> Option<Input>) -> Option<Input> {
+    let mut assembler = Assembler::default();
+    let mut rest = frame;
+    while !rest.is_empty() {
+        let space = assembler.space();
+        let count = space.len().min(rest.len());
+        space[..count].copy_from_slice(&rest[..count]);
+        rest = &rest[count..];
+        if assembler.advance(count).ok()? {
+            return take(assembler.message().ok()?.0);
+        }
+    }
+    None
+}
+
+fn hello(volume: &Volume) -> Hello {
+    let points = volume.points();
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        segment_bytes: 16 << 10,
+        features: 0,
+        unit: Uuid::from_u128(1),
+        instance: Uuid::from_u128(2),
+        volume: Uuid::from_u128(3),
+        volume_bytes: VOLUME_BYTES,
+        epoch: 5,
+        head: points.durable,
+        tail: points.tail,
+        unit_name: "local".into(),
+        volume_name: "disk0".into(),
+        remote_name: "far".into(),
+    }
+}
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let written = [2];
+    let answered = [0];
+    // A welcome that names our chunk 8: `named` (one of ours, the ninth, as it is), no tricks, complete.
+    let welcome = |copy: u8| vec![7, 2, 8, 0, 0, copy, 0, 0];
+    let ack = |copy: u8, begun: u8| vec![5, 0, 0, begun, copy];
+    let resume = [written.to_vec(), welcome(0), answered.to_vec()].concat();
+    let round = [answered.to_vec(), written.to_vec(), ack(0, 0)].concat();
+    let copied = [written.to_vec(), welcome(2), answered.repeat(2), written.to_vec()].concat();
+    let piece = [vec![0, 1], written.to_vec(), ack(1, 1)].concat();
+    vec![
+        [resume.clone(), round.repeat(3)].concat(),
+        [resume, vec![4, 3, 7, 4, 2, 7], round, vec![8, 40, 8, 40]].concat(),
+        [copied, piece.repeat(4), written.to_vec(), ack(0, 1), vec![8, 20]].concat(),
+    ]
+}
