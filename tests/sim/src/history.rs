@@ -151,12 +151,8 @@ impl History {
         self.next_number
     }
 
-<<<<<<< HEAD
     /// The host was answered, with a promise that covers records up to `covered`; the last record of its change, 0 if
-    /// it is not in the journal.
-=======
-    /// The host was answered; the last record of its change, 0 if it is not in the journal or cannot be told from others.
->>>>>>> main
+    /// it is not in the journal or cannot be told from others.
     ///
     /// # Panics
     /// When it was told that the change is done and it is not in the journal, whole and once.
