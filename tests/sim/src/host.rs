@@ -134,7 +134,7 @@ impl Host {
     async fn work(mut self) {
         while self.world.hosts_go_on() {
             let pause = self.random.below(self.world.think_us);
-            rest(pause).await;
+            rest(Duration::from_micros(pause)).await;
             let begun = Instant::now();
             let result = match ask(&mut self.random, self.site.volume_bytes) {
                 Question::Read { offset, length } => self.read(offset, length).await,

@@ -2,6 +2,7 @@
 //! machine that loses power leaves its peer with a connection that is half open.
 
 use crate::process::Process;
+use crate::schedule;
 use crate::stats::Stats;
 use farside_tests::random::Random;
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 /// Bytes on their way in one direction, at most.
 const CAPACITY: usize = 256 << 10;
@@ -79,11 +80,17 @@ pub struct Net {
 }
 
 /// The reading half of one end.
-#[derive(Debug)]
 pub struct ReadEnd {
     wire: Arc<Wire>,
     lane: usize,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Until the next piece arrives, at the latest.
+    timer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl std::fmt::Debug for ReadEnd {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "ReadEnd {{ lane: {} }}", self.lane)
+    }
 }
 
 /// The writing half of one end. Dropping it ends the lane.
@@ -290,17 +297,15 @@ impl AsyncRead for ReadEnd {
                 Poll::Pending
             };
         };
-        if *due > Instant::now() {
-            let mut timer = Box::pin(sleep_until(*due));
-            drop(lane);
-            let arrived = timer.as_mut().poll(context);
-            this.timer = Some(timer);
-            if arrived.is_pending() {
+        let now = Instant::now();
+        if *due > now {
+            let wait = *due - now;
+            let timer = this.timer.get_or_insert_with(|| Box::pin(schedule::rest(wait)));
+            if timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            context.waker().wake_by_ref();
-            return Poll::Pending;
         }
+        this.timer = None;
         let count = piece.len().min(into.remaining());
         into.put_slice(&piece[..count]);
         piece.drain(..count);

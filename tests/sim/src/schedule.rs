@@ -117,10 +117,10 @@ pub fn draw(bound: u64) -> u64 {
     current().random.borrow_mut().below(bound)
 }
 
-/// Waits for so many simulated microseconds, or less: while a call to a disk is interrupted no time passes, and what
+/// Waits for so long in simulated time, or less: while a call to a disk is interrupted no time passes, and what
 /// others would do a little later may as well happen in the middle of it.
-pub async fn rest(us: u64) {
-    let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::from_micros(us)));
+pub async fn rest(longest: Duration) {
+    let mut sleep = std::pin::pin!(tokio::time::sleep(longest));
     let seen = current().nudges.get();
     poll_fn(|context| {
         let schedule = current();

@@ -60,21 +60,23 @@ impl Workers for SimWorkers {
 }
 
 /// A pause that is short while there is something to do.
-async fn rest(longest_us: &mut u64, busy: bool) {
-    *longest_us = if busy {
-        2_000
-    } else {
-        (*longest_us * 2).min(LONGEST_PAUSE_US)
-    };
-    schedule::rest(1 + schedule::draw(*longest_us)).await;
+async fn rest(longest_us: &mut u64, busy_us: Option<u64>) {
+    *longest_us = busy_us.unwrap_or((*longest_us * 2).min(LONGEST_PAUSE_US));
+    let pause_us = 1 + schedule::draw(*longest_us);
+    schedule::rest(Duration::from_micros(pause_us)).await;
+}
+
+/// Longest pause of a thread that has something to do: some come late all their life.
+fn slowness_us() -> u64 {
+    [2_000, 2_000, LONGEST_PAUSE_US][usize::try_from(schedule::draw(3)).unwrap_or(0)]
 }
 
 async fn keep_durable(store: Arc<Store>, mut steps: SyncSteps) {
-    let mut longest_us = 1_000;
+    let (mut longest_us, slowness_us) = (1_000, slowness_us());
     loop {
         let points = store.points();
         let busy = steps.is_urgent() || points.durable != points.journaled;
-        rest(&mut longest_us, busy).await;
+        rest(&mut longest_us, busy.then_some(slowness_us)).await;
         if steps.is_over() || !steps.step() {
             return;
         }
@@ -82,11 +84,11 @@ async fn keep_durable(store: Arc<Store>, mut steps: SyncSteps) {
 }
 
 async fn keep_image(store: Arc<Store>, mut steps: ImageSteps) {
-    let mut longest_us = 1_000;
+    let (mut longest_us, slowness_us) = (1_000, slowness_us());
     loop {
         let points = store.points();
         let busy = steps.is_urgent() || points.applied != points.durable;
-        rest(&mut longest_us, busy).await;
+        rest(&mut longest_us, busy.then_some(slowness_us)).await;
         if steps.is_over() || !steps.step() {
             return;
         }
