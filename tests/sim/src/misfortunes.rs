@@ -23,7 +23,11 @@ impl World {
             6 => self.net.cut(),
             7 => self.net.freeze(),
             8 => self.net.corrupt(usize::from(self.chance(50))),
-            9 => self.net.double(usize::from(self.chance(50))),
+            9 => match self.draw(4) {
+                0 => self.net.repeat(),
+                1 => self.net.miss(),
+                _ => self.net.double(usize::from(self.chance(50))),
+            },
             10 => self.net.truncate(usize::from(self.chance(50))),
             11 => self.change_weather(),
             12 => self.jump_clock(),

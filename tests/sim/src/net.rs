@@ -4,6 +4,8 @@
 use crate::process::Process;
 use crate::schedule;
 use crate::stats::Stats;
+use farside_protocol::link::limits::HEADER_BYTES;
+use farside_protocol::link::{FrameHeader, FrameKind};
 use farside_tests::random::Random;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -17,6 +19,9 @@ use tokio::time::Instant;
 
 /// Bytes on their way in one direction, at most.
 const CAPACITY: usize = 256 << 10;
+
+/// Chunks that may be repeated: the last ones.
+const REPEATED_CHUNKS: usize = 4;
 
 /// What the network does to everybody.
 #[derive(Debug, Clone, Copy)]
@@ -46,11 +51,61 @@ struct Lane {
     corrupt_next: bool,
     double_next: bool,
     drop_next: bool,
+    repeat_next: bool,
+    miss_next: bool,
+    /// Bytes still to come of a chunk that gets lost.
+    missing: usize,
+    /// The frame of the link that is being written, and the last ones that carried a chunk.
+    frame: Vec<u8>,
+    chunks: VecDeque<Vec<u8>>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
+/// Bytes of the frame whose header stands here, if it carries a chunk.
+fn chunk_bytes(bytes: &[u8]) -> Option<usize> {
+    let header = FrameHeader::decode(bytes.first_chunk()?).ok()?;
+    let length = HEADER_BYTES + header.head_bytes + header.body_bytes as usize;
+    (header.kind == FrameKind::Chunk).then_some(length)
+}
+
 impl Lane {
+    /// How many of these bytes get lost, because they belong to a chunk that does.
+    fn lost_of(&mut self, bytes: &[u8]) -> usize {
+        if self.miss_next
+            && self.frame.is_empty()
+            && let Some(length) = chunk_bytes(bytes)
+        {
+            (self.miss_next, self.missing) = (false, length);
+        }
+        let lost = self.missing.min(bytes.len());
+        self.missing -= lost;
+        lost
+    }
+
+    /// Takes note of bytes written; at the end of a frame, the chunk that is to be repeated.
+    fn follow(&mut self, bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
+        self.frame.extend_from_slice(bytes);
+        while let Some(Ok(header)) = self.frame.first_chunk().map(FrameHeader::decode) {
+            let length = HEADER_BYTES + header.head_bytes + header.body_bytes as usize;
+            if self.frame.len() < length {
+                return None;
+            }
+            let frame: Vec<u8> = self.frame.drain(..length).collect();
+            if header.kind == FrameKind::Chunk {
+                self.chunks.truncate(REPEATED_CHUNKS - 1);
+                self.chunks.push_front(frame);
+            }
+        }
+        let at = usize::try_from(random.below(REPEATED_CHUNKS as u64)).unwrap_or(0);
+        let chunk = self
+            .chunks
+            .get(at)
+            .filter(|_| self.repeat_next && self.frame.is_empty());
+        self.repeat_next &= chunk.is_none();
+        chunk.cloned()
+    }
+
     fn wake(&mut self) {
         for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             waker.wake();
@@ -195,6 +250,18 @@ impl Net {
         self.mark(way, |lane| lane.corrupt_next = true);
     }
 
+    /// The next chunk of every connection gets lost whole.
+    pub fn miss(&self) {
+        self.stats.count("chunks missed");
+        self.mark(0, |lane| lane.miss_next = true);
+    }
+
+    /// A chunk that was sent lately arrives once more on every connection.
+    pub fn repeat(&self) {
+        self.stats.count("chunks repeated");
+        self.mark(0, |lane| lane.repeat_next = true);
+    }
+
     /// The next piece one way of every connection arrives twice.
     pub fn double(&self, way: usize) {
         self.stats.count("pieces doubled");
@@ -298,7 +365,8 @@ impl AsyncRead for ReadEnd {
             };
         };
         let now = Instant::now();
-        if *due > now {
+        // What is on its way may arrive before its time while a call to a disk is interrupted.
+        if *due > now && !schedule::is_interrupting() {
             let wait = *due - now;
             let timer = this.timer.get_or_insert_with(|| Box::pin(schedule::rest(wait)));
             if timer.as_mut().poll(context).is_pending() {
@@ -352,7 +420,9 @@ impl AsyncWrite for WriteEnd {
         if let Some((before, _)) = lane.pieces.back() {
             due = due.max(*before);
         }
-        let mut piece = bytes[..count].to_vec();
+        let lost = lane.lost_of(&bytes[..count]);
+        let repeated = lane.follow(&bytes[..count], &mut shared.random);
+        let mut piece = bytes[lost..count].to_vec();
         if std::mem::take(&mut lane.drop_next) {
             let part = usize::try_from(shared.random.below(count as u64)).unwrap_or(0);
             piece.truncate(part);
@@ -372,6 +442,10 @@ impl AsyncWrite for WriteEnd {
         lane.bytes += piece.len();
         if !piece.is_empty() {
             lane.pieces.push_back((due, piece));
+        }
+        if let Some(chunk) = repeated {
+            lane.bytes += chunk.len();
+            lane.pieces.push_back((due, chunk));
         }
         if let Some(reader) = lane.reader.take() {
             reader.wake();

@@ -135,6 +135,12 @@ pub async fn rest(longest: Duration) {
     .await;
 }
 
+/// Whether a call to a disk is being interrupted.
+#[must_use]
+pub fn is_interrupting() -> bool {
+    current().depth.get() > 0
+}
+
 /// A call to a disk begins: others may go first.
 pub fn at_device() {
     let schedule = CURRENT.with(|current| current.borrow().clone());

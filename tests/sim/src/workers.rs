@@ -2,7 +2,6 @@
 
 use crate::process::Process;
 use crate::schedule::{self, Needs, spawn};
-use crate::time::pause_us;
 use farside_storage::{ImageSteps, Keeper, Store, StoreObserver, SyncSteps, UnderWay, Work, Workers};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +52,7 @@ impl Workers for SimWorkers {
     fn run(&self, work: Work) {
         let pause = schedule::draw(500);
         spawn(&self.0, ALL_FREE, async move {
-            pause_us(pause).await;
+            schedule::rest(Duration::from_micros(pause)).await;
             work();
         });
     }
