@@ -102,8 +102,11 @@ impl Disk {
         None
     }
 
-    /// The whole content.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        self.pages.iter().flat_map(|page| page.iter().copied()).collect()
+    /// The first byte at which the content of two disks of one size differs.
+    pub(crate) fn differs_from(&self, other: &Self) -> Option<usize> {
+        let mut pages = self.pages.iter().zip(&other.pages).enumerate();
+        let (number, (page, other)) = pages.find(|(_, (a, b))| !Arc::ptr_eq(a, b) && a != b)?;
+        let at = page.iter().zip(other.iter()).position(|(a, b)| a != b)?;
+        Some(number * PAGE_BYTES + at)
     }
 }

@@ -21,7 +21,7 @@ pub(crate) enum Crash {
 }
 
 /// One state among those of a run.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     /// Events that happened before.
     event: usize,
@@ -163,7 +163,7 @@ impl Explorer<'_> {
         };
         let promised = self.subject.key(promise, Crash::Power);
         for kept in subsets {
-            if self.seen.insert(mix(machine.key(&kept), promised)) {
+            if self.is_new(mix(machine.key(&kept), promised)) {
                 let kept_text = to_text(&kept);
                 let place = Place {
                     event,
@@ -185,10 +185,16 @@ impl Explorer<'_> {
             crash: Crash::Kill,
             kept: part.to_string(),
         };
-        if self.seen.insert(mix(key, self.subject.key(promise, Crash::Kill))) {
+        if self.is_new(mix(key, self.subject.key(promise, Crash::Kill))) {
             self.visit(&place, machine, promise)?;
         }
         Ok(())
+    }
+
+    /// Whether a state is seen for the first time and belongs to the sample.
+    fn is_new(&mut self, key: u64) -> bool {
+        let sampled = self.only.is_some() || key.is_multiple_of(self.effort.one_in);
+        sampled && self.seen.insert(key)
     }
 
     fn visit(&mut self, place: &Place, machine: &Machine, promise: usize) -> Result<(), Failure> {

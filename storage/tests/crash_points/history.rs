@@ -3,6 +3,7 @@
 //! A run that goes on after a crash has a history of its own that leaves the old one after the recovered record.
 
 use crate::disk::{Disk, index};
+use crate::machine::mix;
 use farside_protocol::journal::{ChainPoint, RecordKind};
 use farside_storage::Change;
 use std::collections::VecDeque;
@@ -66,11 +67,6 @@ impl History {
         }
     }
 
-    /// The chunk that the history it left had at this place.
-    pub(crate) fn abandoned(&self, sequence: u64) -> Option<ChainPoint> {
-        self.base.as_ref().and_then(|base| base.chunk(sequence))
-    }
-
     /// The last chunk.
     pub(crate) fn head(&self) -> ChainPoint {
         self.chunks.last().copied().unwrap_or(self.first)
@@ -128,16 +124,21 @@ impl History {
     }
 }
 
-/// A change; the bytes of a write name its number and differ from place to place.
+/// A change; the bytes of a write name its number and differ from sector to sector.
 pub(crate) fn change(number: u64, kind: RecordKind, offset: u64, length: u64) -> Change {
     let payload = if kind == RecordKind::Write { length } else { 0 };
-    let seed = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20).to_be_bytes();
-    let byte = |at: u64| seed[2 + index(at % 6)] ^ (at / 512).to_be_bytes()[7] | 1;
+    let mut data = vec![0; index(payload)];
+    for (sector, part) in (1_u64..).zip(data.chunks_mut(512)) {
+        let name = mix(number, sector).to_be_bytes();
+        part.fill(name[0] | 1);
+        let named = part.len().min(name.len());
+        part[..named].copy_from_slice(&name[..named]);
+    }
     Change {
         offset,
         length: u32::try_from(length).expect("changes are short"),
         kind,
-        data: (0..payload).map(byte).collect::<Vec<u8>>().into(),
+        data: data.into(),
         arrived_us: 0,
     }
 }

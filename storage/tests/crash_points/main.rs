@@ -34,31 +34,19 @@ fn soaking() -> bool {
 
 /// How thoroughly crashes are enumerated, and second crashes after each of them that is followed.
 fn efforts() -> (Effort, Effort) {
-    if soaking() {
-        let first = Effort {
-            exhaustive_units: 10,
-            structured: true,
-            random: 64,
-            deep_every: 40,
-        };
-        let second = Effort {
-            exhaustive_units: 5,
-            structured: false,
-            random: 4,
-            deep_every: 0,
-        };
-        return (first, second);
-    }
+    let soak = soaking();
     let first = Effort {
-        exhaustive_units: 3,
-        structured: false,
-        random: 2,
-        deep_every: 60,
+        exhaustive_units: if soak { 10 } else { 3 },
+        structured: soak,
+        random: if soak { 64 } else { 1 },
+        one_in: 1,
+        deep_every: if soak { 50 } else { 40 },
     };
     let second = Effort {
-        exhaustive_units: 1,
+        exhaustive_units: if soak { 5 } else { 2 },
+        random: if soak { 4 } else { 1 },
+        one_in: if soak { 1 } else { 16 },
         structured: false,
-        random: 1,
         deep_every: 0,
     };
     (first, second)

@@ -95,7 +95,10 @@ impl Device for Recorded {
     }
 
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> Result<(), StorageError> {
-        let data: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
+        let mut data = Vec::new();
+        for buffer in buffers.iter() {
+            data.extend_from_slice(buffer);
+        }
         self.recorder
             .event(Event::Write(self.number, offset, data.into()));
         Ok(())

@@ -48,6 +48,18 @@ pub(crate) struct Replica {
     promises: Vec<Vec<Stage>>,
 }
 
+impl Stage {
+    /// Of a replica that was just made.
+    pub(crate) fn empty() -> Self {
+        Self {
+            state: CopyState::Empty,
+            durable: 0,
+            journaled: 0,
+            copied: 0,
+        }
+    }
+}
+
 impl Source {
     /// Everything a volume journaled; its ring must still hold it.
     pub(crate) fn new(mut volume: Volume) -> Self {
@@ -152,7 +164,7 @@ impl Replica {
             let length = (to - at).min(20 << 10);
             let mut data = vec![0; index(length)];
             held.read(index(at), &mut data);
-            let done = if data.iter().all(|byte| *byte == 0) {
+            let done = if data == vec![0; data.len()] {
                 self.store.zero_copy(at, length)
             } else {
                 self.store.write_copy(at, &data)
@@ -229,8 +241,13 @@ impl Replica {
 
     fn recorded(&mut self) {
         let copy = self.store.copy_progress();
-        self.stages.retain(|stage| stage.state == copy.state);
-        self.newest().copied = copy.durable;
+        // A copy that has ended becomes complete at this checkpoint or at a later one.
+        if copy.state != CopyState::Copying {
+            self.stages.retain(|stage| stage.state == copy.state);
+        }
+        for stage in &mut self.stages {
+            stage.copied = copy.durable;
+        }
         self.note();
     }
 
@@ -267,7 +284,6 @@ impl Replica {
         if self.store.copy_progress().state == CopyState::Copying {
             self.rewind();
             self.copy(VOLUME_BYTES, last);
-            self.ship(last);
             self.end(last);
         }
         self.ship(last);

@@ -134,7 +134,7 @@ impl ReplicaRun {
 }
 
 fn check_image(image: &Disk, expected: &Disk, record: u64) -> Result<(), String> {
-    match image.difference(&expected.bytes()) {
+    match image.differs_from(expected) {
         Some(at) => Err(format!("the image is wrong at byte {at} after record {record}")),
         None => Ok(()),
     }

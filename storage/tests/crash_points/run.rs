@@ -37,6 +37,7 @@ impl Subject for Run {
         let again = Promise {
             durable: head.record,
             acknowledged: head.record,
+            clean: Clean::No,
             ..promise.clone()
         };
         // Everything was durable when that ended: without any of the rest it is the same.
@@ -89,12 +90,11 @@ impl Run {
         store.checkpoint().map_err(failed)?;
         check_order(&store.points())?;
         let machine = recorder.machine();
-        let image = expected.bytes();
         for (disk, words) in [
             (machine.current(IMAGE), "the image"),
             (machine.durable(IMAGE), "the durable image"),
         ] {
-            if let Some(at) = disk.difference(&image) {
+            if let Some(at) = disk.differs_from(&expected) {
                 return Err(format!(
                     "{words} is wrong at byte {at} after record {}",
                     head.record

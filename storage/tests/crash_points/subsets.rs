@@ -11,6 +11,8 @@ pub(crate) struct Effort {
     pub(crate) structured: bool,
     /// Beyond that: so many random ones.
     pub(crate) random: u64,
+    /// One state in so many is checked at all.
+    pub(crate) one_in: u64,
     /// One state in so many is followed through its recovery, crash by crash; 0 for none.
     pub(crate) deep_every: u64,
 }

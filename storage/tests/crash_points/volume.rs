@@ -7,11 +7,14 @@ use crate::recorder::{Recorder, StepClock, Tape};
 use crate::run::Run;
 use crate::subsets::Effort;
 use farside_protocol::journal::limits::{MIN_SEGMENT_BYTES, RING_OFFSET};
-use farside_protocol::journal::{ChainPoint, ConsumerState, RecordKind, Role};
+use farside_protocol::journal::{ConsumerState, RecordKind, Role};
 use farside_storage::{AppendError, Change, Store, StoreDevices, StoreParameters};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use uuid::Uuid;
+
+/// Room for a dirty-block map and its trail.
+const MAP_BYTES: u64 = 480 << 10;
 
 /// Shorthand for a change: kind, offset, length.
 pub(crate) type Wanted = (RecordKind, u64, u64);
@@ -27,10 +30,12 @@ pub(crate) struct Volume {
     number: u64,
 }
 
-/// A machine with a store that was just made, durably.
-pub(crate) fn formatted(role: Role, segments: u64) -> Machine {
+/// A machine with a store that was just made, durably, and disks for so many dirty-block maps.
+pub(crate) fn formatted(role: Role, segments: u64, maps: usize) -> Machine {
     let journal_bytes = RING_OFFSET + segments * u64::from(MIN_SEGMENT_BYTES);
-    let recorder = Recorder::new(Machine::new(&[journal_bytes, VOLUME_BYTES, 480 << 10, 480 << 10]));
+    let mut sizes = vec![journal_bytes, VOLUME_BYTES];
+    sizes.extend(std::iter::repeat_n(MAP_BYTES, maps));
+    let recorder = Recorder::new(Machine::new(&sizes));
     let parameters = StoreParameters {
         role,
         name: "disk".to_owned(),
@@ -72,10 +77,10 @@ impl Volume {
         volume
     }
 
-    /// A new one with a ring of so many segments.
-    pub(crate) fn new(segments: u64) -> Self {
+    /// A new one with a ring of so many segments, and as many consumers at most.
+    pub(crate) fn new(segments: u64, consumers: usize) -> Self {
         Self::resume(
-            formatted(Role::Volume, segments),
+            formatted(Role::Volume, segments, consumers),
             History::new(),
             Promise::new(),
             0,
@@ -136,7 +141,10 @@ impl Volume {
                 Ok(appended) => {
                     self.history.remember(&before, pending, appended.point);
                     self.promise.acknowledged = appended.point.record;
-                    self.check_reuse(&appended.point);
+                    assert_eq!(
+                        appended.point.epoch, self.promise.epoch,
+                        "of the epoch that opening began"
+                    );
                     return self.note();
                 }
                 Err(AppendError::NotDurable) => self.sync(),
@@ -149,18 +157,6 @@ impl Volume {
             }
         }
         panic!("no room after 20 attempts: {:?}", self.store.points());
-    }
-
-    /// An epoch and sequence that named a chunk which was lost must not name another.
-    fn check_reuse(&self, point: &ChainPoint) {
-        if let Some(old) = self.history.abandoned(point.sequence) {
-            let same = old.epoch == point.epoch && old.checksum != point.checksum;
-            assert!(
-                !same,
-                "chunk {} of epoch {} was used before",
-                point.sequence, point.epoch
-            );
-        }
     }
 
     /// Makes the journal durable.

@@ -1,7 +1,7 @@
 //! The fixed workloads, each aimed at another part of the store. Rings are small: most of them wrap several times.
 
 use crate::history::VOLUME_BYTES;
-use crate::replica::{Replica, Source};
+use crate::replica::{Replica, Source, Stage};
 use crate::volume::{Volume, Wanted, formatted};
 use farside_protocol::journal::{CopyState, RecordKind, Role};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const RESERVE: RecordKind = RecordKind::Zero { allocate: true };
 
 /// Aligned writes; every step of the store in turn, over three laps.
 pub(crate) fn laps() -> Volume {
-    let mut volume = Volume::new(4);
+    let mut volume = Volume::new(4, 0);
     for round in 0..26_u64 {
         volume.write(round * 5 % 50 * 4096, 4096);
         volume.write(round * 7 % 48 * 4096, 8192);
@@ -29,7 +29,7 @@ pub(crate) fn laps() -> Volume {
 
 /// Groups of unaligned and overlapping writes, trims and zeroes.
 pub(crate) fn mixed() -> Volume {
-    let mut volume = Volume::new(4);
+    let mut volume = Volume::new(4, 0);
     for round in 0..20_u64 {
         let at = round * 9973 % 150_000;
         let group: [Wanted; 4] = [
@@ -59,7 +59,7 @@ pub(crate) fn mixed() -> Volume {
 
 /// Writes larger than a chunk, and chunks with tables of many records.
 pub(crate) fn large() -> Volume {
-    let mut volume = Volume::new(4);
+    let mut volume = Volume::new(4, 0);
     for round in 0..7_u64 {
         volume.write(round * 20_000, 30_000);
         let many: Vec<Wanted> = (0..45).map(|n| (WRITE, 3000 * n + round * 64, 97 + n)).collect();
@@ -75,7 +75,7 @@ pub(crate) fn large() -> Volume {
 
 /// A ring that is always full, and a window that always is: appends make room themselves.
 pub(crate) fn full() -> Volume {
-    let mut volume = Volume::new(4);
+    let mut volume = Volume::new(4, 0);
     for round in 0..40_u64 {
         volume.write(round * 11 % 40 * 4096 + 100, 4000 + round % 3 * 4096);
     }
@@ -84,7 +84,7 @@ pub(crate) fn full() -> Volume {
 
 /// A window of two segments.
 pub(crate) fn window() -> Volume {
-    let mut volume = Volume::new(8);
+    let mut volume = Volume::new(8, 0);
     for round in 0..24_u64 {
         volume.write(round * 13 % 45 * 4096, 12 << 10);
         volume.write(round * 17 % 45 * 4096 + 512, 1024);
@@ -98,7 +98,7 @@ pub(crate) fn window() -> Volume {
 
 /// Consumers that are added, copied to, follow, fall behind and are cut loose.
 pub(crate) fn consumers() -> Volume {
-    let mut volume = Volume::new(4);
+    let mut volume = Volume::new(4, 2);
     volume.write(0, 4096);
     volume.add_consumer("near");
     volume.write(70_000, 4096);
@@ -138,7 +138,7 @@ pub(crate) fn consumers() -> Volume {
 
 /// An attached consumer that is cut loose, once between other writes and once by a write that needs room.
 pub(crate) fn loose() -> Volume {
-    let mut volume = Volume::new(4);
+    let mut volume = Volume::new(4, 1);
     volume.add_consumer("far");
     for lap in 0..2_u64 {
         volume.drain();
@@ -163,7 +163,7 @@ pub(crate) fn loose() -> Volume {
 
 /// Clean and unclean ends, with something pending at each stage.
 pub(crate) fn restarts() -> Volume {
-    let mut volume = Volume::new(4);
+    let mut volume = Volume::new(4, 0);
     for round in 0..8_u64 {
         volume.write(round * 9000, 5000);
         if round % 3 == 0 {
@@ -187,7 +187,7 @@ pub(crate) fn restarts() -> Volume {
 
 /// A volume whose chunks are sent: of two epochs, in a ring that holds all of them.
 pub(crate) fn source() -> Arc<Source> {
-    let mut volume = Volume::new(64);
+    let mut volume = Volume::new(64, 0);
     for round in 0..30_u64 {
         volume.write(round * 7 % 45 * 4096, 4096);
         volume.group(&[
@@ -207,7 +207,7 @@ pub(crate) fn source() -> Arc<Source> {
 
 /// A replica that is copied to in pieces with interruptions, becomes complete, and follows over laps of its ring.
 pub(crate) fn replica() -> Replica {
-    let mut replica = Replica::resume(formatted(Role::Replica, 4), &source(), Vec::new());
+    let mut replica = Replica::resume(formatted(Role::Replica, 4, 0), &source(), vec![Stage::empty()]);
     replica.begin(4);
     replica.copy(60_000, 4);
     replica.ship(7);
@@ -241,7 +241,7 @@ pub(crate) fn replica() -> Replica {
 
 /// A complete replica that was cut loose, and is copied to once more.
 pub(crate) fn replaced() -> Replica {
-    let mut replica = Replica::resume(formatted(Role::Replica, 4), &source(), Vec::new());
+    let mut replica = Replica::resume(formatted(Role::Replica, 4, 0), &source(), vec![Stage::empty()]);
     replica.begin(0);
     replica.copy(VOLUME_BYTES, 0);
     replica.end(0);
