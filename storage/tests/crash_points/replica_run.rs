@@ -121,6 +121,10 @@ impl ReplicaRun {
             }
         }
         let mut replica = Replica::resume(machine.clone(), &self.source, first);
+        if replica.store.copy_progress().state == CopyState::Copying && !head.sequence.is_multiple_of(2) {
+            // The sender begins anew, from a place that the replica had already passed.
+            replica.begin(head.sequence / 2);
+        }
         replica.catch_up();
         let (tape, run) = replica.finish_run(self.nested);
         let counts = explore(&tape, &run, self.nested, None).map_err(|problem| {

@@ -14,9 +14,9 @@ const RESERVE: RecordKind = RecordKind::Zero { allocate: true };
 /// Aligned writes; every step of the store in turn, over three laps.
 pub(crate) fn laps() -> Volume {
     let mut volume = Volume::new(4, 0);
-    for round in 0..26_u64 {
+    for round in 0..28_u64 {
         volume.write(round * 5 % 50 * 4096, 4096);
-        volume.write(round * 7 % 48 * 4096, 8192);
+        volume.write(round * 7 % 48 * 4096, if round % 3 == 0 { 8192 } else { 4096 });
         match round % 4 {
             0 => volume.sync(),
             1 => volume.drain(),
