@@ -191,7 +191,7 @@ pub(crate) fn source() -> Arc<Source> {
     for round in 0..30_u64 {
         volume.write(round * 7 % 45 * 4096, 4096);
         volume.group(&[
-            (WRITE, round * 6000 + 77, 5000),
+            (WRITE, round * 6000 + 77, 3000),
             (TRIM, round * 3000, 2000 + round * 10),
             (RESERVE, round * 5000 + 50, 700),
         ]);
@@ -239,9 +239,9 @@ pub(crate) fn replica() -> Replica {
     replica
 }
 
-/// A complete replica that was cut loose, and is copied to once more.
+/// A complete replica that was cut loose, and is copied to once more. Its window is two segments.
 pub(crate) fn replaced() -> Replica {
-    let mut replica = Replica::resume(formatted(Role::Replica, 4, 0), &source(), vec![Stage::empty()]);
+    let mut replica = Replica::resume(formatted(Role::Replica, 8, 0), &source(), vec![Stage::empty()]);
     replica.begin(0);
     replica.copy(VOLUME_BYTES, 0);
     replica.end(0);
