@@ -45,7 +45,7 @@ fn efforts() -> (Effort, Effort) {
     let second = Effort {
         exhaustive_units: if soak { 5 } else { 2 },
         random: if soak { 4 } else { 1 },
-        one_in: if soak { 1 } else { 16 },
+        one_in: if soak { 4 } else { 16 },
         structured: false,
         deep_every: 0,
     };
