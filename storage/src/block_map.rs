@@ -82,7 +82,9 @@ impl BlockMap {
             bits,
             marked: 0,
             trail,
-            // Read from the cache perhaps, after a sync that failed: the next checkpoint writes it anew.
+            // What was read may be in the page cache only, left there by a process that was killed while it wrote it,
+            // or after a sync that failed. The first checkpoint writes it once more, before the tail leaves any record
+            // that it stands for.
             changed: true,
         };
         map.clear_beyond_end();
@@ -194,5 +196,32 @@ impl MapImage {
         self.device
             .write_at(&mut [IoSlice::new(&self.trail)], trail_offset(&self.header))?;
         self.device.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_disk::{Random, TestDisk};
+
+    const VOLUME: Uuid = Uuid::from_u128(1);
+
+    #[test]
+    fn marks_that_a_killed_process_left_in_memory_only_are_written_by_the_next() {
+        let disk = Arc::new(TestDisk::new(1 << 20));
+        let open = |disk: &Arc<TestDisk>| BlockMap::open(disk.clone(), VOLUME, 1 << 20).unwrap();
+        let mut map = open(&disk);
+        map.clear();
+        map.take_changes().unwrap().persist().unwrap();
+        map.mark(0, 1);
+        let begun = map.take_changes().unwrap();
+        // Killed between the first write of `persist` and its sync.
+        disk.write_at(&mut [IoSlice::new(&begun.bits)], BLOCK_BYTES_U64)
+            .unwrap();
+        let mut next = open(&disk);
+        assert!(next.is_marked(0), "the page cache survives a process");
+        next.take_changes().unwrap().persist().unwrap();
+        let after = Arc::new(disk.crash(&mut Random::new(1), 0));
+        assert!(open(&after).is_marked(0), "the next process said it was durable");
     }
 }

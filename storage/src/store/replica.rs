@@ -122,11 +122,16 @@ impl Store {
         state.copy.consistent_from = UNKNOWN;
     }
 
-    /// The sender has copied everything: the replica is consistent once `record` is applied.
+    /// The sender has copied everything: the replica is consistent once `record` is applied. A sender that had said so
+    /// before its connection was lost says so once more; by then the replica may be complete, and it stays so.
     ///
     /// # Errors
     /// [`StorageError`] when not everything was copied.
     pub fn end_copy(&self, record: u64) -> Result<(), StorageError> {
+        self.check_usable()?;
+        if self.copy_progress().state == CopyState::Complete {
+            return Ok(());
+        }
         self.check_copy(self.volume_bytes(), 0)?;
         self.state.lock().copy.consistent_from = record;
         Ok(())

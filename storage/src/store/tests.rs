@@ -375,3 +375,22 @@ fn a_replica_of_shipped_chunks_is_a_prefix_through_crashes() {
         }
     }
 }
+
+#[test]
+fn an_end_of_copy_that_is_repeated_when_the_replica_is_complete_is_no_failure() {
+    let far = World::new(Role::Replica);
+    far.store.begin_copy(&ChainPoint::default(), Uuid::nil()).unwrap();
+    far.store.zero_copy(0, VOLUME_BYTES).unwrap();
+    far.store.end_copy(0).unwrap();
+    // The connection is lost, and the next session finds a copy under way; then it becomes complete.
+    far.store.rewind_copy();
+    far.store
+        .zero_copy(far.store.copy_progress().written, VOLUME_BYTES)
+        .unwrap();
+    far.store.end_copy(0).unwrap();
+    far.store.checkpoint().unwrap();
+    assert_eq!(far.store.copy_progress().state, CopyState::Complete);
+    far.store.end_copy(5).unwrap();
+    far.store.checkpoint().unwrap();
+    assert_eq!(far.store.copy_progress().state, CopyState::Complete);
+}
