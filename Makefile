@@ -9,18 +9,10 @@ TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:
   fio:fio qemu-img:qemu-utils mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fusermount3:fuse3 ip:iproute2 \
   nft:nftables strace:strace jq:jq patch:patch
 
-<<<<<<< HEAD
-.PHONY: run build test sim canaries deps run-deps lint man soak bench clean
-=======
 # What the power cuts in a virtual machine need; without it they are skipped and say so.
 VM_PROGRAMS := qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio modprobe:kmod
 
-<<<<<<< HEAD
-.PHONY: run build test sim deps run-deps lint man soak bench clean
->>>>>>> main
-=======
-.PHONY: run build test sim deps run-deps lint man soak bench fuzz clean
->>>>>>> main
+.PHONY: run build test sim canaries deps run-deps lint man soak bench fuzz clean
 
 run: run-deps build
 	$(BINARY) up $(DIR)

@@ -8,7 +8,6 @@ use crate::process::Process;
 use farside_storage::UnderWay;
 use farside_tests::random::Random;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -38,7 +37,6 @@ pub enum Needs {
 }
 
 struct Task {
-    id: u64,
     future: Future0,
     signal: Arc<Signal>,
     process: Arc<Process>,
@@ -73,11 +71,8 @@ impl Wake for Signal {
 /// The tasks of one world.
 pub struct Schedule {
     tasks: RefCell<Vec<Task>>,
-    /// Tasks that are being polled and must not be taken up again.
-    ended: RefCell<BTreeSet<u64>>,
     random: RefCell<Random>,
     root: Arc<Root>,
-    next_id: Cell<u64>,
     depth: Cell<u32>,
     /// How often, in a thousand, a call to a disk is interrupted.
     interrupt_permille: Cell<u64>,
@@ -154,10 +149,8 @@ impl Schedule {
     pub async fn run<T>(seed: u64, interrupt_permille: u64, world: impl Future<Output = T>) -> (T, u64) {
         let schedule = Rc::new(Self {
             tasks: RefCell::default(),
-            ended: RefCell::default(),
             random: RefCell::new(Random::new(seed ^ 0x5c4e_d01e)),
             root: Arc::default(),
-            next_id: Cell::new(0),
             depth: Cell::new(0),
             interrupt_permille: Cell::new(interrupt_permille),
             interrupts: Cell::new(0),
@@ -192,15 +185,12 @@ impl Schedule {
     }
 
     fn add(&self, process: &Arc<Process>, needs: Needs, future: Future0) {
-        let id = self.next_id.get();
-        self.next_id.set(id + 1);
         let signal = Arc::new(Signal {
             ready: AtomicBool::new(false),
             root: self.root.clone(),
         });
         signal.wake_by_ref();
         self.tasks.borrow_mut().push(Task {
-            id,
             future,
             signal,
             process: process.clone(),
@@ -228,8 +218,7 @@ impl Schedule {
         task.signal.ready.store(false, Ordering::Release);
         let waker = Waker::from(task.signal.clone());
         let polled = task.future.as_mut().poll(&mut Context::from_waker(&waker));
-        let ended = self.ended.borrow_mut().remove(&task.id);
-        if polled.is_pending() && !ended && !task.process.is_dead() {
+        if polled.is_pending() && !task.process.is_dead() {
             self.tasks.borrow_mut().push(task);
         }
         true

@@ -189,7 +189,7 @@ impl Volume {
             Ok(Ok(())) => tracing::info!(
                 volume = self.name,
                 remote,
-                "remote forgotten: a copy is needed if it returns"
+                "remote forgotten: if it returns after the journal went on, its replica has to be given up on the remote first"
             ),
             Ok(Err(error)) => tracing::error!(volume = self.name, remote, "remote not forgotten: {error}"),
             Err(error) => tracing::error!(volume = self.name, remote, "remote not forgotten: {error}"),
