@@ -4,8 +4,7 @@
 use crate::checks;
 use crate::local::Site;
 use crate::process::Process;
-use crate::schedule::{rest, spawn};
-use crate::workers::APPENDING_FREE;
+use crate::schedule::{Needs, rest, spawn};
 use crate::world::World;
 use bytes::{Bytes, BytesMut};
 use farside::targets::{Disk, DiskError, Update};
@@ -118,7 +117,7 @@ pub fn start(world: &Rc<World>, process: &Arc<Process>, site: &Rc<Site>, volume:
             volume: volume.clone(),
             random: Random::new(world.random.borrow_mut().next_u64()),
         };
-        spawn(process, APPENDING_FREE, host.work());
+        spawn(process, Needs::Queue, host.work());
     }
 }
 

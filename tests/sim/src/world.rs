@@ -350,6 +350,7 @@ impl World {
             jitter_us: 100,
             noise_permille: 0,
         });
+        self.net.heal();
         for site in self.sites() {
             site.platters().iter().for_each(|platter| platter.heal());
         }
