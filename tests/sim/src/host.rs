@@ -4,8 +4,7 @@
 use crate::checks;
 use crate::local::Site;
 use crate::process::Process;
-use crate::schedule::{rest, spawn};
-use crate::workers::APPENDING_FREE;
+use crate::schedule::{Needs, rest, spawn};
 use crate::world::World;
 use bytes::{Bytes, BytesMut};
 use farside::targets::{Disk, DiskError, Update};
@@ -118,7 +117,7 @@ pub fn start(world: &Rc<World>, process: &Arc<Process>, site: &Rc<Site>, volume:
             volume: volume.clone(),
             random: Random::new(world.random.borrow_mut().next_u64()),
         };
-        spawn(process, APPENDING_FREE, host.work());
+        spawn(process, Needs::Queue, host.work());
     }
 }
 
@@ -136,6 +135,7 @@ impl Host {
             let pause = self.random.below(self.world.think_us);
             rest(Duration::from_micros(pause)).await;
             let begun = Instant::now();
+            let waiting = checks::waiting::Waiting::new(&self.site);
             let result = match ask(&mut self.random, self.site.volume_bytes) {
                 Question::Read { offset, length } => self.read(offset, length).await,
                 Question::Flush => self.flush().await,
@@ -144,11 +144,12 @@ impl Host {
             if self.process.is_dead() {
                 return;
             }
+            drop(waiting);
             checks::waiting::answered(&self.site, begun.elapsed());
             self.world.stats.checked();
             if let Err(error) = result {
                 let excused =
-                    self.site.faulty.get() || self.site.hurt.get() || error == DiskError::ShuttingDown;
+                    self.site.faulty.get() || self.site.hurt.get() || self.volume.closing().is_cancelled();
                 let failure = self.volume.store().failure();
                 assert!(excused, "{} answered {error}: {failure:?}", self.site.name);
                 return;

@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Most bytes sent and not confirmed.
@@ -66,6 +67,8 @@ pub struct Site {
     pub broken: RefCell<Option<String>>,
     /// What its links said last.
     pub refusals: RefCell<BTreeMap<String, String>>,
+    /// Since when hosts wait for an answer.
+    pub waiting: RefCell<BTreeMap<u64, Instant>>,
 }
 
 /// An old copy of a volume's disks.
@@ -127,6 +130,7 @@ impl Site {
             volume: RefCell::default(),
             broken: RefCell::default(),
             refusals: RefCell::default(),
+            waiting: RefCell::default(),
             name,
         };
         let parameters = StoreParameters {

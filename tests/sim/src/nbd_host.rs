@@ -9,6 +9,7 @@ use crate::process::Process;
 use crate::schedule::{Needs, spawn};
 use crate::time::pause_us;
 use crate::world::World;
+use farside::targets::Disk;
 use farside::targets::nbd::{Export, Exports, Listener, Service, serve};
 use farside::volume::Volume;
 use farside_protocol::nbd::{OPTION_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC};
@@ -101,6 +102,7 @@ struct Open {
     /// The oldest state it may show, or what it has to cover.
     from: u64,
     asked: Instant,
+    _waiting: checks::waiting::Waiting,
 }
 
 impl Host {
@@ -167,6 +169,7 @@ impl Host {
             number,
             from: history.acknowledged,
             asked: Instant::now(),
+            _waiting: checks::waiting::Waiting::new(&self.site),
         }
     }
 
@@ -223,7 +226,8 @@ impl Host {
         self.world.stats.checked();
         if error != 0 {
             let failure = self.volume.store().failure();
-            let excused = self.site.faulty.get() || self.site.hurt.get() || error == ESHUTDOWN;
+            let excused =
+                self.site.faulty.get() || self.site.hurt.get() || self.volume.closing().is_cancelled();
             assert!(excused, "{} answered error {error}: {failure:?}", self.site.name);
         }
         self.judge(&answered, error == 0, &found);
@@ -249,9 +253,6 @@ impl Host {
         }
     }
 }
-
-/// The error of a server that goes away (NBD specification, "Error values").
-const ESHUTDOWN: u32 = 108;
 
 async fn negotiate(from: &mut ReadEnd, to: &mut WriteEnd, export: &str) -> io::Result<()> {
     let mut greeting = [0; 18];

@@ -55,6 +55,8 @@ struct Lane {
     miss_next: bool,
     /// Bytes still to come of a chunk that gets lost.
     missing: usize,
+    /// A chunk got lost. No real connection loses bytes and lives: in the end it breaks.
+    missed: bool,
     /// The frame of the link that is being written, and the last ones that carried a chunk.
     frame: Vec<u8>,
     chunks: VecDeque<Vec<u8>>,
@@ -80,6 +82,7 @@ impl Lane {
         }
         let lost = self.missing.min(bytes.len());
         self.missing -= lost;
+        self.missed |= lost > 0;
         lost
     }
 
@@ -248,6 +251,15 @@ impl Net {
     pub fn corrupt(&self, way: usize) {
         self.stats.count("pieces corrupted");
         self.mark(way, |lane| lane.corrupt_next = true);
+    }
+
+    /// Nothing more is planned; connections that lost something break.
+    pub fn heal(&self) {
+        self.each(|lane| {
+            (lane.corrupt_next, lane.double_next, lane.drop_next) = (false, false, false);
+            (lane.repeat_next, lane.miss_next) = (false, false);
+            lane.reset |= lane.missed;
+        });
     }
 
     /// The next chunk of every connection gets lost whole.

@@ -32,6 +32,9 @@ pub enum Needs {
     Nothing,
     /// These steps of its process's stores must not be under way.
     Free(UnderWay),
+    /// It appends through a volume's queue: no chunk must be on its way to a journal but one of that queue's, behind
+    /// which it waits.
+    Queue,
     /// It runs only when nothing is interrupted.
     Everything,
 }
@@ -74,6 +77,8 @@ pub struct Schedule {
     random: RefCell<Random>,
     root: Arc<Root>,
     depth: Cell<u32>,
+    /// The tasks that are being polled, the interrupted ones first.
+    polled: RefCell<Vec<(Arc<Process>, Needs)>>,
     /// How often, in a thousand, a call to a disk is interrupted.
     interrupt_permille: Cell<u64>,
     interrupts: Cell<u64>,
@@ -152,6 +157,7 @@ impl Schedule {
             random: RefCell::new(Random::new(seed ^ 0x5c4e_d01e)),
             root: Arc::default(),
             depth: Cell::new(0),
+            polled: RefCell::default(),
             interrupt_permille: Cell::new(interrupt_permille),
             interrupts: Cell::new(0),
             resting: RefCell::default(),
@@ -217,7 +223,9 @@ impl Schedule {
         };
         task.signal.ready.store(false, Ordering::Release);
         let waker = Waker::from(task.signal.clone());
+        self.polled.borrow_mut().push((task.process.clone(), task.needs));
         let polled = task.future.as_mut().poll(&mut Context::from_waker(&waker));
+        self.polled.borrow_mut().pop();
         if polled.is_pending() && !task.process.is_dead() {
             self.tasks.borrow_mut().push(task);
         }
@@ -236,12 +244,36 @@ impl Schedule {
                 resting.into_iter().for_each(Waker::wake);
             }
             self.depth.set(depth + 1);
-            let ran = self.poll_one(Task::may_interrupt);
+            let ran = self.poll_one(|task| self.may_interrupt(task));
             self.depth.set(depth);
             if !ran {
                 return;
             }
             self.interrupts.set(self.interrupts.get() + 1);
+        }
+    }
+
+    fn may_interrupt(&self, task: &Task) -> bool {
+        if task.process.is_dead() {
+            return false;
+        }
+        match task.needs {
+            Needs::Nothing => true,
+            Needs::Everything => false,
+            Needs::Queue => {
+                let polled = self.polled.borrow();
+                let mut others = polled
+                    .iter()
+                    .filter(|(process, _)| Arc::ptr_eq(process, &task.process));
+                others.all(|(_, needs)| *needs == Needs::Queue) || !task.process.under_way().appending
+            }
+            Needs::Free(free) => {
+                let busy = task.process.under_way();
+                !((free.appending && busy.appending)
+                    || (free.syncing && busy.syncing)
+                    || (free.draining && busy.draining)
+                    || (free.recording && busy.recording))
+            }
         }
     }
 
@@ -267,25 +299,6 @@ impl Schedule {
     fn clear(&self) {
         while let Some(task) = { self.tasks.borrow_mut().pop() } {
             drop(task);
-        }
-    }
-}
-
-impl Task {
-    fn may_interrupt(&self) -> bool {
-        if self.process.is_dead() {
-            return false;
-        }
-        match self.needs {
-            Needs::Nothing => true,
-            Needs::Everything => false,
-            Needs::Free(free) => {
-                let busy = self.process.under_way();
-                !((free.appending && busy.appending)
-                    || (free.syncing && busy.syncing)
-                    || (free.draining && busy.draining)
-                    || (free.recording && busy.recording))
-            }
         }
     }
 }

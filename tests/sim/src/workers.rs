@@ -28,6 +28,14 @@ const SYNCING_FREE: Needs = Needs::Free(UnderWay {
     recording: false,
 });
 
+/// The image is not being written.
+const DRAINING_FREE: Needs = Needs::Free(UnderWay {
+    appending: false,
+    syncing: false,
+    draining: true,
+    recording: false,
+});
+
 /// Longest pause of a thread that finds nothing to do, in microseconds.
 const LONGEST_PAUSE_US: u64 = 64_000;
 
@@ -45,7 +53,10 @@ impl Workers for SimWorkers {
         self.0.holds(&store);
         let (keeper, sync, image) = Keeper::apart(store.clone(), observer, sync_interval);
         spawn(&self.0, SYNCING_FREE, keep_durable(store.clone(), sync));
-        spawn(&self.0, ALL_FREE, keep_image(store, image));
+        spawn(&self.0, ALL_FREE, keep_image(store.clone(), image));
+        if schedule::draw(2) == 0 {
+            spawn(&self.0, DRAINING_FREE, drain_beside(store));
+        }
         Ok(Arc::new(keeper))
     }
 
@@ -89,6 +100,18 @@ async fn keep_image(store: Arc<Store>, mut steps: ImageSteps) {
         let busy = steps.is_urgent() || points.applied != points.durable;
         rest(&mut longest_us, busy.then_some(slowness_us)).await;
         if steps.is_over() || !steps.step() {
+            return;
+        }
+    }
+}
+
+/// Brings the image forward also while somebody else records positions, which the thread of the image, doing both,
+/// is never seen to do here: others record positions, too, when a copy begins or a remote is added.
+async fn drain_beside(store: Arc<Store>) {
+    loop {
+        let pause_us = 1 + schedule::draw(LONGEST_PAUSE_US);
+        schedule::rest(Duration::from_micros(pause_us)).await;
+        if store.drain().is_err() {
             return;
         }
     }

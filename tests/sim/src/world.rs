@@ -260,6 +260,7 @@ impl World {
         checks::positions::check(self, &mut self.seen.borrow_mut());
         checks::prefix::check(self, &mut self.compared.borrow_mut());
         checks::bounds::check(self);
+        checks::waiting::check(self);
         for site in self.sites() {
             checks::links::note_confirmed(&site);
         }
@@ -349,6 +350,7 @@ impl World {
             jitter_us: 100,
             noise_permille: 0,
         });
+        self.net.heal();
         for site in self.sites() {
             site.platters().iter().for_each(|platter| platter.heal());
         }
