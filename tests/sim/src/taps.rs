@@ -95,7 +95,7 @@ impl Tap for ImageTap {
         // Records of the last batches; failing that, copied ranges of any age.
         if let Err(at) = explained(durable.saturating_sub(64))
             .or_else(|_| explained(0))
-            .or_else(|at| in_the_middle(at))
+            .or_else(in_the_middle)
         {
             panic!(
                 "{} byte {at} got content that no state of the volume up to the durable record {durable} has",
