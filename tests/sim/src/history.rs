@@ -354,14 +354,28 @@ impl History {
     /// # Errors
     /// The first byte of a sector that shows none.
     pub fn explains(&self, offset: usize, found: &[u8], from: u64, to: u64) -> Result<(), usize> {
+        self.explains_each(SECTOR, offset, found, (from, to))
+    }
+
+    /// The same for each piece of `unit` bytes.
+    ///
+    /// # Errors
+    /// The first byte of a piece that shows none.
+    pub fn explains_each(
+        &self,
+        unit: usize,
+        offset: usize,
+        found: &[u8],
+        (from, to): (u64, u64),
+    ) -> Result<(), usize> {
         let end = offset + found.len();
         let mut state = self.range_after(from, offset..end);
         if state == found {
             return Ok(());
         }
-        let sectors = offset / SECTOR..end.div_ceil(SECTOR);
+        let sectors = offset / unit..end.div_ceil(unit);
         let ranges = sectors.map(|sector| {
-            let (start, limit) = ((sector * SECTOR).max(offset), ((sector + 1) * SECTOR).min(end));
+            let (start, limit) = ((sector * unit).max(offset), ((sector + 1) * unit).min(end));
             start - offset..limit - offset
         });
         let mut open: Vec<_> = ranges

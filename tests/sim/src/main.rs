@@ -39,6 +39,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let begun = Instant::now();
+    stop_when_asked();
     let totals = if let Some(seed) = arguments.seed {
         if arguments.log {
             tracing_subscriber::fmt()
@@ -93,4 +94,18 @@ fn report(totals: &Totals, seconds: f64) {
         println!("  see it: make sim SEED={}", broken.seed);
     }
     println!("{} worlds broke a promise", broken.len());
+}
+
+/// The first Ctrl-C ends a long run after the worlds that are under way, with the figures so far.
+fn stop_when_asked() {
+    let wait = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let Ok(runtime) = runtime
+            && runtime.block_on(tokio::signal::ctrl_c()).is_ok()
+        {
+            run::stop();
+        }
+    };
+    // Without it a Ctrl-C ends the program at once, as usual.
+    let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(wait);
 }

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 thread_local! {
     /// The first panic of the world on this thread, also of a task that caught it.
@@ -89,6 +89,13 @@ impl Totals {
     }
 }
 
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Ends [`many`] after the worlds that are under way.
+pub fn stop() {
+    STOPPED.store(true, Ordering::Relaxed);
+}
+
 /// Runs the worlds of these seeds on so many threads; stops early once `enough` were broken.
 ///
 /// # Panics
@@ -106,7 +113,8 @@ pub fn many(
         let mut totals = Totals::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end
+            if STOPPED.load(Ordering::Relaxed)
+                || seed >= seeds.end
                 || usize::try_from(broken.load(Ordering::Relaxed)).unwrap_or(usize::MAX) >= enough
             {
                 return totals;

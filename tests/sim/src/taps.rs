@@ -86,9 +86,17 @@ impl Tap for ImageTap {
         if history.damaged || (self.is_replica && history.went_back) {
             return;
         }
+        // A copy may read an image between two writes of one batch; what that batch holds follows as chunks.
+        let in_the_middle = |at| match self.is_replica {
+            true => history.explains_each(1, offset, bytes, (0, durable)),
+            false => Err(at),
+        };
         let explained = |from| history.explains(offset, bytes, from, durable);
         // Records of the last batches; failing that, copied ranges of any age.
-        if let Err(at) = explained(durable.saturating_sub(64)).or_else(|_| explained(0)) {
+        if let Err(at) = explained(durable.saturating_sub(64))
+            .or_else(|_| explained(0))
+            .or_else(in_the_middle)
+        {
             panic!(
                 "{} byte {at} got content that no state of the volume up to the durable record {durable} has",
                 if self.is_replica {
