@@ -1,5 +1,6 @@
 //! Whoever watches the disks: a volume's journal tells its history, everything else is held against that.
 
+use crate::checks::tail::DurableTail;
 use crate::history::History;
 use crate::platter::{Platter, Tap};
 use crate::stats::Stats;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub struct JournalTap {
     history: Arc<Mutex<History>>,
     stats: Arc<Stats>,
+    tail: DurableTail,
 }
 
 impl JournalTap {
@@ -23,6 +25,7 @@ impl JournalTap {
         Arc::new(Self {
             history: history.clone(),
             stats: stats.clone(),
+            tail: DurableTail::default(),
         })
     }
 }
@@ -40,7 +43,10 @@ pub fn chunk_in(offset: u64, bytes: &[u8]) -> Option<(What<'_>, &[u8])> {
 
 impl Tap for JournalTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
-        if let Some((what, data)) = chunk_in(offset, bytes) {
+        let chunk = chunk_in(offset, bytes);
+        self.tail
+            .wrote(offset, bytes, chunk.as_ref().map(|(what, _)| what));
+        if let Some((what, data)) = chunk {
             self.stats.trace("history", || {
                 let (header, last) = (&what.header, what.last_record());
                 let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);
@@ -53,6 +59,7 @@ impl Tap for JournalTap {
     fn zeroed(&self, _: u64, _: u64) {}
 
     fn synced(&self, platter: &Platter) {
+        self.tail.synced(platter);
         let mut history = self.history.lock();
         history.synced(|range| platter.is_durable(range));
         let durable = history.durable();
@@ -121,6 +128,7 @@ pub struct ReplicaTap {
     history: Arc<Mutex<History>>,
     /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
     taken: Mutex<BTreeSet<(u64, u64, u32)>>,
+    tail: DurableTail,
 }
 
 impl ReplicaTap {
@@ -130,13 +138,17 @@ impl ReplicaTap {
         Arc::new(Self {
             history: history.clone(),
             taken: Mutex::default(),
+            tail: DurableTail::default(),
         })
     }
 }
 
 impl Tap for ReplicaTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
-        if let Some((what, data)) = chunk_in(offset, bytes) {
+        let chunk = chunk_in(offset, bytes);
+        self.tail
+            .wrote(offset, bytes, chunk.as_ref().map(|(what, _)| what));
+        if let Some((what, data)) = chunk {
             // One it took before may have been damaged in its own journal, and is written anew as it lies there.
             let key = (what.header.epoch, what.header.sequence, what.checksum);
             if self.taken.lock().insert(key) {
@@ -147,5 +159,8 @@ impl Tap for ReplicaTap {
     }
 
     fn zeroed(&self, _: u64, _: u64) {}
-    fn synced(&self, _: &Platter) {}
+
+    fn synced(&self, platter: &Platter) {
+        self.tail.synced(platter);
+    }
 }

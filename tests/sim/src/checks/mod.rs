@@ -7,5 +7,6 @@ pub mod prefix;
 pub mod reads;
 pub mod recovery;
 pub mod waiting;
+pub mod tail;
 pub mod bounds;
 pub mod catching_up;
