@@ -283,7 +283,7 @@ fn open(
             return;
         }
     }
-    let workers = Arc::new(SimWorkers(process.clone()));
+    let workers = Arc::new(SimWorkers::new(process));
     let volume = Volume::start(store, workers).expect("simulated threads start");
     *site.volume.borrow_mut() = Some(volume.clone());
     for remote in site.remotes.borrow().iter() {

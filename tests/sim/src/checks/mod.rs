@@ -8,5 +8,7 @@ pub mod reads;
 pub mod recovery;
 pub mod waiting;
 pub mod tail;
+pub mod copies;
+pub mod senders;
 pub mod bounds;
 pub mod catching_up;
