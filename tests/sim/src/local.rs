@@ -343,13 +343,15 @@ async fn keep_link(
         let connected = world.remote(&name).and_then(|remote| {
             let (far, receiver) = remote.running()?;
             let (here, there) = world.net.connect(&process, &far)?;
+            let (line, at) = (here.0.line(), (world.clone(), site.clone(), name.clone()));
             spawn(&far, APPENDING_FREE, async move {
+                let line = there.0.line();
                 let error = receiver.serve(address, there.0, there.1).await;
-                drop(error);
+                checks::links::served((&at.0, &at.1, &at.2), &line, &error);
             });
-            Some(here)
+            Some((here, line))
         });
-        if let Some(here) = connected {
+        if let Some((here, line)) = connected {
             let (reason, gain) = run_session(&setup, here, told.clone()).await;
             if process.is_dead() {
                 return;
@@ -362,6 +364,7 @@ async fn keep_link(
                 .borrow_mut()
                 .insert(name.clone(), reason.to_string());
             checks::links::ended(&world, &site, &name, &reason);
+            checks::links::understood((&world, &site, &name), &line, &reason);
             if matches!(reason, CloseReason::Stopped) {
                 return;
             }
