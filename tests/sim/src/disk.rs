@@ -97,6 +97,9 @@ impl Device for SimDisk {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StorageError> {
+        if !self.quiet {
+            schedule::at_read();
+        }
         let life = self.enter(Operation::Read, offset)?;
         let at = self.check_range(Operation::Read, offset, buffer.len())?;
         let mut content = self.platter.content.lock();
