@@ -11,6 +11,10 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
+/// Worlds allocate and free small things all the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs worlds in which everything goes wrong, and checks that no promise is broken.
 #[derive(Debug, Parser)]
 #[command(name = "farside-sim")]
