@@ -119,6 +119,7 @@ impl Store {
     /// [`StorageError`] that names the file, the place and the remedy.
     pub fn open(devices: StoreDevices, clock: Arc<dyn Clock>) -> Result<Self, StorageError> {
         let mut superblock = load_superblock(devices.journal.as_ref())?;
+        let found = superblock.clone();
         let recovered = recover(devices.journal.as_ref(), &superblock)?;
         let clean = recovered.clean;
         if !clean {
@@ -155,8 +156,11 @@ impl Store {
             superblock: Mutex::new(superblock),
         };
         store.journal.erase_false_successors(&recovered.head)?;
-        // What recovery read may be in the page cache only. It has to be durable before the superblock names it,
-        // or a power loss in between would make the journal end before the head that the superblock promises.
+        // What was read may be in the page cache only, also after a sync: one that failed is not repeated for what it
+        // should have written. The superblock has to be durable before the other copy of it is written, or a power
+        // loss in between would take both; the chunks before the superblock names them, or the journal would end
+        // before the head that the superblock promises.
+        store.guard(store_superblock(store.journal.device.as_ref(), &found))?;
         if !clean {
             store.journal.rewrite(&known_durable, &recovered.head)?;
         }

@@ -4,7 +4,7 @@
 //! It also knows which records are durable, by watching syncs, and which chunk every (epoch, sequence) ever stood for.
 
 use farside_protocol::journal::{Record, RecordKind, What};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A snapshot of the volume's state is kept every so many records.
@@ -50,11 +50,10 @@ pub struct History {
     volatile: VecDeque<(std::ops::Range<u64>, u64)>,
     /// Chunks by epoch and sequence: checksum and last record.
     chunks: BTreeMap<(u64, u64), (u32, u64)>,
+    /// Chunks of what was to come, when the volume went back in time: some were still on their way.
+    lost: BTreeSet<(u64, u64, u32)>,
     asked: Vec<Asked>,
     next_number: u64,
-    /// The journal was damaged: of its last chunks damage cannot be told from a crash, so that the mirror may hold
-    /// more than the journal says.
-    pub damaged: bool,
     /// The volume went back in time: replicas may go on with what it no longer knows.
     pub went_back: bool,
     /// Since the volume was last opened its disks lost what was not durable.
@@ -78,9 +77,9 @@ impl History {
             durable: 0,
             volatile: VecDeque::new(),
             chunks: BTreeMap::new(),
+            lost: BTreeSet::new(),
             asked: Vec::new(),
             next_number: 0,
-            damaged: false,
             went_back: false,
             power_was_lost: false,
             acknowledged: 0,
@@ -152,7 +151,7 @@ impl History {
     }
 
     /// The host was answered, with a promise that covers records up to `covered`; the last record of its change, 0 if
-    /// it is not in the journal or cannot be told from others.
+    /// it is not in the journal.
     ///
     /// # Panics
     /// When it was told that the change is done and it is not in the journal, whole and once.
@@ -189,12 +188,24 @@ impl History {
             );
             self.acknowledged = self.acknowledged.max(asked.last);
         }
-        // Only the bytes of a write tell it from others.
-        if asked.kind == RecordKind::Write && asked.bytes.len() >= SECTOR {
-            asked.last
-        } else {
-            0
+        asked.last
+    }
+
+    /// The volume goes back from `later` to this.
+    pub fn went_back_from(&mut self, later: &Self) {
+        self.went_back = true;
+        self.lost.clone_from(&later.lost);
+        for (key, (checksum, _)) in &later.chunks {
+            if self.chunks.get(key).is_none_or(|(known, _)| known != checksum) {
+                self.lost.insert((key.0, key.1, *checksum));
+            }
         }
+    }
+
+    /// Whether somebody still waits for this change.
+    #[must_use]
+    pub fn is_open(&self, number: u64) -> bool {
+        self.asked.iter().any(|asked| asked.number == number)
     }
 
     /// Everybody who waited is gone.
@@ -233,6 +244,12 @@ impl History {
     pub fn check_received(&self, what: &What<'_>) {
         let header = &what.header;
         let known = self.chunks.get(&(header.epoch, header.sequence));
+        if self
+            .lost
+            .contains(&(header.epoch, header.sequence, what.checksum))
+        {
+            return;
+        }
         let Some((checksum, last)) = known else {
             panic!(
                 "a replica took chunk {}/{} that the volume never had",
@@ -247,7 +264,7 @@ impl History {
             header.sequence
         );
         assert!(
-            *last <= self.durable,
+            *last <= self.durable || self.went_back,
             "a replica took record {last}; the journal is durable up to {} only",
             self.durable
         );
@@ -347,6 +364,28 @@ impl History {
         };
         asked.journaled += bytes.len();
         asked.last = number;
+    }
+
+    /// The same, but up to `bits` bits of each sector may differ from that state.
+    #[must_use]
+    pub fn explains_nearly(&self, offset: usize, found: &[u8], (from, to): (u64, u64), bits: u32) -> bool {
+        let mut state = self.range_after(from, offset..offset + found.len());
+        let differ = |state: &[u8]| {
+            let pairs = state.iter().zip(found).enumerate();
+            let mut sectors = BTreeMap::<usize, u32>::new();
+            for (at, (ours, theirs)) in pairs.filter(|(_, (ours, theirs))| ours != theirs) {
+                *sectors.entry((offset + at) / SECTOR).or_default() += (ours ^ theirs).count_ones();
+            }
+            let differ = sectors.into_iter().filter(|(_, differ)| *differ > bits);
+            differ.map(|(sector, _)| sector).collect::<BTreeSet<_>>()
+        };
+        let mut open = differ(&state);
+        for entry in self.between(from, to) {
+            if entry.apply(&mut state, offset) {
+                open = open.intersection(&differ(&state)).copied().collect();
+            }
+        }
+        open.is_empty()
     }
 
     /// Which states a range may show: one after at least `from` and at most `to`, the same for each sector.

@@ -149,7 +149,7 @@ impl Host {
             self.world.stats.checked();
             if let Err(error) = result {
                 let excused =
-                    self.site.faulty.get() || self.site.hurt.get() || self.volume.closing().is_cancelled();
+                    self.site.faulty.get() || self.site.is_hurt() || self.volume.closing().is_cancelled();
                 let failure = self.volume.store().failure();
                 assert!(excused, "{} answered {error}: {failure:?}", self.site.name);
                 return;

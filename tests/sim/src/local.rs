@@ -5,7 +5,7 @@ use crate::disk::SimDisk;
 use crate::history::History;
 use crate::host;
 use crate::nbd_host;
-use crate::platter::Platter;
+use crate::platter::{Platter, is_any_faulty};
 use crate::process::{Death, Process};
 use crate::schedule::{Needs, spawn};
 use crate::taps::{ImageTap, JournalTap};
@@ -51,8 +51,11 @@ pub struct Site {
     pub remotes: RefCell<Vec<String>>,
     /// The highest record each remote was believed to hold.
     pub confirmed: RefCell<BTreeMap<String, u64>>,
-    /// Its files were damaged or exchanged: it may end in an error, never in wrong content.
-    pub hurt: Cell<bool>,
+    /// Bits of its journal that were flipped: it may end in an error, never in wrong content.
+    pub flips: Cell<u32>,
+    /// It came up without records that had been durable, because their chunks were damaged: its mirror may hold more
+    /// than its journal knows, and remotes another branch of its history.
+    pub lost_its_end: Cell<bool>,
     /// Its disks were exchanged for an old copy: what remotes hold is another branch of its history.
     pub branched: Cell<bool>,
     /// Old copies of its disks, and its history at that time.
@@ -122,7 +125,8 @@ impl Site {
             history: Arc::new(Mutex::new(History::new(volume_bytes))),
             remotes: RefCell::default(),
             confirmed: RefCell::default(),
-            hurt: Cell::new(false),
+            flips: Cell::new(0),
+            lost_its_end: Cell::new(false),
             branched: Cell::new(false),
             backups: RefCell::default(),
             left_ahead: RefCell::default(),
@@ -193,10 +197,18 @@ impl Site {
         }
         self.remotes.borrow_mut().clone_from(&backup.remotes);
         let mut history = backup.history.clone();
-        history.went_back = true;
-        *self.history.lock() = history;
+        let mut now = self.history.lock();
+        history.went_back_from(&now);
+        *now = history;
+        drop(now);
         self.confirmed.borrow_mut().clear();
         self.branched.set(true);
+    }
+
+    /// Whether its journal was damaged.
+    #[must_use]
+    pub fn is_hurt(&self) -> bool {
+        self.flips.get() > 0
     }
 
     /// Every disk of the volume.
@@ -256,7 +268,9 @@ fn open(
     if process.is_dead() {
         return;
     }
-    checks::recovery::local_before_start(world, site);
+    // Whoever fails from here on has to have met a fault from here on.
+    site.faulty.set(is_any_faulty(&site.platters()));
+    let expected = checks::recovery::local_before_start(world, site);
     let devices = site.devices(|platter| SimDisk::open(platter, process));
     let opened = devices.and_then(|devices| Store::open(devices, world.local_clock.clone()));
     if process.is_dead() {
@@ -266,7 +280,7 @@ fn open(
         Ok(store) => store,
         Err(error) => {
             assert!(
-                site.hurt.get() || site.faulty.get(),
+                site.is_hurt() || site.faulty.get(),
                 "{} was not opened: {error}",
                 site.name
             );
@@ -275,7 +289,7 @@ fn open(
             return;
         }
     };
-    checks::recovery::local_started(world, site, &store);
+    checks::recovery::local_started(world, site, &store, expected);
     site.broken.take();
     for slot in &store.superblock().consumers {
         if !site.remotes.borrow().contains(&slot.name) && store.remove_consumer(&slot.name).is_err() {
@@ -308,7 +322,7 @@ pub fn start_link(
     let source = match LinkSource::new(volume.clone(), unit, remote, map) {
         Ok(source) => Arc::new(source),
         Err(error) => {
-            let excused = process.is_dead() || site.faulty.get() || site.hurt.get();
+            let excused = process.is_dead() || site.faulty.get() || site.is_hurt();
             assert!(excused, "{} has no link to {remote}: {error}", site.name);
             return;
         }
@@ -441,7 +455,7 @@ pub async fn shut_down(world: &Rc<World>) {
         }
         checks::links::note_confirmed(&site);
         if let Err(error) = volume.shut_down() {
-            let excused = process.is_dead() || site.faulty.get() || site.hurt.get();
+            let excused = process.is_dead() || site.faulty.get() || site.is_hurt();
             assert!(excused, "{} was not shut down: {error}", site.name);
         }
     }

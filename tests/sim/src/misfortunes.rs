@@ -3,13 +3,14 @@
 use crate::checks;
 use crate::local;
 use crate::net::Weather;
-use crate::platter::Fault;
-use crate::process::Death;
+use crate::platter::{Fault, Platter};
+use crate::process::{Death, Process};
 use crate::remote::{self, Remote};
 use crate::time::pause_us;
 use crate::world::{Kind, World};
 use farside_protocol::journal::limits::RING_OFFSET;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl World {
@@ -31,7 +32,8 @@ impl World {
             10 => self.net.truncate(usize::from(self.chance(50))),
             11 => self.change_weather(),
             12 => self.jump_clock(),
-            13 => self.look_at_a_lonely_remote(),
+            13 if self.chance(50) => self.look_at_a_lonely_remote(),
+            13 => self.look_at_what_is_left(),
             14 => self.outage().await,
             15 => self.restart_cleanly().await,
             16 => self.change_remotes().await,
@@ -82,6 +84,22 @@ impl World {
         }
     }
 
+    /// A unit starts: the calls to its disks that it begins with are few, and dangerous ones.
+    pub(crate) fn endanger(&self, process: Option<Arc<Process>>) {
+        if let Some(process) = process.filter(|_| self.hosts_go_on() && self.chance(10)) {
+            self.stats.count("deaths inside a call to a disk");
+            process.dies_after(1 + self.draw(30), self.death());
+        }
+    }
+
+    /// The same for faults that such a call meets.
+    pub(crate) fn endanger_start(&self, journals: Vec<Arc<Platter>>) {
+        if self.kind == Kind::Faults && self.hosts_go_on() && !journals.is_empty() && self.chance(20) {
+            self.stats.count("syncs that fail");
+            self.pick(&journals).plan(Fault::Sync, self.draw(3));
+        }
+    }
+
     fn change_weather(&self) {
         self.stats.count("changes of the network's weather");
         let weather = Weather {
@@ -110,6 +128,13 @@ impl World {
         let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
         for home in homes {
             checks::recovery::remote_now(self, &remote, &home);
+        }
+    }
+
+    /// The local unit is dead from now on, say: what would it come up with?
+    fn look_at_what_is_left(&self) {
+        for site in self.sites() {
+            checks::recovery::local_now(self, &site);
         }
     }
 
@@ -202,7 +227,8 @@ impl World {
             self.pick(&site.platters()).plan(fault, calls);
         } else {
             let homes: Vec<_> = self.a_remote().homes.lock().values().cloned().collect();
-            if let Some(home) = homes.first() {
+            if !homes.is_empty() {
+                let home = self.pick(&homes);
                 home.faulty.store(true, Ordering::Relaxed);
                 self.pick(&home.platters()).plan(fault, calls);
             }
@@ -212,12 +238,13 @@ impl World {
     fn flip(&self) {
         self.stats.count("bits flipped");
         let mut random = self.random.borrow_mut();
-        let range = RING_OFFSET..RING_OFFSET + (64 << 10);
         if random.chance(50) {
             let site = random.pick(&self.sites()).clone();
-            if site.journal.flip_bit(&mut random, range) {
-                site.hurt.set(true);
-                site.history.lock().damaged = true;
+            if site
+                .journal
+                .flip_bit(&mut random, RING_OFFSET..site.journal.bytes)
+            {
+                site.flips.set(site.flips.get() + 1);
             }
         } else {
             let homes: Vec<_> = random
@@ -227,8 +254,11 @@ impl World {
                 .values()
                 .cloned()
                 .collect();
-            if let Some(home) = homes.first()
-                && home.journal.flip_bit(&mut random, range)
+            if !homes.is_empty()
+                && let home = random.pick(&homes)
+                && home
+                    .journal
+                    .flip_bit(&mut random, RING_OFFSET..home.journal.bytes)
             {
                 home.hurt.store(true, Ordering::Relaxed);
             }
@@ -239,9 +269,10 @@ impl World {
     async fn old_copy(self: &Rc<Self>) {
         let remote = self.a_remote();
         let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
-        let Some(home) = homes.first().cloned() else {
+        if homes.is_empty() {
             return;
-        };
+        }
+        let home = self.pick(&homes);
         remote::shut_down(self, &remote).await;
         if remote.process().is_some() {
             return;

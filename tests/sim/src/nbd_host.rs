@@ -157,6 +157,10 @@ impl Host {
     }
 
     fn note(&self, question: Question) -> Open {
+        let from = match &question {
+            Question::Read { .. } => checks::reads::begun(&self.site, &self.volume),
+            Question::Change { .. } | Question::Flush => self.site.history.lock().acknowledged,
+        };
         let mut history = self.site.history.lock();
         let number = match &question {
             Question::Change {
@@ -167,7 +171,7 @@ impl Host {
         Open {
             question,
             number,
-            from: history.acknowledged,
+            from,
             asked: Instant::now(),
             _waiting: checks::waiting::Waiting::new(&self.site),
         }
@@ -217,6 +221,7 @@ impl Host {
             from.read_exact(&mut found).await?;
         }
         if self.process.is_dead() {
+            self.judge_last_words(&answered, error);
             return Ok(());
         }
         self.world.stats.trace("host", || {
@@ -227,11 +232,22 @@ impl Host {
         if error != 0 {
             let failure = self.volume.store().failure();
             let excused =
-                self.site.faulty.get() || self.site.hurt.get() || self.volume.closing().is_cancelled();
+                self.site.faulty.get() || self.site.is_hurt() || self.volume.closing().is_cancelled();
             assert!(excused, "{} answered error {error}: {failure:?}", self.site.name);
         }
         self.judge(&answered, error == 0, &found);
         Ok(())
+    }
+
+    /// What was answered before the unit died, and read only now, is as true.
+    fn judge_last_words(&self, answered: &Open, error: u32) {
+        let serving = self.site.volume.borrow();
+        let is_buried = !serving
+            .as_ref()
+            .is_some_and(|volume| Arc::ptr_eq(volume, &self.volume));
+        if error == 0 && !is_buried && !matches!(answered.question, Question::Read { .. }) {
+            self.judge(answered, true, &[]);
+        }
     }
 
     fn judge(&self, answered: &Open, done: bool, found: &[u8]) {

@@ -230,6 +230,12 @@ impl Platter {
         self.content.lock().faults.clear();
     }
 
+    /// Whether some call from now on meets a fault.
+    #[must_use]
+    pub fn is_faulty(&self) -> bool {
+        !self.content.lock().faults.is_empty()
+    }
+
     /// Loses power: of each unsynced sector any version survives.
     pub fn lose_power(&self, random: &mut Random) {
         let mut content = self.content.lock();
@@ -332,6 +338,12 @@ impl Platter {
         self.content.lock().read(0, &mut bytes);
         bytes
     }
+}
+
+/// Whether some call to one of these meets a fault.
+#[must_use]
+pub fn is_any_faulty(platters: &[Arc<Platter>]) -> bool {
+    platters.iter().any(|platter| platter.is_faulty())
 }
 
 pub(crate) fn index(number: u64) -> usize {

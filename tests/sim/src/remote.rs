@@ -5,7 +5,7 @@ use crate::checks::senders::{Sender, Senders};
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::local::Site;
-use crate::platter::Platter;
+use crate::platter::{Platter, is_any_faulty};
 use crate::process::{Death, Process};
 use crate::schedule::{Needs, spawn};
 use crate::taps::{ImageTap, ReplicaTap};
@@ -251,7 +251,9 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
     spawn(&process.clone(), Needs::Everything, async move {
         let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
         for home in homes {
-            let head = checks::recovery::remote_before_start(&world, &remote, &home);
+            home.faulty
+                .store(is_any_faulty(&home.platters()), Ordering::Relaxed);
+            let expected = checks::recovery::remote_before_start(&world, &remote, &home);
             let opened = replicas.start(&home);
             if process.is_dead() {
                 return;
@@ -264,8 +266,8 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
                     home.name, remote.name
                 );
             }
-            if let (Ok(_), Some(head)) = (&opened, head) {
-                home.reached.store(head, Ordering::Relaxed);
+            if let (Ok(replica), Some(expected)) = (&opened, expected) {
+                checks::recovery::remote_started(&remote, &home, replica.store(), &expected);
             }
             let opened = opened.map_err(|error| error.to_string());
             replicas.open.lock().insert(home.name.clone(), opened);

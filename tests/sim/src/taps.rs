@@ -90,7 +90,7 @@ impl Tap for ImageTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
         let history = self.history.lock();
         let (offset, durable) = (usize::try_from(offset).unwrap_or(usize::MAX), history.durable());
-        if history.damaged || (self.is_replica && history.went_back) {
+        if self.is_replica && history.went_back {
             return;
         }
         // A copy may read an image between two writes of one batch; what that batch holds follows as chunks.

@@ -212,8 +212,7 @@ impl World {
     /// Whether the volume went back in time: remotes that went on are not to be judged by it.
     #[must_use]
     pub fn is_another_branch(&self, site: &Site) -> bool {
-        // A journal that was damaged may end early, too.
-        site.branched.get() || site.hurt.get()
+        site.branched.get() || site.lost_its_end.get()
     }
 
     pub(crate) fn pick<T: Clone>(&self, from: &[T]) -> T {
@@ -277,7 +276,13 @@ impl World {
                 self.plan_restart("local");
             }
             Some(process) => self.replace_degraded(&process),
-            None if self.is_due("local") => local::start(self),
+            None if self.is_due("local") => {
+                let disks = self.sites().iter().map(|site| site.journal.clone()).collect();
+                self.endanger_start(disks);
+                local::start(self);
+                let process = self.local.borrow().process.clone();
+                self.endanger(process);
+            }
             None => {}
         }
         for remote in self.remotes() {
@@ -287,7 +292,12 @@ impl World {
                     self.plan_restart(&remote.name);
                 }
                 Some(process) => self.replace_degraded_replica(&remote, &process),
-                None if self.is_due(&remote.name) => remote::start(self, &remote),
+                None if self.is_due(&remote.name) => {
+                    let homes = remote.homes.lock().values().cloned().collect::<Vec<_>>();
+                    self.endanger_start(homes.iter().map(|home| home.journal.clone()).collect());
+                    remote::start(self, &remote);
+                    self.endanger(remote.process());
+                }
                 None => {}
             }
         }
@@ -314,7 +324,7 @@ impl World {
             let failed = volume
                 .as_ref()
                 .is_some_and(|volume| volume.store().failure().is_some());
-            (failed || site.broken.borrow().is_some()) && !site.hurt.get()
+            (failed || site.broken.borrow().is_some()) && !site.is_hurt()
         });
         if degraded && (!self.goes_on.get() || self.chance(30)) {
             self.sites()
@@ -377,11 +387,17 @@ impl World {
         }
         checks::catching_up::check_equal(self);
         for site in self.sites() {
+            if !site.is_hurt() {
+                checks::recovery::ended_cleanly(&site.name, &site.journal);
+            }
             checks::recovery::local_before_start(self, &site);
         }
         for remote in self.remotes() {
             let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
             for home in homes {
+                if !home.hurt.load(Ordering::Relaxed) {
+                    checks::recovery::ended_cleanly(home.journal.name(), &home.journal);
+                }
                 checks::recovery::remote_before_start(self, &remote, &home);
             }
             for site in self.sites() {

@@ -10,11 +10,14 @@ use std::sync::atomic::Ordering;
 /// What is still missing; `None` when everything has caught up.
 #[must_use]
 pub fn missing(world: &World) -> Option<String> {
-    world.sites().iter().find_map(|site| missing_of(world, site))
+    let remotes = world.remotes();
+    let down = remotes.iter().find(|remote| remote.running().is_none());
+    down.map(|remote| format!("{} is down", remote.name))
+        .or_else(|| world.sites().iter().find_map(|site| missing_of(world, site)))
 }
 
 fn missing_of(world: &World, site: &Site) -> Option<String> {
-    if site.hurt.get() {
+    if site.is_hurt() {
         return None;
     }
     let Some(volume) = site.volume.borrow().clone() else {
@@ -71,7 +74,7 @@ fn missing_of(world: &World, site: &Site) -> Option<String> {
 /// # Panics
 /// When one differs.
 pub fn check_equal(world: &World) {
-    for site in world.sites().iter().filter(|site| !site.hurt.get()) {
+    for site in world.sites().iter().filter(|site| !site.is_hurt()) {
         let history = site.history.lock();
         let (last, expected) = (history.last(), history.state_after(history.last()));
         drop(history);

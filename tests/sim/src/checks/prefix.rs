@@ -37,8 +37,7 @@ fn shown(store: &Store) -> Option<u64> {
 }
 
 fn mirror(site: &Site, store: &Store, compared: &mut Compared) {
-    // After damage to its end a journal may know less than was brought to the mirror already.
-    if let Some(applied) = shown(store).filter(|_| !site.hurt.get()) {
+    if let Some(applied) = shown(store).filter(|_| !site.lost_its_end.get()) {
         compare_once(site, &site.image, ("the mirror", applied), compared);
     }
 }

@@ -6,14 +6,16 @@
 
 use super::prefix::compare;
 use crate::disk::SimDisk;
+use crate::history::History;
 use crate::local::{LeftAhead, Site};
 use crate::platter::Platter;
 use crate::remote::{Home, Remote};
 use crate::time::SimClock;
 use crate::world::World;
-use farside_protocol::journal::CopyState;
-use farside_storage::{StorageError, Store};
+use farside_protocol::journal::{ChainPoint, CopyState};
+use farside_storage::{StorageError, Store, StoreDevices, load_superblock};
 use farside_tests::random::Random;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -25,9 +27,7 @@ pub fn held_by(home: &Home) -> Option<LeftAhead> {
     if !usable || store.superblock().copy != CopyState::Complete {
         return None;
     }
-    while store.drain().ok()? {}
-    let mut state = vec![0; usize::try_from(store.volume_bytes()).ok()?];
-    store.image().read_at(&mut state, 0).ok()?;
+    let state = image_in_the_end(&store).ok()?;
     Some(LeftAhead { record, state })
 }
 
@@ -49,15 +49,7 @@ pub fn still_ahead(site: &Site, remote: &Remote) {
         head, left.record,
         "{name} was ahead of its volume, and was written nevertheless"
     );
-    while store
-        .drain()
-        .expect("a recovered journal is brought into the image")
-    {}
-    let mut image = vec![0; left.state.len()];
-    store
-        .image()
-        .read_at(&mut image, 0)
-        .expect("a healthy disk is read");
+    let image = image_in_the_end(&store).expect("a recovered journal is brought into the image");
     compare(&name, &image, &left.state, head);
 }
 
@@ -66,45 +58,117 @@ fn copied(platter: &Arc<Platter>) -> Arc<SimDisk> {
 }
 
 /// Recovers a copy to the end; its last record and its image.
-fn recover(
-    devices: Result<farside_storage::StoreDevices, StorageError>,
-) -> Result<(Store, u64), StorageError> {
+fn recover(devices: Result<StoreDevices, StorageError>) -> Result<(Store, u64), StorageError> {
     let store = Store::open(devices?, Arc::new(SimClock::new()))?;
     let head = store.points().journaled.record;
     Ok((store, head))
 }
 
-/// The volume as it would come up on these disks.
+/// A journal that was closed in good order says so, and its next start is no recovery.
+///
+/// # Panics
+/// When it does not.
+pub fn ended_cleanly(name: &str, journal: &Arc<Platter>) {
+    let superblock = load_superblock(&*SimDisk::quietly(journal)).expect("a healthy disk is read");
+    assert!(
+        superblock.clean,
+        "{name} was shut down, and its journal is not marked clean"
+    );
+}
+
+/// The volume as it would come up on these disks: its last record, if it does. What the journal does not give back is no
+/// part of its history from now on: a start may erase it, also one that fails later.
 ///
 /// # Panics
 /// When it would not be a state of its history that holds everything promised.
-pub fn local_before_start(world: &World, site: &Site) {
-    let (store, head) = match recover(site.devices(copied)) {
+pub fn local_before_start(world: &World, site: &Site) -> Option<u64> {
+    let power_lost = site.history.lock().power_was_lost;
+    let head = volume_alone(world, site, site.devices(copied), power_lost)?;
+    let mut history = site.history.lock();
+    if head.record < history.durable() {
+        site.lost_its_end.set(true);
+        history.went_back = true;
+    }
+    history.truncate(head.record, head.sequence);
+    history.power_was_lost = false;
+    Some(head.record)
+}
+
+/// The same at any moment, as if the unit died now, or lost its power.
+///
+/// # Panics
+/// As above.
+pub fn local_now(world: &World, site: &Site) {
+    if site.volume.borrow().is_none() {
+        return;
+    }
+    let power_lost = world.chance(50);
+    let random = RefCell::new(Random::new(world.random.borrow_mut().next_u64()));
+    let devices =
+        site.devices(|platter| SimDisk::quietly(&platter.fork(power_lost, &mut random.borrow_mut())));
+    volume_alone(world, site, devices, power_lost);
+}
+
+fn volume_alone(
+    world: &World,
+    site: &Site,
+    devices: Result<StoreDevices, StorageError>,
+    power_lost: bool,
+) -> Option<ChainPoint> {
+    let (store, head) = match recover(devices) {
         Ok(recovered) => recovered,
         Err(error) => {
-            let excused = site.hurt.get() || site.faulty.get();
-            assert!(excused, "{} cannot be recovered: {error}", site.name);
-            return;
+            assert!(site.is_hurt(), "{} cannot be recovered: {error}", site.name);
+            return None;
         }
     };
     let history = site.history.lock();
-    if site.hurt.get() {
-        return;
+    let found = store.points().journaled;
+    owed_is_there(site, &history, head, power_lost);
+    let expected = history.state_after(head);
+    // What was durable and is damaged now may have reached the mirror before.
+    if site.lost_its_end.get() || head < history.durable() {
+        return Some(found);
     }
-    let owed = if history.power_was_lost {
-        history.flushed
+    drop(history);
+    if !site.is_hurt() {
+        let mut content = vec![0; expected.len()];
+        store.read(0, &mut content).expect("a healthy disk is read");
+        compare(
+            &format!("{} after recovery", site.name),
+            &content,
+            &expected,
+            head,
+        );
+    }
+    match image_in_the_end(&store) {
+        Ok(image) => {
+            let name = format!("the mirror of {} after recovery", site.name);
+            compare(&name, &image, &expected, head);
+            world.stats.count("recoveries of volumes checked");
+        }
+        Err(error) => assert!(site.is_hurt(), "{}: the mirror stays behind: {error}", site.name),
+    }
+    Some(found)
+}
+
+/// Checks that a recovery ends at a chunk's end and covers everything promised.
+fn owed_is_there(site: &Site, history: &History, head: u64, power_lost: bool) {
+    let (owed, what) = if power_lost {
+        (history.flushed, "flushed")
     } else {
-        history.acknowledged.max(history.flushed)
+        (history.acknowledged, "acknowledged")
     };
     assert!(
-        head >= owed,
-        "{}: recovered up to record {head}; {owed} was promised ({})",
+        head >= owed || site.is_hurt(),
+        "{}: recovered up to record {head}; {owed} was promised ({what})",
+        site.name
+    );
+    assert!(
+        head >= history.durable() || site.is_hurt(),
+        "{}: recovered up to record {head}; the disk holds {} for sure",
         site.name,
-        if history.power_was_lost {
-            "flushed"
-        } else {
-            "acknowledged"
-        }
+        history.durable()
     );
     assert!(
         head <= history.last(),
@@ -117,34 +181,21 @@ pub fn local_before_start(world: &World, site: &Site) {
         "{}: recovered to the middle of a chunk",
         site.name
     );
-    let expected = history.state_after(head);
-    drop(history);
-    let mut found = vec![0; expected.len()];
-    store.read(0, &mut found).expect("a healthy disk is read");
-    compare(&format!("{} after recovery", site.name), &found, &expected, head);
-    while store
-        .drain()
-        .expect("a recovered journal is brought into the image")
-    {}
-    let mut image = vec![0; expected.len()];
-    store
-        .image()
-        .read_at(&mut image, 0)
-        .expect("a healthy disk is read");
-    compare(
-        &format!("the mirror of {} after recovery", site.name),
-        &image,
-        &expected,
-        head,
-    );
-    world.stats.count("recoveries of volumes checked");
+}
+
+/// Brings a recovered journal into the image, to its end.
+fn image_in_the_end(store: &Store) -> Result<Vec<u8>, StorageError> {
+    while store.drain()? {}
+    let mut image = vec![0; usize::try_from(store.volume_bytes()).unwrap_or(0)];
+    store.image().read_at(&mut image, 0)?;
+    Ok(image)
 }
 
 /// The volume has come up.
 ///
 /// # Panics
-/// When it forgot to begin a new epoch.
-pub fn local_started(world: &World, site: &Site, store: &Store) {
+/// When it forgot to begin a new epoch, or is not at the record that a copy of its disks, read without faults, came to.
+pub fn local_started(world: &World, site: &Site, store: &Store, expected: Option<u64>) {
     let opened = store.opened();
     let head = opened.recovered.head;
     world.stats.trace(&site.name, || {
@@ -154,22 +205,49 @@ pub fn local_started(world: &World, site: &Site, store: &Store) {
         )
     });
     assert!(
+        expected.is_none_or(|expected| expected == head.record),
+        "{} came up at record {}, a copy of it at {expected:?}",
+        site.name,
+        head.record
+    );
+    assert!(
         opened.clean || opened.epoch > head.epoch,
         "{}: opened after an unclean end in epoch {}, its last chunk is of {}",
         site.name,
         opened.epoch,
         head.epoch
     );
-    let mut history = site.history.lock();
-    history.truncate(head.record, head.sequence);
-    history.power_was_lost = false;
+}
+
+/// What a replica came up with on a copy of its disks.
+#[derive(Debug)]
+pub struct Alone {
+    head: u64,
+    /// It is a state of the volume.
+    is_complete: bool,
+}
+
+/// The replica has come up.
+///
+/// # Panics
+/// When it is not at the record that a copy of its disks, read without faults, came to.
+pub fn remote_started(remote: &Remote, home: &Home, store: &Store, expected: &Alone) {
+    let head = store.opened().recovered.head.record;
+    assert_eq!(
+        head, expected.head,
+        "the replica of {} on {} came up at another record than a copy of it",
+        home.name, remote.name
+    );
+    if expected.is_complete {
+        home.reached.store(head, Ordering::Relaxed);
+    }
 }
 
 /// The replica as it would come up on these disks, its volume gone for ever.
 ///
 /// # Panics
 /// When it would not be a state of the volume that covers what it confirmed.
-pub fn remote_before_start(world: &World, remote: &Remote, home: &Home) -> Option<u64> {
+pub fn remote_before_start(world: &World, remote: &Remote, home: &Home) -> Option<Alone> {
     alone(world, remote, home, home.devices(copied))
 }
 
@@ -178,34 +256,36 @@ pub fn remote_before_start(world: &World, remote: &Remote, home: &Home) -> Optio
 /// # Panics
 /// As above.
 pub fn remote_now(world: &World, remote: &Remote, home: &Home) {
-    let mut random = Random::new(world.random.borrow_mut().next_u64());
-    let random = std::cell::RefCell::new(&mut random);
+    let random = RefCell::new(Random::new(world.random.borrow_mut().next_u64()));
     let devices = home.devices(|platter| SimDisk::quietly(&platter.fork(true, &mut random.borrow_mut())));
     alone(world, remote, home, devices);
 }
 
-fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::StoreDevices) -> Option<u64> {
+fn alone(world: &World, remote: &Remote, home: &Home, devices: StoreDevices) -> Option<Alone> {
     let hurt = home.hurt.load(Ordering::Relaxed);
     let name = format!("the replica of {} on {}", home.name, remote.name);
     let (store, head) = match recover(Ok(devices)) {
         Ok(recovered) => recovered,
         Err(error) => {
-            assert!(
-                hurt || home.faulty.load(Ordering::Relaxed),
-                "{name} cannot be recovered: {error}"
-            );
+            assert!(hurt, "{name} cannot be recovered: {error}");
             return None;
         }
     };
-    let site = world.sites().into_iter().find(|site| site.name == home.name)?;
+    let not_judged = Alone {
+        head,
+        is_complete: false,
+    };
+    let Some(site) = world.sites().into_iter().find(|site| site.name == home.name) else {
+        return Some(not_judged);
+    };
     let copy = store.superblock().copy;
     if hurt || copy == CopyState::Empty || world.is_another_branch(&site) {
-        return None;
+        return Some(not_judged);
     }
     if copy == CopyState::Copying {
         super::copies::goes_on_at_what_is_durable(&name, &store, &site.history.lock());
         world.stats.count("recoveries of copies checked");
-        return None;
+        return Some(not_judged);
     }
     let confirmed = site.confirmed.borrow().get(&remote.name).copied().unwrap_or(0);
     assert!(
@@ -229,16 +309,11 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::
     );
     let expected = history.state_after(head);
     drop(history);
-    while store
-        .drain()
-        .expect("a recovered journal is brought into the image")
-    {}
-    let mut image = vec![0; expected.len()];
-    store
-        .image()
-        .read_at(&mut image, 0)
-        .expect("a healthy disk is read");
+    let image = image_in_the_end(&store).expect("a recovered journal is brought into the image");
     compare(&format!("{name} after recovery"), &image, &expected, head);
     world.stats.count("recoveries of replicas checked");
-    Some(head)
+    Some(Alone {
+        head,
+        is_complete: true,
+    })
 }
