@@ -114,7 +114,7 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
         .await;
         let (mut counts, operations) = stats.totals();
         counts.insert("calls to disks interrupted", interrupted);
-        counts.insert("reads that hang", hung);
+        counts.insert("calls to disks that hang", hung);
         Outcome {
             counts,
             operations,
