@@ -1,6 +1,7 @@
 //! The local unit: volumes with their disks, hosts in front of them and a link to each remote behind them.
 
 use crate::checks;
+use crate::checks::tail::DurableTail;
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::host;
@@ -72,6 +73,8 @@ pub struct Site {
     pub refusals: RefCell<BTreeMap<String, String>>,
     /// Since when hosts wait for an answer.
     pub waiting: RefCell<BTreeMap<u64, Instant>>,
+    /// What its superblocks say durably of its tail.
+    tail: Arc<DurableTail>,
 }
 
 /// An old copy of a volume's disks.
@@ -135,6 +138,7 @@ impl Site {
             broken: RefCell::default(),
             refusals: RefCell::default(),
             waiting: RefCell::default(),
+            tail: Arc::default(),
             name,
         };
         let parameters = StoreParameters {
@@ -149,7 +153,8 @@ impl Site {
         };
         let disk = SimDisk::quietly(&site.journal);
         Store::format(&*disk, &parameters, world.local_clock.wall_us()).expect("a healthy disk is formatted");
-        site.journal.watch(JournalTap::new(&site.history, &world.stats));
+        site.journal
+            .watch(JournalTap::new(&site.history, &world.stats, &site.tail));
         site.image.watch(ImageTap::new(&site.history, false));
         Rc::new(site)
     }
@@ -191,6 +196,7 @@ impl Site {
             }
         }
         self.journal.restore(&backup.journal);
+        self.tail.forget();
         self.image.restore(&backup.image);
         for (name, map) in &backup.maps {
             self.map(name).restore(map);

@@ -2,6 +2,7 @@
 
 use crate::checks;
 use crate::checks::senders::{Sender, Senders};
+use crate::checks::tail::DurableTail;
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::local::Site;
@@ -44,6 +45,8 @@ pub struct Home {
     pub faulty: AtomicBool,
     /// The highest record it was seen to be complete with, after a recovery.
     pub reached: AtomicU64,
+    /// What its superblocks say durably of its tail.
+    pub tail: Arc<DurableTail>,
 }
 
 impl Home {
@@ -126,6 +129,7 @@ impl SimReplicas {
             went_back: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
             reached: AtomicU64::new(0),
+            tail: Arc::default(),
         });
         let parameters = StoreParameters {
             role: Role::Replica,
@@ -140,7 +144,7 @@ impl SimReplicas {
         let disk = SimDisk::open(&home.journal, &self.process);
         // Its files take their place whole: nothing is left of a making that was cut short.
         Store::format(&*disk, &parameters, self.clock.wall_us())?;
-        home.journal.watch(ReplicaTap::new(history));
+        home.journal.watch(ReplicaTap::new(history, &home.tail));
         home.image.watch(ImageTap::new(history, true));
         self.homes.lock().insert(home.name.clone(), home.clone());
         let replica = self.start(&home)?;

@@ -22,8 +22,10 @@ const TURN: u32 = 64;
 const MAX_DEPTH: u32 = 4;
 /// One in so many interruptions wakes everybody who rests.
 const NUDGE: u64 = 4;
-/// So many others may go while one read hangs.
-const HANG: u32 = 400;
+/// So many others may go while one call to a disk hangs.
+const HANG: u32 = 600;
+/// A sync hangs so many times as often as a read.
+const HANGING_SYNCS: u64 = 2;
 
 type Future0 = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -84,7 +86,7 @@ pub struct Schedule {
     /// How often, in a thousand, a call to a disk is interrupted.
     interrupt_permille: Cell<u64>,
     interrupts: Cell<u64>,
-    /// How often, in a thousand, a read hangs.
+    /// How often, in a thousand, a read hangs; a sync, of which there are fewer, hangs more often.
     hang_permille: u64,
     hangs: Cell<u64>,
     /// Those who rest, and how often they were woken before their time.
@@ -154,17 +156,17 @@ pub fn at_device() {
     }
 }
 
-/// A disk is going to be read: that may take so long that everything else is far ahead then.
-pub fn at_read() {
+/// A disk is going to be read or, as `is_sync` says, synced: that may take so long that everything else is far ahead then.
+pub fn at_slow_call(is_sync: bool) {
     let schedule = CURRENT.with(|current| current.borrow().clone());
     if let Some(schedule) = schedule {
-        schedule.hang();
+        schedule.hang(if is_sync { HANGING_SYNCS } else { 1 });
     }
 }
 
 impl Schedule {
     /// Makes a schedule the present thread's and runs `world` and everything it spawns until `world` ends.
-    /// A call to a disk is interrupted, and a read hangs, so often in a thousand. Gives also how often that was.
+    /// A call to a disk is interrupted, and a read hangs, so often in a thousand. Gives also how often calls were and did.
     pub async fn run<T>(
         seed: u64,
         (interrupt_permille, hang_permille): (u64, u64),
@@ -284,8 +286,8 @@ impl Schedule {
         ran
     }
 
-    fn hang(&self) {
-        if self.depth.get() > 0 || self.random.borrow_mut().below(1000) >= self.hang_permille {
+    fn hang(&self, often: u64) {
+        if self.depth.get() > 0 || self.random.borrow_mut().below(1000) >= self.hang_permille * often {
             return;
         }
         self.hangs.set(self.hangs.get() + 1);

@@ -15,17 +15,17 @@ use std::sync::Arc;
 pub struct JournalTap {
     history: Arc<Mutex<History>>,
     stats: Arc<Stats>,
-    tail: DurableTail,
+    tail: Arc<DurableTail>,
 }
 
 impl JournalTap {
     /// Feeds this history.
     #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, stats: &Arc<Stats>) -> Arc<Self> {
+    pub fn new(history: &Arc<Mutex<History>>, stats: &Arc<Stats>, tail: &Arc<DurableTail>) -> Arc<Self> {
         Arc::new(Self {
             history: history.clone(),
             stats: stats.clone(),
-            tail: DurableTail::default(),
+            tail: tail.clone(),
         })
     }
 }
@@ -128,17 +128,17 @@ pub struct ReplicaTap {
     history: Arc<Mutex<History>>,
     /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
     taken: Mutex<BTreeSet<(u64, u64, u32)>>,
-    tail: DurableTail,
+    tail: Arc<DurableTail>,
 }
 
 impl ReplicaTap {
     /// Checks against this history.
     #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>) -> Arc<Self> {
+    pub fn new(history: &Arc<Mutex<History>>, tail: &Arc<DurableTail>) -> Arc<Self> {
         Arc::new(Self {
             history: history.clone(),
             taken: Mutex::default(),
-            tail: DurableTail::default(),
+            tail: tail.clone(),
         })
     }
 }
