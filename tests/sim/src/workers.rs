@@ -52,8 +52,8 @@ impl Workers for SimWorkers {
     ) -> std::io::Result<Arc<Keeper>> {
         self.0.holds(&store);
         let (keeper, sync, image) = Keeper::apart(store.clone(), observer, sync_interval);
-        spawn(&self.0, SYNCING_FREE, keep_durable(store.clone(), sync));
-        spawn(&self.0, ALL_FREE, keep_image(store.clone(), image));
+        spawn(&self.0, SYNCING_FREE, keep_durable(sync));
+        spawn(&self.0, ALL_FREE, keep_image(image));
         if schedule::draw(2) == 0 {
             spawn(&self.0, DRAINING_FREE, drain_beside(store));
         }
@@ -81,25 +81,22 @@ fn slowness_us() -> u64 {
     [2_000, 2_000, LONGEST_PAUSE_US][usize::try_from(schedule::draw(3)).unwrap_or(0)]
 }
 
-async fn keep_durable(store: Arc<Store>, mut steps: SyncSteps) {
+/// Steps only when the real thread would: a thread that nobody tells of its work is a bug to be seen.
+async fn keep_durable(mut steps: SyncSteps) {
     let (mut longest_us, slowness_us) = (1_000, slowness_us());
     loop {
-        let points = store.points();
-        let busy = steps.is_urgent() || points.durable != points.journaled;
-        rest(&mut longest_us, busy.then_some(slowness_us)).await;
-        if steps.is_over() || !steps.step() {
+        rest(&mut longest_us, steps.has_work().then_some(slowness_us)).await;
+        if steps.is_over() || (steps.has_work() && !steps.step()) {
             return;
         }
     }
 }
 
-async fn keep_image(store: Arc<Store>, mut steps: ImageSteps) {
+async fn keep_image(mut steps: ImageSteps) {
     let (mut longest_us, slowness_us) = (1_000, slowness_us());
     loop {
-        let points = store.points();
-        let busy = steps.is_urgent() || points.applied != points.durable;
-        rest(&mut longest_us, busy.then_some(slowness_us)).await;
-        if steps.is_over() || !steps.step() {
+        rest(&mut longest_us, steps.has_work().then_some(slowness_us)).await;
+        if steps.is_over() || (steps.has_work() && !steps.step()) {
             return;
         }
     }
