@@ -3,12 +3,16 @@
 use crate::platter::{Fault, PAGE, Platter, SECTOR, index};
 use crate::process::Process;
 use crate::schedule;
+use crate::stats::happened;
 use farside_storage::{Device, Extent, Operation, StorageError};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Longest extent that is reported at once: a copy takes several steps, however small the volume.
 const EXTENT_BYTES: u64 = 12 << 10;
+
+/// Reads that memory cannot answer.
+const COLD_PERCENT: u64 = 30;
 
 /// One process's hold on a medium.
 #[derive(Debug)]
@@ -105,6 +109,15 @@ impl Device for SimDisk {
         }
         content.read(at, buffer);
         Ok(())
+    }
+
+    /// Now and then the bytes are not in memory.
+    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> Result<bool, StorageError> {
+        if !self.quiet && schedule::draw(100) < COLD_PERCENT {
+            happened("reads that have to wait for a disk");
+            return Ok(false);
+        }
+        self.read_at(buffer, offset).map(|()| true)
     }
 
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> Result<(), StorageError> {
