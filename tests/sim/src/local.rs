@@ -1,6 +1,7 @@
 //! The local unit: volumes with their disks, hosts in front of them and a link to each remote behind them.
 
 use crate::checks;
+use crate::checks::copies::Copies;
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::host;
@@ -47,6 +48,8 @@ pub struct Site {
     pub maps: RefCell<BTreeMap<String, Arc<Platter>>>,
     /// What really happened to it.
     pub history: Arc<Mutex<History>>,
+    /// What its superblocks and those of its replicas say of copies.
+    pub copies: Arc<Mutex<Copies>>,
     /// Remotes that are configured.
     pub remotes: RefCell<Vec<String>>,
     /// The highest record each remote was believed to hold.
@@ -120,6 +123,7 @@ impl Site {
             image: Platter::new(&format!("{name}/mirror"), volume_bytes, whole_pages),
             maps: RefCell::default(),
             history: Arc::new(Mutex::new(History::new(volume_bytes))),
+            copies: Copies::new(),
             remotes: RefCell::default(),
             confirmed: RefCell::default(),
             hurt: Cell::new(false),
@@ -145,7 +149,8 @@ impl Site {
         };
         let disk = SimDisk::quietly(&site.journal);
         Store::format(&*disk, &parameters, world.local_clock.wall_us()).expect("a healthy disk is formatted");
-        site.journal.watch(JournalTap::new(&site.history, &world.stats));
+        site.journal
+            .watch(JournalTap::new(&site.history, &site.copies, &world.stats));
         site.image.watch(ImageTap::new(&site.history, false));
         Rc::new(site)
     }
@@ -197,6 +202,7 @@ impl Site {
         *self.history.lock() = history;
         self.confirmed.borrow_mut().clear();
         self.branched.set(true);
+        self.copies.lock().forgive();
     }
 
     /// Every disk of the volume.
@@ -257,6 +263,9 @@ fn open(
         return;
     }
     checks::recovery::local_before_start(world, site);
+    if let Ok(superblock) = load_superblock(&*SimDisk::quietly(&site.journal)) {
+        site.copies.lock().volume_starts(&superblock);
+    }
     let devices = site.devices(|platter| SimDisk::open(platter, process));
     let opened = devices.and_then(|devices| Store::open(devices, world.local_clock.clone()));
     if process.is_dead() {
@@ -343,6 +352,7 @@ async fn keep_link(
         let connected = world.remote(&name).and_then(|remote| {
             let (far, receiver) = remote.running()?;
             let (here, there) = world.net.connect(&process, &far)?;
+            site.copies.lock().connected(&name);
             spawn(&far, APPENDING_FREE, async move {
                 let error = receiver.serve(address, there.0, there.1).await;
                 drop(error);

@@ -1,6 +1,7 @@
 //! A remote unit: its replicas with their disks, and the receiver that feeds them.
 
 use crate::checks;
+use crate::checks::copies::Copies;
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::local::Site;
@@ -15,7 +16,9 @@ use farside_protocol::journal::Role;
 use farside_protocol::journal::limits::{MIN_SEGMENTS, RING_OFFSET};
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
 use farside_remote::{Receiver, ReceiverConfig, Replica, Replicas};
-use farside_storage::{Clock, StorageError, Store, StoreDevices, StoreFiles, StoreParameters};
+use farside_storage::{
+    Clock, StorageError, Store, StoreDevices, StoreFiles, StoreParameters, load_superblock,
+};
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -94,6 +97,7 @@ pub struct SimReplicas {
     number: u64,
     homes: Arc<Mutex<BTreeMap<String, Arc<Home>>>>,
     histories: BTreeMap<String, Arc<Mutex<History>>>,
+    copies: BTreeMap<String, Arc<Mutex<Copies>>>,
     journal_bytes: u64,
     open: Mutex<BTreeMap<String, Result<Arc<Replica>, String>>>,
 }
@@ -143,7 +147,10 @@ impl SimReplicas {
         let disk = SimDisk::open(&home.journal, &self.process);
         // Its files take their place whole: nothing is left of a making that was cut short.
         Store::format(&*disk, &parameters, self.clock.wall_us())?;
-        home.journal.watch(ReplicaTap::new(history));
+        let copies = &self.copies[&home.name];
+        copies.lock().is_due(self.process.name());
+        home.journal
+            .watch(ReplicaTap::new(&home, copies, self.process.name()));
         home.image.watch(ImageTap::new(history, true));
         self.homes.lock().insert(home.name.clone(), home.clone());
         let replica = self.start(&home)?;
@@ -152,6 +159,13 @@ impl SimReplicas {
     }
 
     fn start(&self, home: &Home) -> Result<Arc<Replica>, StorageError> {
+        if let Ok(superblock) = load_superblock(&*SimDisk::quietly(&home.journal)) {
+            let mut copies = self.copies[&home.name].lock();
+            copies.replica_starts(self.process.name(), &superblock);
+            if home.went_back.load(Ordering::Relaxed) {
+                copies.is_due(self.process.name());
+            }
+        }
         let devices = home.devices(|platter| SimDisk::open(platter, &self.process));
         let store = Store::open(devices, self.clock.clone())?;
         let files = StoreFiles {
@@ -226,12 +240,18 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
         .iter()
         .map(|site| (site.name.clone(), site.history.clone()))
         .collect();
+    let copies = world
+        .sites()
+        .iter()
+        .map(|site| (site.name.clone(), site.copies.clone()))
+        .collect();
     let replicas = Arc::new(SimReplicas {
         process: process.clone(),
         clock: remote.clock.clone(),
         number: remote.number * 1000 + remote.lives.get(),
         homes: remote.homes.clone(),
         histories,
+        copies,
         journal_bytes: (64 << 10) + world.random.borrow_mut().between(64 << 10, 384 << 10),
         open: Mutex::default(),
     });

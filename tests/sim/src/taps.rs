@@ -1,27 +1,32 @@
 //! Whoever watches the disks: a volume's journal tells its history, everything else is held against that.
 
+use crate::checks::copies::Copies;
 use crate::history::History;
 use crate::platter::{Platter, Tap};
+use crate::remote::Home;
 use crate::stats::Stats;
 use farside_protocol::journal::What;
 use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 /// Watches a volume's journal.
 #[derive(Debug)]
 pub struct JournalTap {
     history: Arc<Mutex<History>>,
+    copies: Arc<Mutex<Copies>>,
     stats: Arc<Stats>,
 }
 
 impl JournalTap {
     /// Feeds this history.
     #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, stats: &Arc<Stats>) -> Arc<Self> {
+    pub fn new(history: &Arc<Mutex<History>>, copies: &Arc<Mutex<Copies>>, stats: &Arc<Stats>) -> Arc<Self> {
         Arc::new(Self {
             history: history.clone(),
+            copies: copies.clone(),
             stats: stats.clone(),
         })
     }
@@ -40,6 +45,10 @@ pub fn chunk_in(offset: u64, bytes: &[u8]) -> Option<(What<'_>, &[u8])> {
 
 impl Tap for JournalTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
+        if self.history.lock().damaged {
+            self.copies.lock().forgive();
+        }
+        self.copies.lock().volume_wrote(offset, bytes);
         if let Some((what, data)) = chunk_in(offset, bytes) {
             self.stats.trace("history", || {
                 let (header, last) = (&what.header, what.last_record());
@@ -119,6 +128,9 @@ impl Tap for ImageTap {
 #[derive(Debug)]
 pub struct ReplicaTap {
     history: Arc<Mutex<History>>,
+    copies: Arc<Mutex<Copies>>,
+    home: Weak<Home>,
+    remote: String,
     /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
     taken: Mutex<BTreeSet<(u64, u64, u32)>>,
 }
@@ -126,9 +138,12 @@ pub struct ReplicaTap {
 impl ReplicaTap {
     /// Checks against this history.
     #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>) -> Arc<Self> {
+    pub fn new(home: &Arc<Home>, copies: &Arc<Mutex<Copies>>, remote: &str) -> Arc<Self> {
         Arc::new(Self {
-            history: history.clone(),
+            history: home.history.clone(),
+            copies: copies.clone(),
+            home: Arc::downgrade(home),
+            remote: remote.to_owned(),
             taken: Mutex::default(),
         })
     }
@@ -136,6 +151,11 @@ impl ReplicaTap {
 
 impl Tap for ReplicaTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
+        let hurt = |home: Arc<Home>| home.hurt.load(Ordering::Relaxed);
+        if self.home.upgrade().is_none_or(hurt) {
+            self.copies.lock().is_due(&self.remote);
+        }
+        self.copies.lock().replica_wrote(&self.remote, offset, bytes);
         if let Some((what, data)) = chunk_in(offset, bytes) {
             // One it took before may have been damaged in its own journal, and is written anew as it lies there.
             let key = (what.header.epoch, what.header.sequence, what.checksum);
@@ -147,5 +167,8 @@ impl Tap for ReplicaTap {
     }
 
     fn zeroed(&self, _: u64, _: u64) {}
-    fn synced(&self, _: &Platter) {}
+
+    fn synced(&self, _: &Platter) {
+        self.copies.lock().replica_synced(&self.remote);
+    }
 }
