@@ -1,7 +1,7 @@
 //! The local unit: volumes with their disks, hosts in front of them and a link to each remote behind them.
 
 use crate::checks;
-use crate::checks::copies::Copies;
+use crate::checks::full_copies::Copies;
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::host;

@@ -1,7 +1,7 @@
 //! A remote unit: its replicas with their disks, and the receiver that feeds them.
 
 use crate::checks;
-use crate::checks::copies::Copies;
+use crate::checks::full_copies::Copies;
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::local::Site;

@@ -1,6 +1,6 @@
 //! Whoever watches the disks: a volume's journal tells its history, everything else is held against that.
 
-use crate::checks::copies::Copies;
+use crate::checks::full_copies::Copies;
 use crate::history::History;
 use crate::platter::{Platter, Tap};
 use crate::remote::Home;

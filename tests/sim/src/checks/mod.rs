@@ -9,4 +9,4 @@ pub mod recovery;
 pub mod waiting;
 pub mod bounds;
 pub mod catching_up;
-pub mod copies;
+pub mod full_copies;
