@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Longest extent that is reported at once: a copy takes several steps, however small the volume.
-const EXTENT_BYTES: u64 = 12 << 10;
+const EXTENT_BYTES: u64 = 4 << 10;
 
 /// Reads that memory cannot answer.
 const COLD_PERCENT: u64 = 30;
@@ -101,6 +101,9 @@ impl Device for SimDisk {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StorageError> {
+        if !self.quiet {
+            schedule::at_slow_call(false);
+        }
         let life = self.enter(Operation::Read, offset)?;
         let at = self.check_range(Operation::Read, offset, buffer.len())?;
         let mut content = self.platter.content.lock();
@@ -173,6 +176,9 @@ impl Device for SimDisk {
     fn sync(&self) -> Result<(), StorageError> {
         // What is written while a sync is under way may be durable after it, but nobody may rely on that.
         let begun = self.platter.content.lock().version;
+        if !self.quiet {
+            schedule::at_slow_call(true);
+        }
         let life = self.enter(Operation::Sync, 0)?;
         let mut content = self.platter.content.lock();
         let fails = content.fault(&[Fault::Sync]).is_some();

@@ -14,6 +14,7 @@ pub mod host;
 pub mod nbd_host;
 pub mod local;
 mod misfortunes;
+mod lane;
 pub mod net;
 pub mod process;
 pub mod remote;

@@ -149,8 +149,7 @@ impl Site {
         };
         let disk = SimDisk::quietly(&site.journal);
         Store::format(&*disk, &parameters, world.local_clock.wall_us()).expect("a healthy disk is formatted");
-        site.journal
-            .watch(JournalTap::new(&site.history, &site.copies, &world.stats));
+        site.journal.watch(JournalTap::new(&site, &world.stats));
         site.image.watch(ImageTap::new(&site.history, false));
         Rc::new(site)
     }
@@ -292,7 +291,7 @@ fn open(
             return;
         }
     }
-    let workers = Arc::new(SimWorkers(process.clone()));
+    let workers = Arc::new(SimWorkers::new(process));
     let volume = Volume::start(store, workers).expect("simulated threads start");
     *site.volume.borrow_mut() = Some(volume.clone());
     for remote in site.remotes.borrow().iter() {
@@ -353,13 +352,15 @@ async fn keep_link(
             let (far, receiver) = remote.running()?;
             let (here, there) = world.net.connect(&process, &far)?;
             site.copies.lock().connected(&name);
+            let (line, at) = (here.0.line(), (world.clone(), site.clone(), name.clone()));
             spawn(&far, APPENDING_FREE, async move {
+                let line = there.0.line();
                 let error = receiver.serve(address, there.0, there.1).await;
-                drop(error);
+                checks::links::served((&at.0, &at.1, &at.2), &line, &error);
             });
-            Some(here)
+            Some((here, line))
         });
-        if let Some(here) = connected {
+        if let Some((here, line)) = connected {
             let (reason, gain) = run_session(&setup, here, told.clone()).await;
             if process.is_dead() {
                 return;
@@ -372,6 +373,7 @@ async fn keep_link(
                 .borrow_mut()
                 .insert(name.clone(), reason.to_string());
             checks::links::ended(&world, &site, &name, &reason);
+            checks::links::understood((&world, &site, &name), &line, &reason);
             if matches!(reason, CloseReason::Stopped) {
                 return;
             }

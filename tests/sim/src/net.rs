@@ -1,27 +1,22 @@
 //! Connections between processes: bytes arrive late, in pieces, or never; they are cut, corrupted and doubled; a
 //! machine that loses power leaves its peer with a connection that is half open.
 
+use crate::lane::Lane;
 use crate::process::Process;
 use crate::schedule;
 use crate::stats::Stats;
-use farside_protocol::link::limits::HEADER_BYTES;
-use farside_protocol::link::{FrameHeader, FrameKind};
 use farside_tests::random::Random;
 use parking_lot::Mutex;
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 /// Bytes on their way in one direction, at most.
 const CAPACITY: usize = 256 << 10;
-
-/// Chunks that may be repeated: the last ones.
-const REPEATED_CHUNKS: usize = 4;
 
 /// What the network does to everybody.
 #[derive(Debug, Clone, Copy)]
@@ -34,86 +29,6 @@ pub struct Weather {
     pub jitter_us: u64,
     /// Of so many pieces in a thousand a byte changes.
     pub noise_permille: u64,
-}
-
-#[derive(Debug, Default)]
-struct Lane {
-    pieces: VecDeque<(Instant, Vec<u8>)>,
-    bytes: usize,
-    /// Everything that is written vanishes.
-    swallows: bool,
-    /// The writer closed it.
-    ended: bool,
-    /// It breaks off once what is on its way has arrived.
-    breaks_off: bool,
-    /// Neither end can use it any more.
-    reset: bool,
-    corrupt_next: bool,
-    double_next: bool,
-    drop_next: bool,
-    repeat_next: bool,
-    miss_next: bool,
-    /// Bytes still to come of a chunk that gets lost.
-    missing: usize,
-    /// A chunk got lost. No real connection loses bytes and lives: in the end it breaks.
-    missed: bool,
-    /// The frame of the link that is being written, and the last ones that carried a chunk.
-    frame: Vec<u8>,
-    chunks: VecDeque<Vec<u8>>,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-}
-
-/// Bytes of the frame whose header stands here, if it carries a chunk.
-fn chunk_bytes(bytes: &[u8]) -> Option<usize> {
-    let header = FrameHeader::decode(bytes.first_chunk()?).ok()?;
-    let length = HEADER_BYTES + header.head_bytes + header.body_bytes as usize;
-    (header.kind == FrameKind::Chunk).then_some(length)
-}
-
-impl Lane {
-    /// How many of these bytes get lost, because they belong to a chunk that does.
-    fn lost_of(&mut self, bytes: &[u8]) -> usize {
-        if self.miss_next
-            && self.frame.is_empty()
-            && let Some(length) = chunk_bytes(bytes)
-        {
-            (self.miss_next, self.missing) = (false, length);
-        }
-        let lost = self.missing.min(bytes.len());
-        self.missing -= lost;
-        self.missed |= lost > 0;
-        lost
-    }
-
-    /// Takes note of bytes written; at the end of a frame, the chunk that is to be repeated.
-    fn follow(&mut self, bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
-        self.frame.extend_from_slice(bytes);
-        while let Some(Ok(header)) = self.frame.first_chunk().map(FrameHeader::decode) {
-            let length = HEADER_BYTES + header.head_bytes + header.body_bytes as usize;
-            if self.frame.len() < length {
-                return None;
-            }
-            let frame: Vec<u8> = self.frame.drain(..length).collect();
-            if header.kind == FrameKind::Chunk {
-                self.chunks.truncate(REPEATED_CHUNKS - 1);
-                self.chunks.push_front(frame);
-            }
-        }
-        let at = usize::try_from(random.below(REPEATED_CHUNKS as u64)).unwrap_or(0);
-        let chunk = self
-            .chunks
-            .get(at)
-            .filter(|_| self.repeat_next && self.frame.is_empty());
-        self.repeat_next &= chunk.is_none();
-        chunk.cloned()
-    }
-
-    fn wake(&mut self) {
-        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
-            waker.wake();
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -148,6 +63,18 @@ pub struct ReadEnd {
 impl std::fmt::Debug for ReadEnd {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "ReadEnd {{ lane: {} }}", self.lane)
+    }
+}
+
+/// What became of what was written into a connection, whoever still holds it.
+#[derive(Debug, Clone)]
+pub struct Line(Arc<Wire>);
+
+impl Line {
+    /// Whether each end read what the other wrote, as far as it arrived.
+    #[must_use]
+    pub fn is_faithful(&self) -> bool {
+        !self.0.lanes.iter().any(|lane| lane.lock().altered)
     }
 }
 
@@ -354,6 +281,14 @@ impl Wire {
     }
 }
 
+impl ReadEnd {
+    /// The connection it is of.
+    #[must_use]
+    pub fn line(&self) -> Line {
+        Line(self.wire.clone())
+    }
+}
+
 impl AsyncRead for ReadEnd {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -434,6 +369,7 @@ impl AsyncWrite for WriteEnd {
         }
         let lost = lane.lost_of(&bytes[..count]);
         let repeated = lane.follow(&bytes[..count], &mut shared.random);
+        lane.altered |= lost > 0 || repeated.is_some() || lane.double_next || lane.drop_next;
         let mut piece = bytes[lost..count].to_vec();
         if std::mem::take(&mut lane.drop_next) {
             let part = usize::try_from(shared.random.below(count as u64)).unwrap_or(0);
@@ -443,6 +379,7 @@ impl AsyncWrite for WriteEnd {
         let noisy = weather.noise_permille > 0 && shared.random.below(1000) < weather.noise_permille;
         if std::mem::take(&mut lane.corrupt_next) || noisy {
             let at = usize::try_from(shared.random.below(piece.len() as u64)).unwrap_or(0);
+            lane.altered = true;
             if let Some(byte) = piece.get_mut(at) {
                 *byte ^= 1 << shared.random.below(8);
             }

@@ -61,6 +61,8 @@ pub(crate) struct Content {
     faults: Vec<(u64, Fault)>,
     /// Rises with every change.
     pub(crate) version: u64,
+    /// A bit of it was flipped.
+    was_damaged: bool,
 }
 
 /// The medium itself.
@@ -282,8 +284,7 @@ impl Platter {
                 pages: content.pages.clone(),
                 unsynced: content.unsynced.clone(),
                 given_up: content.given_up.clone(),
-                faults: Vec::new(),
-                version: 0,
+                ..Content::default()
             }),
             tap: Mutex::default(),
             whole_pages: self.whole_pages,
@@ -316,7 +317,14 @@ impl Platter {
             return false;
         }
         page[at % PAGE] ^= 1 << random.below(8);
+        content.was_damaged = true;
         true
+    }
+
+    /// Whether a bit of it was ever flipped.
+    #[must_use]
+    pub fn was_damaged(&self) -> bool {
+        self.content.lock().was_damaged
     }
 
     /// A number that rises with every change.

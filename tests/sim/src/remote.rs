@@ -2,6 +2,7 @@
 
 use crate::checks;
 use crate::checks::full_copies::Copies;
+use crate::checks::senders::{Sender, Senders};
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::local::Site;
@@ -100,21 +101,17 @@ pub struct SimReplicas {
     copies: BTreeMap<String, Arc<Mutex<Copies>>>,
     journal_bytes: u64,
     open: Mutex<BTreeMap<String, Result<Arc<Replica>, String>>>,
+    senders: Senders,
 }
 
 impl Replicas for SimReplicas {
-    type Sink = Replica;
+    type Sink = Sender;
 
-    async fn open_or_create(&self, hello: &Hello) -> Result<Arc<Replica>, Refusal> {
+    async fn open_or_create(&self, hello: &Hello) -> Result<Arc<Sender>, Refusal> {
         let known = self.open.lock().get(&hello.volume_name).cloned();
-        match known {
-            Some(Ok(replica)) => Ok(replica),
-            Some(Err(problem)) => Err(Refusal::new(RefuseCode::Degraded, 0, &problem)),
-            None => {
-                let made = self.make(hello);
-                made.map_err(|error| Refusal::new(RefuseCode::Degraded, 0, &error.to_string()))
-            }
-        }
+        let replica = known.unwrap_or_else(|| self.make(hello).map_err(|error| error.to_string()));
+        let replica = replica.map_err(|problem| Refusal::new(RefuseCode::Degraded, 0, &problem))?;
+        Ok(self.senders.admit(&hello.volume_name, replica))
     }
 }
 
@@ -173,7 +170,7 @@ impl SimReplicas {
             image: home.image.name().into(),
             maps: home.name.as_str().into(),
         };
-        let workers = Arc::new(SimWorkers(self.process.clone()));
+        let workers = Arc::new(SimWorkers::new(&self.process));
         Ok(Replica::start(store, files, workers).expect("simulated threads start"))
     }
 }
@@ -254,6 +251,7 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
         copies,
         journal_bytes: (64 << 10) + world.random.borrow_mut().between(64 << 10, 384 << 10),
         open: Mutex::default(),
+        senders: Senders::default(),
     });
     let config = ReceiverConfig {
         unit: remote.uuid,

@@ -22,6 +22,10 @@ const TURN: u32 = 64;
 const MAX_DEPTH: u32 = 4;
 /// One in so many interruptions wakes everybody who rests.
 const NUDGE: u64 = 4;
+/// So many others may go while one call to a disk hangs.
+const HANG: u32 = 400;
+/// A sync hangs so many times as often as a read.
+const HANGING_SYNCS: u64 = 6;
 
 type Future0 = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -82,6 +86,9 @@ pub struct Schedule {
     /// How often, in a thousand, a call to a disk is interrupted.
     interrupt_permille: Cell<u64>,
     interrupts: Cell<u64>,
+    /// How often, in a thousand, a read hangs; a sync, of which there are fewer, hangs more often.
+    hang_permille: u64,
+    hangs: Cell<u64>,
     /// Those who rest, and how often they were woken before their time.
     resting: RefCell<Vec<Waker>>,
     nudges: Cell<u64>,
@@ -149,9 +156,22 @@ pub fn at_device() {
     }
 }
 
+/// A disk is going to be read or, as `is_sync` says, synced: that may take so long that everything else is far ahead then.
+pub fn at_slow_call(is_sync: bool) {
+    let schedule = CURRENT.with(|current| current.borrow().clone());
+    if let Some(schedule) = schedule {
+        schedule.hang(if is_sync { HANGING_SYNCS } else { 1 });
+    }
+}
+
 impl Schedule {
     /// Makes a schedule the present thread's and runs `world` and everything it spawns until `world` ends.
-    pub async fn run<T>(seed: u64, interrupt_permille: u64, world: impl Future<Output = T>) -> (T, u64) {
+    /// A call to a disk is interrupted, and a read hangs, so often in a thousand. Gives also how often calls were and did.
+    pub async fn run<T>(
+        seed: u64,
+        (interrupt_permille, hang_permille): (u64, u64),
+        world: impl Future<Output = T>,
+    ) -> (T, (u64, u64)) {
         let schedule = Rc::new(Self {
             tasks: RefCell::default(),
             random: RefCell::new(Random::new(seed ^ 0x5c4e_d01e)),
@@ -160,6 +180,8 @@ impl Schedule {
             polled: RefCell::default(),
             interrupt_permille: Cell::new(interrupt_permille),
             interrupts: Cell::new(0),
+            hang_permille,
+            hangs: Cell::new(0),
             resting: RefCell::default(),
             nudges: Cell::new(0),
         });
@@ -176,7 +198,7 @@ impl Schedule {
         let result = tokio::task::unconstrained(result).await;
         schedule.clear();
         drop(cleared);
-        (result, schedule.interrupts.get())
+        (result, (schedule.interrupts.get(), schedule.hangs.get()))
     }
 
     /// Runs ready tasks until none is left, or for long enough that timers have to be looked at.
@@ -239,17 +261,40 @@ impl Schedule {
         }
         while self.random.borrow_mut().below(1000) < self.interrupt_permille.get() {
             if self.random.borrow_mut().below(NUDGE) == 0 {
-                self.nudges.set(self.nudges.get() + 1);
-                let resting = self.resting.take();
-                resting.into_iter().for_each(Waker::wake);
+                self.nudge();
             }
-            self.depth.set(depth + 1);
-            let ran = self.poll_one(|task| self.may_interrupt(task));
-            self.depth.set(depth);
-            if !ran {
+            if !self.run_another() {
                 return;
             }
             self.interrupts.set(self.interrupts.get() + 1);
+        }
+    }
+
+    /// Wakes everybody who rests.
+    fn nudge(&self) {
+        self.nudges.set(self.nudges.get() + 1);
+        let resting = self.resting.take();
+        resting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Runs one task in the middle of a call; false if there is none that may.
+    fn run_another(&self) -> bool {
+        let depth = self.depth.get();
+        self.depth.set(depth + 1);
+        let ran = self.poll_one(|task| self.may_interrupt(task));
+        self.depth.set(depth);
+        ran
+    }
+
+    fn hang(&self, often: u64) {
+        if self.depth.get() > 0 || self.random.borrow_mut().below(1000) >= self.hang_permille * often {
+            return;
+        }
+        self.hangs.set(self.hangs.get() + 1);
+        for _ in 0..HANG {
+            if !self.run_another() {
+                self.nudge();
+            }
         }
     }
 

@@ -1,7 +1,9 @@
 //! Whoever watches the disks: a volume's journal tells its history, everything else is held against that.
 
 use crate::checks::full_copies::Copies;
+use crate::checks::tail::DurableTail;
 use crate::history::History;
+use crate::local::Site;
 use crate::platter::{Platter, Tap};
 use crate::remote::Home;
 use crate::stats::Stats;
@@ -9,7 +11,6 @@ use farside_protocol::journal::What;
 use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// Watches a volume's journal.
@@ -17,17 +18,21 @@ use std::sync::{Arc, Weak};
 pub struct JournalTap {
     history: Arc<Mutex<History>>,
     copies: Arc<Mutex<Copies>>,
+    platter: Weak<Platter>,
     stats: Arc<Stats>,
+    tail: DurableTail,
 }
 
 impl JournalTap {
-    /// Feeds this history.
+    /// Feeds the history of this volume.
     #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, copies: &Arc<Mutex<Copies>>, stats: &Arc<Stats>) -> Arc<Self> {
+    pub fn new(site: &Site, stats: &Arc<Stats>) -> Arc<Self> {
         Arc::new(Self {
-            history: history.clone(),
-            copies: copies.clone(),
+            history: site.history.clone(),
+            copies: site.copies.clone(),
+            platter: Arc::downgrade(&site.journal),
             stats: stats.clone(),
+            tail: DurableTail::default(),
         })
     }
 }
@@ -45,11 +50,14 @@ pub fn chunk_in(offset: u64, bytes: &[u8]) -> Option<(What<'_>, &[u8])> {
 
 impl Tap for JournalTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
-        if self.history.lock().damaged {
+        if self.platter.upgrade().is_none_or(|platter| platter.was_damaged()) {
             self.copies.lock().forgive();
         }
         self.copies.lock().volume_wrote(offset, bytes);
-        if let Some((what, data)) = chunk_in(offset, bytes) {
+        let chunk = chunk_in(offset, bytes);
+        self.tail
+            .wrote(offset, bytes, chunk.as_ref().map(|(what, _)| what));
+        if let Some((what, data)) = chunk {
             self.stats.trace("history", || {
                 let (header, last) = (&what.header, what.last_record());
                 let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);
@@ -62,6 +70,7 @@ impl Tap for JournalTap {
     fn zeroed(&self, _: u64, _: u64) {}
 
     fn synced(&self, platter: &Platter) {
+        self.tail.synced(platter);
         let mut history = self.history.lock();
         history.synced(|range| platter.is_durable(range));
         let durable = history.durable();
@@ -129,10 +138,11 @@ impl Tap for ImageTap {
 pub struct ReplicaTap {
     history: Arc<Mutex<History>>,
     copies: Arc<Mutex<Copies>>,
-    home: Weak<Home>,
+    platter: Weak<Platter>,
     remote: String,
     /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
     taken: Mutex<BTreeSet<(u64, u64, u32)>>,
+    tail: DurableTail,
 }
 
 impl ReplicaTap {
@@ -142,21 +152,24 @@ impl ReplicaTap {
         Arc::new(Self {
             history: home.history.clone(),
             copies: copies.clone(),
-            home: Arc::downgrade(home),
+            platter: Arc::downgrade(&home.journal),
             remote: remote.to_owned(),
             taken: Mutex::default(),
+            tail: DurableTail::default(),
         })
     }
 }
 
 impl Tap for ReplicaTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
-        let hurt = |home: Arc<Home>| home.hurt.load(Ordering::Relaxed);
-        if self.home.upgrade().is_none_or(hurt) {
+        if self.platter.upgrade().is_none_or(|platter| platter.was_damaged()) {
             self.copies.lock().is_due(&self.remote);
         }
         self.copies.lock().replica_wrote(&self.remote, offset, bytes);
-        if let Some((what, data)) = chunk_in(offset, bytes) {
+        let chunk = chunk_in(offset, bytes);
+        self.tail
+            .wrote(offset, bytes, chunk.as_ref().map(|(what, _)| what));
+        if let Some((what, data)) = chunk {
             // One it took before may have been damaged in its own journal, and is written anew as it lies there.
             let key = (what.header.epoch, what.header.sequence, what.checksum);
             if self.taken.lock().insert(key) {
@@ -168,7 +181,8 @@ impl Tap for ReplicaTap {
 
     fn zeroed(&self, _: u64, _: u64) {}
 
-    fn synced(&self, _: &Platter) {
+    fn synced(&self, platter: &Platter) {
         self.copies.lock().replica_synced(&self.remote);
+        self.tail.synced(platter);
     }
 }

@@ -39,9 +39,32 @@ const DRAINING_FREE: Needs = Needs::Free(UnderWay {
 /// Longest pause of a thread that finds nothing to do, in microseconds.
 const LONGEST_PAUSE_US: u64 = 64_000;
 
+/// Longest pauses, in microseconds, of the threads that do what may wait for a disk: some come late all their life, so
+/// that copies are seen in the middle.
+const ELSEWHERE_US: [u64; 3] = [500, 500, 150_000];
+
 /// The threads of one process.
 #[derive(Debug)]
-pub struct SimWorkers(pub Arc<Process>);
+pub struct SimWorkers {
+    process: Arc<Process>,
+    elsewhere_us: u64,
+}
+
+impl SimWorkers {
+    /// The threads of this process for one of its stores.
+    #[must_use]
+    pub fn new(process: &Arc<Process>) -> Self {
+        Self {
+            process: process.clone(),
+            elsewhere_us: one_of(&ELSEWHERE_US),
+        }
+    }
+}
+
+fn one_of(pauses_us: &[u64]) -> u64 {
+    let at = schedule::draw(pauses_us.len() as u64);
+    pauses_us[usize::try_from(at).unwrap_or(0)]
+}
 
 impl Workers for SimWorkers {
     fn keep(
@@ -50,19 +73,19 @@ impl Workers for SimWorkers {
         observer: Arc<dyn StoreObserver>,
         sync_interval: Duration,
     ) -> std::io::Result<Arc<Keeper>> {
-        self.0.holds(&store);
+        self.process.holds(&store);
         let (keeper, sync, image) = Keeper::apart(store.clone(), observer, sync_interval);
-        spawn(&self.0, SYNCING_FREE, keep_durable(sync));
-        spawn(&self.0, ALL_FREE, keep_image(image));
+        spawn(&self.process, SYNCING_FREE, keep_durable(sync));
+        spawn(&self.process, ALL_FREE, keep_image(image));
         if schedule::draw(2) == 0 {
-            spawn(&self.0, DRAINING_FREE, drain_beside(store));
+            spawn(&self.process, DRAINING_FREE, drain_beside(store));
         }
         Ok(Arc::new(keeper))
     }
 
     fn run(&self, work: Work) {
-        let pause = schedule::draw(500);
-        spawn(&self.0, ALL_FREE, async move {
+        let pause = schedule::draw(self.elsewhere_us);
+        spawn(&self.process, ALL_FREE, async move {
             schedule::rest(Duration::from_micros(pause)).await;
             work();
         });
@@ -78,7 +101,7 @@ async fn rest(longest_us: &mut u64, busy_us: Option<u64>) {
 
 /// Longest pause of a thread that has something to do: some come late all their life.
 fn slowness_us() -> u64 {
-    [2_000, 2_000, LONGEST_PAUSE_US][usize::try_from(schedule::draw(3)).unwrap_or(0)]
+    one_of(&[2_000, 2_000, LONGEST_PAUSE_US])
 }
 
 /// Steps only when the real thread would: a thread that nobody tells of its work is a bug to be seen.

@@ -104,15 +104,17 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
     runtime.block_on(async {
         let mut random = Random::new(seed);
         let interrupts = *random.pick(&[0, 20, 100, 300]);
+        let hangs = *random.pick(&[0, 0, 0, 5]);
         let stats = Arc::new(Stats::new(traced));
         let begun = Instant::now();
-        let ((), interrupted) = Schedule::run(seed, interrupts, async {
+        let ((), (interrupted, hung)) = Schedule::run(seed, (interrupts, hangs), async {
             let world = World::make(seed, &mut random, stats.clone());
             world.live().await;
         })
         .await;
         let (mut counts, operations) = stats.totals();
         counts.insert("calls to disks interrupted", interrupted);
+        counts.insert("calls to disks that hang", hung);
         Outcome {
             counts,
             operations,

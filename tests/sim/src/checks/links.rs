@@ -1,11 +1,67 @@
-//! Links end for reasons that pass: nothing but a copy from another branch of history may stop one for good.
+//! Links end for reasons that pass: nothing but a copy from another branch of history may stop one for good. And the two
+//! ends find fault with each other only when the network changed what they said: a link that comes back by itself after
+//! that would hide that one of them does not go by the books.
 
 use crate::local::Site;
+use crate::net::Line;
 use crate::world::World;
 use farside::link::CloseReason;
 use farside_protocol::journal::ConsumerState;
-use farside_protocol::link::RefuseCode;
+use farside_protocol::link::{Refusal, RefuseCode};
+use farside_remote::SessionError;
 use std::sync::atomic::Ordering;
+
+/// What the sender of a session says of its end, to whoever made the connection.
+///
+/// # Panics
+/// When it found fault with a remote whose words arrived as they were said.
+pub fn understood(link: (&World, &Site, &str), line: &Line, reason: &CloseReason) {
+    let found_fault = match reason {
+        CloseReason::Protocol(_) | CloseReason::Frame(_) => true,
+        CloseReason::Refused(refusal) => is_fault(refusal),
+        _ => false,
+    };
+    check_understood(link, line, found_fault, reason);
+}
+
+/// What the receiver of a session says of its end.
+///
+/// # Panics
+/// When it found fault with a sender whose words arrived as they were said.
+pub fn served(link: (&World, &Site, &str), line: &Line, error: &SessionError) {
+    let found_fault = match error {
+        SessionError::Frame(_) => true,
+        SessionError::Refused(refusal) | SessionError::RefusedByPeer(refusal) => is_fault(refusal),
+        _ => false,
+    };
+    check_understood(link, line, found_fault, error);
+}
+
+fn is_fault(refusal: &Refusal) -> bool {
+    use RefuseCode::{Damaged, Gap, Protocol};
+    matches!(refusal.code, Damaged | Gap | Protocol)
+}
+
+fn check_understood(
+    (world, site, remote): (&World, &Site, &str),
+    line: &Line,
+    found_fault: bool,
+    why: &dyn std::fmt::Display,
+) {
+    assert!(
+        !found_fault || !line.is_faithful() || is_excused(world, site, remote),
+        "{}: on a connection that carried everything as it was sent the link to {remote} ended: {why}",
+        site.name
+    );
+}
+
+/// Whether its disks give a link reason to end.
+fn is_excused(world: &World, site: &Site, remote: &str) -> bool {
+    let home = world.remote(remote).and_then(|remote| remote.home(&site.name));
+    let hurt =
+        home.is_some_and(|home| home.hurt.load(Ordering::Relaxed) || home.faulty.load(Ordering::Relaxed));
+    site.hurt.get() || site.faulty.get() || hurt || world.is_another_branch(site)
+}
 
 /// A session ended.
 ///
@@ -15,12 +71,8 @@ pub fn ended(world: &World, site: &Site, remote: &str, reason: &CloseReason) {
     if !reason.is_lasting() || is_for_a_while(reason) {
         return;
     }
-    let home = world.remote(remote).and_then(|remote| remote.home(&site.name));
-    let hurt =
-        home.is_some_and(|home| home.hurt.load(Ordering::Relaxed) || home.faulty.load(Ordering::Relaxed));
-    let excused = site.hurt.get() || site.faulty.get() || hurt || world.is_another_branch(site);
     assert!(
-        excused,
+        is_excused(world, site, remote),
         "{}: the link to {remote} was refused for good: {reason}",
         site.name
     );

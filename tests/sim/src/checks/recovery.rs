@@ -198,7 +198,13 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: farside_storage::
         }
     };
     let site = world.sites().into_iter().find(|site| site.name == home.name)?;
-    if hurt || store.superblock().copy != CopyState::Complete || world.is_another_branch(&site) {
+    let copy = store.superblock().copy;
+    if hurt || copy == CopyState::Empty || world.is_another_branch(&site) {
+        return None;
+    }
+    if copy == CopyState::Copying {
+        super::copies::goes_on_at_what_is_durable(&name, &store, &site.history.lock());
+        world.stats.count("recoveries of copies checked");
         return None;
     }
     let confirmed = site.confirmed.borrow().get(&remote.name).copied().unwrap_or(0);
