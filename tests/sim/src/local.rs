@@ -158,7 +158,11 @@ impl Site {
         let mut maps = self.maps.borrow_mut();
         let map = maps.entry(remote.to_owned()).or_insert_with(|| {
             let bytes = BlockMap::file_bytes(&BlockMap::header_for(self.uuid, self.volume_bytes));
-            Platter::new(&format!("{}/{remote}.map", self.name), bytes, false)
+            Platter::new(
+                &format!("{}/{remote}.map", self.name),
+                bytes,
+                self.journal.has_whole_pages(),
+            )
         });
         map.clone()
     }

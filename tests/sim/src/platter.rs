@@ -2,8 +2,9 @@
 //! version of any unsynced sector.
 //!
 //! A sync that fails forgets which sectors it should have written, as operating systems do: a later one that
-//! succeeds does not bring them back.
+//! succeeds does not bring them back. Which of them it wrote before it failed, nobody knows.
 
+use crate::stats::happened;
 use farside_tests::random::Random;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -39,6 +40,71 @@ pub enum Fault {
     Sync,
 }
 
+impl Fault {
+    /// What it is counted as when a call meets it.
+    fn met(self) -> &'static str {
+        match self {
+            Self::Read => "reads that failed",
+            Self::Write => "writes that failed",
+            Self::NoSpace => "writes without space",
+            Self::Sync => "syncs that failed",
+        }
+    }
+}
+
+/// One in so many faults stays until the disk is healed.
+const LASTING: u64 = 4;
+
+/// A fault that is going to be met.
+#[derive(Debug)]
+struct Planned {
+    /// Calls of its kind that still succeed.
+    calls: u64,
+    fault: Fault,
+    /// All further calls meet it, too.
+    lasts: bool,
+}
+
+/// What a failed sync did not write, and nobody ever will.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lost {
+    /// It wrote everything all the same.
+    Nothing,
+    /// It wrote nothing.
+    Everything,
+    /// It wrote some pages, others not.
+    Pages(u64),
+    /// It wrote some sectors, others not.
+    Sectors(u64),
+}
+
+impl Lost {
+    /// One of them, by two random numbers.
+    pub(crate) fn draw(which: u64, seed: u64) -> Self {
+        match which % 6 {
+            0 => Self::Nothing,
+            1 => Self::Everything,
+            2 | 3 => Self::Pages(seed),
+            _ => Self::Sectors(seed),
+        }
+    }
+
+    fn has(self, sector: usize, whole_pages: bool) -> bool {
+        let page = sector * SECTOR / PAGE;
+        match self {
+            Self::Nothing => false,
+            Self::Everything => true,
+            Self::Sectors(seed) if !whole_pages => coin(seed, sector),
+            Self::Pages(seed) | Self::Sectors(seed) => coin(seed, page),
+        }
+    }
+}
+
+/// The same for the same place.
+fn coin(seed: u64, place: usize) -> bool {
+    Random::new(seed ^ (place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)).chance(50)
+}
+
 type Sector = [u8; SECTOR];
 
 /// A sector whose newest content is not durable; that one is what reads give.
@@ -57,12 +123,13 @@ pub(crate) struct Content {
     unsynced: BTreeMap<usize, Unsynced>,
     /// What is durable of sectors that a failed sync gave up: reads give something else, no sync writes it.
     given_up: BTreeMap<usize, Sector>,
-    /// Calls until the fault, and which.
-    faults: Vec<(u64, Fault)>,
+    faults: Vec<Planned>,
     /// Rises with every change.
     pub(crate) version: u64,
     /// A bit of it was flipped.
     was_damaged: bool,
+    /// The sectors of a page survive together, in versions that stood there together.
+    whole_pages: bool,
 }
 
 /// The medium itself.
@@ -72,8 +139,6 @@ pub struct Platter {
     pub(crate) bytes: u64,
     pub(crate) content: Mutex<Content>,
     tap: Mutex<Option<Arc<dyn Tap>>>,
-    /// Several sectors of a page survive together or not at all.
-    whole_pages: bool,
 }
 
 impl Content {
@@ -125,18 +190,25 @@ impl Content {
                 unsynced.stamp = stamp;
             } else {
                 let durable = Box::new(self.given_up.remove(&sector).unwrap_or(before));
-                let older = Vec::new();
-                self.unsynced.insert(
-                    sector,
-                    Unsynced {
-                        durable,
-                        stamp,
-                        older,
-                    },
-                );
+                self.unsynced.insert(sector, Unsynced::new(durable, stamp));
             }
         }
+        if self.whole_pages {
+            self.take_up_again(offset / PAGE..(offset + bytes.len()).div_ceil(PAGE), stamp);
+        }
         self.put(offset, bytes);
+    }
+
+    /// Whoever writes whole pages also writes the sectors that were given up in them.
+    fn take_up_again(&mut self, pages: std::ops::Range<usize>, stamp: u64) {
+        let sectors = pages.start * PAGE / SECTOR..pages.end * PAGE / SECTOR;
+        let given_up: Vec<_> = self.given_up.range(sectors).map(|(sector, _)| *sector).collect();
+        for sector in given_up {
+            if let Some(durable) = self.given_up.remove(&sector) {
+                self.unsynced
+                    .insert(sector, Unsynced::new(Box::new(durable), stamp));
+            }
+        }
     }
 
     /// Zeroes in the cache; whole pages become holes unless their space is to be kept.
@@ -148,14 +220,11 @@ impl Content {
         }
     }
 
-    /// Everything written up to the version `begun` is durable. If the sync failed, every other sector is given up
-    /// instead, and nothing will ever write it.
-    pub(crate) fn settle(&mut self, begun: u64, failed: bool) {
+    /// Everything written up to the version `begun` is durable, but for what a sync that failed gave up.
+    pub(crate) fn settle(&mut self, begun: u64, lost: Lost) {
         let mut unsynced = std::mem::take(&mut self.unsynced);
-        let mut number = 0;
         unsynced.retain(|sector, unsynced| {
-            number += 1;
-            let is_lost = failed && number % 2 == 0;
+            let is_lost = lost.has(*sector, self.whole_pages);
             if unsynced.stamp <= begun {
                 if is_lost {
                     self.given_up.insert(*sector, *unsynced.durable);
@@ -170,17 +239,79 @@ impl Content {
             true
         });
         self.unsynced = unsynced;
+        if self.whole_pages {
+            let mut pages = BTreeMap::new();
+            for (sector, unsynced) in &self.unsynced {
+                let since = pages.entry(sector * SECTOR / PAGE).or_insert(unsynced.stamp);
+                *since = unsynced.stamp.min(*since);
+            }
+            for (page, since) in pages {
+                self.take_up_again(page..page + 1, since);
+            }
+        }
     }
 
     /// Whether the next call of a kind fails, and how.
     pub(crate) fn fault(&mut self, kinds: &[Fault]) -> Option<Fault> {
-        let at = self.faults.iter().position(|(_, fault)| kinds.contains(fault))?;
-        if self.faults[at].0 > 0 {
-            self.faults[at].0 -= 1;
+        let mut all = self.faults.iter();
+        let at = all.position(|planned| kinds.contains(&planned.fault))?;
+        let planned = &mut self.faults[at];
+        if planned.calls > 0 {
+            planned.calls -= 1;
             return None;
         }
-        Some(self.faults.remove(at).1)
+        let (fault, lasts) = (planned.fault, planned.lasts);
+        happened(fault.met());
+        if lasts {
+            happened("calls that met a fault that lasts");
+        } else {
+            self.faults.remove(at);
+        }
+        Some(fault)
     }
+}
+
+impl Unsynced {
+    fn new(durable: Box<Sector>, stamp: u64) -> Self {
+        Self {
+            durable,
+            stamp,
+            older: Vec::new(),
+        }
+    }
+
+    /// When its versions were written, but for those that nobody remembers.
+    fn stamps(&self) -> impl Iterator<Item = u64> {
+        let older = self.older.iter().map(|(stamp, _)| *stamp);
+        older.chain([self.stamp])
+    }
+
+    /// The oldest of which all is known from then on.
+    fn known_since(&self) -> u64 {
+        let forgets = self.older.len() == VERSIONS;
+        self.older
+            .first()
+            .filter(|_| forgets)
+            .map_or(0, |(stamp, _)| *stamp)
+    }
+
+    /// What stood there at a time; `None` if it still does.
+    fn at(&self, stamp: u64) -> Option<Sector> {
+        if self.stamp <= stamp {
+            return None;
+        }
+        let mut older = self.older.iter().rev();
+        let then = older.find(|(written, _)| *written <= stamp);
+        Some(then.map_or(*self.durable, |(_, bytes)| *bytes))
+    }
+}
+
+/// A page as it may survive: as it was after one of the writes to it.
+fn some_version(page: &[(usize, Unsynced)], random: &mut Random) -> u64 {
+    let known_since = page.iter().map(|(_, unsynced)| unsynced.known_since()).max();
+    let stamps = page.iter().flat_map(|(_, unsynced)| unsynced.stamps());
+    let stamps: Vec<_> = stamps.filter(|stamp| Some(*stamp) >= known_since).collect();
+    *random.pick(&stamps)
 }
 
 /// The pieces of a buffer that lie on one page each.
@@ -200,10 +331,10 @@ impl Platter {
             bytes,
             content: Mutex::new(Content {
                 pages: (0..pages).map(|_| None).collect(),
+                whole_pages,
                 ..Content::default()
             }),
             tap: Mutex::default(),
-            whole_pages,
         })
     }
 
@@ -222,9 +353,19 @@ impl Platter {
         self.tap.lock().clone()
     }
 
-    /// A call from now on meets a fault.
+    /// Whether it writes pages whole or not at all.
+    #[must_use]
+    pub fn has_whole_pages(&self) -> bool {
+        self.content.lock().whole_pages
+    }
+
+    /// A call from now on meets a fault, and some disks stay like that.
     pub fn plan(&self, fault: Fault, calls: u64) {
-        self.content.lock().faults.push((calls, fault));
+        self.content.lock().faults.push(Planned {
+            calls,
+            fault,
+            lasts: calls % LASTING == LASTING - 1,
+        });
     }
 
     /// No call meets a fault any more.
@@ -239,24 +380,24 @@ impl Platter {
         let unsynced = std::mem::take(&mut content.unsynced);
         // Some power losses keep nearly all, some nearly nothing, some exactly one thing.
         let keep_percent = *random.pick(&[0, 10, 50, 90, 100, 50]);
-        let (mut page, mut fate) = (usize::MAX, true);
-        for (sector, lost) in unsynced {
-            let same_page = self.whole_pages && sector * SECTOR / PAGE == page;
-            page = sector * SECTOR / PAGE;
-            if !same_page {
-                fate = random.below(100) < keep_percent;
-            }
-            let survivor = if !fate {
-                Some(*lost.durable)
-            } else if self.whole_pages || random.below(2) == 0 {
-                None
-            } else {
-                // The newest stands there already.
-                let version = index(random.below(lost.older.len() as u64 + 1));
-                lost.older.get(version).map(|(_, bytes)| *bytes)
+        let unit = if content.whole_pages { PAGE } else { SECTOR };
+        let unsynced: Vec<_> = unsynced.into_iter().collect();
+        for unit in unsynced.chunk_by(|one, other| one.0 * SECTOR / unit == other.0 * SECTOR / unit) {
+            let keeps = random.below(100) < keep_percent;
+            let version = match (keeps, random.below(2)) {
+                (false, _) => 0,
+                (true, 0) => u64::MAX,
+                (true, _) => some_version(unit, random),
             };
-            if let Some(survivor) = survivor {
-                content.put(sector * SECTOR, &survivor);
+            for (sector, lost) in unit {
+                let survivor = if keeps {
+                    lost.at(version)
+                } else {
+                    Some(*lost.durable)
+                };
+                if let Some(survivor) = survivor {
+                    content.put(sector * SECTOR, &survivor);
+                }
             }
         }
         for (sector, durable) in std::mem::take(&mut content.given_up) {
@@ -284,10 +425,10 @@ impl Platter {
                 pages: content.pages.clone(),
                 unsynced: content.unsynced.clone(),
                 given_up: content.given_up.clone(),
+                whole_pages: content.whole_pages,
                 ..Content::default()
             }),
             tap: Mutex::default(),
-            whole_pages: self.whole_pages,
         });
         drop(content);
         if power_lost {
@@ -318,6 +459,7 @@ impl Platter {
         }
         page[at % PAGE] ^= 1 << random.below(8);
         content.was_damaged = true;
+        happened("bits flipped");
         true
     }
 

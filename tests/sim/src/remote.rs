@@ -8,7 +8,7 @@ use crate::history::History;
 use crate::local::Site;
 use crate::platter::Platter;
 use crate::process::{Death, Process};
-use crate::schedule::{Needs, spawn};
+use crate::schedule::{self, Needs, spawn};
 use crate::taps::{ImageTap, ReplicaTap};
 use crate::time::SimClock;
 use crate::workers::SimWorkers;
@@ -121,10 +121,11 @@ impl SimReplicas {
         let smallest = u64::from(hello.segment_bytes) * u64::from(MIN_SEGMENTS) * 2 + RING_OFFSET;
         let journal_bytes = self.journal_bytes.max(smallest);
         let at = |what: &str| format!("far{}/{}/{what}", self.number, hello.volume_name);
+        let whole_pages = schedule::draw(100) < 30;
         let home = Arc::new(Home {
             name: hello.volume_name.clone(),
-            journal: Platter::new(&at("journal"), journal_bytes, false),
-            image: Platter::new(&at("replica"), hello.volume_bytes, false),
+            journal: Platter::new(&at("journal"), journal_bytes, whole_pages),
+            image: Platter::new(&at("replica"), hello.volume_bytes, whole_pages),
             history: history.clone(),
             hurt: AtomicBool::new(false),
             went_back: AtomicBool::new(false),
