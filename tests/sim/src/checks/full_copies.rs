@@ -114,12 +114,14 @@ impl Copies {
                 (ConsumerState::Attached, ConsumerState::Copying) => true,
                 _ => false,
             };
+            let held = self.head.saturating_sub(acked);
+            let replica = self.replicas.entry(name.clone()).or_default();
             if !let_go {
+                // In the middle of a copy it may have been, and begin anew before anything of that was recorded.
+                replica.due |= before == ConsumerState::Copying && held >= much;
                 continue;
             }
             happened("remotes let go");
-            let held = self.head.saturating_sub(acked);
-            let replica = self.replicas.entry(name.clone()).or_default();
             assert!(
                 held >= much || replica.due || self.anything_goes,
                 "{}: {name} was let go, {before:?} to {state:?}, which held {held} bytes of a ring of {}; {much} are much",
