@@ -1,6 +1,7 @@
 //! The local unit: volumes with their disks, hosts in front of them and a link to each remote behind them.
 
 use crate::checks;
+use crate::checks::chunks::Chunks;
 use crate::checks::full_copies::Copies;
 use crate::disk::SimDisk;
 use crate::history::History;
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Most bytes sent and not confirmed.
-const WINDOW_BYTES: u64 = 64 << 10;
+pub const WINDOW_BYTES: u64 = 64 << 10;
 
 /// A volume's disks and what is known of it, whichever process serves it.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Site {
     pub maps: RefCell<BTreeMap<String, Arc<Platter>>>,
     /// What really happened to it.
     pub history: Arc<Mutex<History>>,
+    /// What is known of its chunks.
+    pub chunks: Arc<Mutex<Chunks>>,
     /// What its superblocks and those of its replicas say of copies.
     pub copies: Arc<Mutex<Copies>>,
     /// Remotes that are configured.
@@ -68,6 +71,8 @@ pub struct Site {
     pub volume: RefCell<Option<Arc<Volume>>>,
     /// Why it is not, if opening it failed.
     pub broken: RefCell<Option<String>>,
+    /// Where its links stand.
+    pub links: RefCell<BTreeMap<String, Arc<StatusCell>>>,
     /// What its links said last.
     pub refusals: RefCell<BTreeMap<String, String>>,
     /// Since when hosts wait for an answer.
@@ -123,6 +128,7 @@ impl Site {
             image: Platter::new(&format!("{name}/mirror"), volume_bytes, whole_pages),
             maps: RefCell::default(),
             history: Arc::new(Mutex::new(History::new(volume_bytes))),
+            chunks: Arc::default(),
             copies: Copies::new(),
             remotes: RefCell::default(),
             confirmed: RefCell::default(),
@@ -133,6 +139,7 @@ impl Site {
             faulty: Cell::new(false),
             volume: RefCell::default(),
             broken: RefCell::default(),
+            links: RefCell::default(),
             refusals: RefCell::default(),
             waiting: RefCell::default(),
             name,
@@ -325,12 +332,14 @@ pub fn start_link(
             return;
         }
     };
+    let status = Arc::new(StatusCell::default());
+    site.links.borrow_mut().insert(remote.to_owned(), status.clone());
     let setup = SessionSetup {
         source,
         remote_name: remote.to_owned(),
         instance,
         window_bytes: WINDOW_BYTES,
-        status: Arc::new(StatusCell::default()),
+        status,
     };
     let link = keep_link(world.clone(), process.clone(), site.clone(), setup, told.clone());
     spawn(process, Needs::Nothing, link);

@@ -1,5 +1,6 @@
 //! Whoever watches the disks: a volume's journal tells its history, everything else is held against that.
 
+use crate::checks::chunks::Chunks;
 use crate::checks::full_copies::Copies;
 use crate::checks::tail::DurableTail;
 use crate::history::History;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Weak};
 #[derive(Debug)]
 pub struct JournalTap {
     history: Arc<Mutex<History>>,
+    chunks: Arc<Mutex<Chunks>>,
     copies: Arc<Mutex<Copies>>,
     platter: Weak<Platter>,
     stats: Arc<Stats>,
@@ -29,6 +31,7 @@ impl JournalTap {
     pub fn new(site: &Site, stats: &Arc<Stats>) -> Arc<Self> {
         Arc::new(Self {
             history: site.history.clone(),
+            chunks: site.chunks.clone(),
             copies: site.copies.clone(),
             platter: Arc::downgrade(&site.journal),
             stats: stats.clone(),
@@ -58,6 +61,7 @@ impl Tap for JournalTap {
         self.tail
             .wrote(offset, bytes, chunk.as_ref().map(|(what, _)| what));
         if let Some((what, data)) = chunk {
+            self.chunks.lock().journaled(&what);
             self.stats.trace("history", || {
                 let (header, last) = (&what.header, what.last_record());
                 let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);

@@ -1,5 +1,6 @@
 //! Memory is bounded: what a store and a link keep stays below what their limits say.
 
+use crate::local::{Site, WINDOW_BYTES};
 use crate::world::World;
 use farside_protocol::journal::limits::MAX_RECORDS;
 
@@ -12,6 +13,7 @@ const CHUNK_BYTES: u64 = 4096;
 /// When something has.
 pub fn check(world: &World) {
     for site in world.sites() {
+        links(&site);
         let Some(volume) = site.volume.borrow().clone() else {
             continue;
         };
@@ -31,5 +33,19 @@ pub fn check(world: &World) {
                 site.name
             );
         }
+    }
+}
+
+/// What was sent and not confirmed fits the window; only when it is nearly full one chunk may reach beyond it.
+fn links(site: &Site) {
+    for (remote, link) in site.links.borrow().iter() {
+        let status = link.snapshot();
+        let chunks = site.chunks.lock();
+        let (bytes, largest) = chunks.wire_bytes(status.received_record, status.sent_record);
+        assert!(
+            bytes <= WINDOW_BYTES + largest,
+            "{}: {bytes} bytes were sent to {remote} and not confirmed; its window is {WINDOW_BYTES}",
+            site.name
+        );
     }
 }

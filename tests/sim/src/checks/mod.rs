@@ -13,3 +13,4 @@ pub mod senders;
 pub mod bounds;
 pub mod catching_up;
 pub mod full_copies;
+pub mod chunks;
