@@ -1,6 +1,7 @@
 //! A process's hold on a medium: it dies with the process, between two calls or in the middle of one.
 
-use crate::platter::{Fault, Lost, PAGE, Platter, SECTOR, index};
+use crate::faults::{Fault, Lost};
+use crate::platter::{PAGE, Platter, SECTOR, index};
 use crate::process::Process;
 use crate::schedule;
 use crate::stats::happened;

@@ -4,6 +4,8 @@
 //! A sync that fails forgets which sectors it should have written, as operating systems do: a later one that
 //! succeeds does not bring them back. Which of them it wrote before it failed, nobody knows.
 
+pub use crate::faults::Fault;
+use crate::faults::{Lost, Planned};
 use crate::stats::happened;
 use farside_tests::random::Random;
 use parking_lot::Mutex;
@@ -25,84 +27,6 @@ pub trait Tap: Debug + Send + Sync {
     fn zeroed(&self, offset: u64, length: u64);
     /// A sync succeeded.
     fn synced(&self, platter: &Platter);
-}
-
-/// A fault that the next matching call meets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// A read fails; the next one succeeds.
-    Read,
-    /// A write fails, of which a part was done.
-    Write,
-    /// There is no space for a write.
-    NoSpace,
-    /// A sync fails, and what it should have written may be lost.
-    Sync,
-}
-
-impl Fault {
-    /// What it is counted as when a call meets it.
-    fn met(self) -> &'static str {
-        match self {
-            Self::Read => "reads that failed",
-            Self::Write => "writes that failed",
-            Self::NoSpace => "writes without space",
-            Self::Sync => "syncs that failed",
-        }
-    }
-}
-
-/// One in so many faults stays until the disk is healed.
-const LASTING: u64 = 4;
-
-/// A fault that is going to be met.
-#[derive(Debug)]
-struct Planned {
-    /// Calls of its kind that still succeed.
-    calls: u64,
-    fault: Fault,
-    /// All further calls meet it, too.
-    lasts: bool,
-}
-
-/// What a failed sync did not write, and nobody ever will.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Lost {
-    /// It wrote everything all the same.
-    Nothing,
-    /// It wrote nothing.
-    Everything,
-    /// It wrote some pages, others not.
-    Pages(u64),
-    /// It wrote some sectors, others not.
-    Sectors(u64),
-}
-
-impl Lost {
-    /// One of them, by two random numbers.
-    pub(crate) fn draw(which: u64, seed: u64) -> Self {
-        match which % 6 {
-            0 => Self::Nothing,
-            1 => Self::Everything,
-            2 | 3 => Self::Pages(seed),
-            _ => Self::Sectors(seed),
-        }
-    }
-
-    fn has(self, sector: usize, whole_pages: bool) -> bool {
-        let page = sector * SECTOR / PAGE;
-        match self {
-            Self::Nothing => false,
-            Self::Everything => true,
-            Self::Sectors(seed) if !whole_pages => coin(seed, sector),
-            Self::Pages(seed) | Self::Sectors(seed) => coin(seed, page),
-        }
-    }
-}
-
-/// The same for the same place.
-fn coin(seed: u64, place: usize) -> bool {
-    Random::new(seed ^ (place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)).chance(50)
 }
 
 type Sector = [u8; SECTOR];
@@ -256,15 +180,11 @@ impl Content {
         let mut all = self.faults.iter();
         let at = all.position(|planned| kinds.contains(&planned.fault))?;
         let planned = &mut self.faults[at];
-        if planned.calls > 0 {
-            planned.calls -= 1;
+        if !planned.is_met() {
             return None;
         }
-        let (fault, lasts) = (planned.fault, planned.lasts);
-        happened(fault.met());
-        if lasts {
-            happened("calls that met a fault that lasts");
-        } else {
+        let fault = planned.fault;
+        if !planned.lasts {
             self.faults.remove(at);
         }
         Some(fault)
@@ -361,11 +281,7 @@ impl Platter {
 
     /// A call from now on meets a fault, and some disks stay like that.
     pub fn plan(&self, fault: Fault, calls: u64) {
-        self.content.lock().faults.push(Planned {
-            calls,
-            fault,
-            lasts: calls % LASTING == LASTING - 1,
-        });
+        self.content.lock().faults.push(Planned::new(fault, calls));
     }
 
     /// No call meets a fault any more.
