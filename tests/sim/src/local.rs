@@ -272,6 +272,7 @@ fn open(
     if process.is_dead() {
         return;
     }
+    site.links.borrow_mut().clear();
     checks::recovery::local_before_start(world, site);
     if let Ok(superblock) = load_superblock(&*SimDisk::quietly(&site.journal)) {
         site.copies.lock().volume_starts(&superblock);

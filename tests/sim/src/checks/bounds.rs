@@ -13,10 +13,10 @@ const CHUNK_BYTES: u64 = 4096;
 /// When something has.
 pub fn check(world: &World) {
     for site in world.sites() {
-        links(&site);
         let Some(volume) = site.volume.borrow().clone() else {
             continue;
         };
+        links(&site, u64::from(volume.opened_as().segment_bytes));
         let (used, ring) = volume.store().ring_use();
         assert!(
             used <= ring,
@@ -36,15 +36,15 @@ pub fn check(world: &World) {
     }
 }
 
-/// What was sent and not confirmed fits the window; only when it is nearly full one chunk may reach beyond it.
-fn links(site: &Site) {
+/// What was sent and not confirmed fits the window; at its end as much is read as the largest chunk may take.
+fn links(site: &Site, largest: u64) {
     for (remote, link) in site.links.borrow().iter() {
         let status = link.snapshot();
-        let chunks = site.chunks.lock();
-        let (bytes, largest) = chunks.wire_bytes(status.received_record, status.sent_record);
+        let (received, sent) = (status.received_record, status.sent_record);
+        let bytes = site.chunks.lock().wire_bytes(received, sent);
         assert!(
             bytes <= WINDOW_BYTES + largest,
-            "{}: {bytes} bytes were sent to {remote} and not confirmed; its window is {WINDOW_BYTES}",
+            "{}: {bytes} bytes were sent to {remote} and not confirmed, records {received}..={sent}; its window is {WINDOW_BYTES}",
             site.name
         );
     }

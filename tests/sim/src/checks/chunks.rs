@@ -51,12 +51,10 @@ impl Chunks {
         self.0.insert(last, chunk);
     }
 
-    /// What the chunks after one record and up to another take on a link, and the largest of all.
+    /// What the chunks after one record and up to another take on a link.
     #[must_use]
-    pub fn wire_bytes(&self, after: u64, to: u64) -> (u64, u64) {
+    pub fn wire_bytes(&self, after: u64, to: u64) -> u64 {
         let between = self.0.range(after + 1..).take_while(|(last, _)| **last <= to);
-        let bytes = between.map(|(_, chunk)| chunk.wire_bytes);
-        let largest = self.0.values().map(|chunk| chunk.wire_bytes).max();
-        (bytes.sum(), largest.unwrap_or(0))
+        between.map(|(_, chunk)| chunk.wire_bytes).sum()
     }
 }
