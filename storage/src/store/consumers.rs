@@ -194,7 +194,8 @@ impl Store {
         self.journal.locate(record, &points.tail, &points.durable)
     }
 
-    /// Cuts loose all consumers confirmed up to an address below `below`: what they miss goes to their maps.
+    /// Cuts loose all consumers confirmed up to an address below `below`: what they miss goes to their maps. Returns the
+    /// names of those that were.
     pub(super) fn cut_loose(&self, below: u64) -> Result<Vec<String>, StorageError> {
         // From here on nothing more is read for them, so that the trail has an end.
         let (behind, sent): (Vec<(String, ConsumerState, ChainPoint)>, ChainPoint) = {
@@ -208,6 +209,7 @@ impl Store {
             });
             (behind.collect(), sent)
         };
+        let mut cut = Vec::new();
         for (name, was, acked) in &behind {
             let trail = self.trail_between(*acked, sent)?;
             // The long walk first, while the host goes on; then the little that came meanwhile, with appends held.
@@ -216,8 +218,10 @@ impl Store {
             let journaled = self.points().journaled;
             let reached = self.mark_missed(name, walked, journaled)?;
             let mut state = self.state.lock();
-            // Removed meanwhile: nothing holds the tail for it any more.
-            let Ok(consumer) = find(&mut state.consumers, name, self.name()) else {
+            // Removed meanwhile: nothing holds the tail for it any more. Or a copy was begun for it: it follows again from
+            // there, and what it is sent since then is not in this trail.
+            let found = find(&mut state.consumers, name, self.name()).ok();
+            let Some(consumer) = found.filter(|consumer| consumer.leaving) else {
                 continue;
             };
             // An interrupted copy leaves no base to which marked blocks could be added, and the end of one
@@ -230,8 +234,9 @@ impl Store {
             consumer.map.set_trail(trail, *was == ConsumerState::Copying);
             consumer.state = ConsumerState::NeedsCopy;
             consumer.leaving = false;
+            cut.push(name.clone());
         }
-        Ok(behind.into_iter().map(|(name, ..)| name).collect())
+        Ok(cut)
     }
 
     /// The ends of the chunks after a confirmed point: what of them reached the consumer is known to it alone.

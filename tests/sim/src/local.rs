@@ -3,6 +3,7 @@
 use crate::checks;
 use crate::checks::chunks::Chunks;
 use crate::checks::full_copies::Copies;
+use crate::checks::tail::DurableTail;
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::host;
@@ -77,6 +78,8 @@ pub struct Site {
     pub refusals: RefCell<BTreeMap<String, String>>,
     /// Since when hosts wait for an answer.
     pub waiting: RefCell<BTreeMap<u64, Instant>>,
+    /// What its superblocks say durably of its tail.
+    pub(crate) tail: Arc<DurableTail>,
 }
 
 /// An old copy of a volume's disks.
@@ -142,6 +145,7 @@ impl Site {
             links: RefCell::default(),
             refusals: RefCell::default(),
             waiting: RefCell::default(),
+            tail: Arc::default(),
             name,
         };
         let parameters = StoreParameters {
@@ -202,6 +206,7 @@ impl Site {
             }
         }
         self.journal.restore(&backup.journal);
+        self.tail.forget();
         self.image.restore(&backup.image);
         for (name, map) in &backup.maps {
             self.map(name).restore(map);

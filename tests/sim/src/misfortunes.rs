@@ -249,6 +249,7 @@ impl World {
             self.stats.count("old copies put back");
             let (journal, image) = self.pick(copies);
             home.journal.restore(&journal);
+            home.tail.forget();
             home.image.restore(&image);
             home.reached.store(0, Ordering::Relaxed);
             home.went_back.store(true, Ordering::Relaxed);

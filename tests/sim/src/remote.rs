@@ -3,6 +3,7 @@
 use crate::checks;
 use crate::checks::full_copies::Copies;
 use crate::checks::senders::{Sender, Senders};
+use crate::checks::tail::DurableTail;
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::local::Site;
@@ -47,6 +48,8 @@ pub struct Home {
     pub faulty: AtomicBool,
     /// The highest record it was seen to be complete with, after a recovery.
     pub reached: AtomicU64,
+    /// What its superblocks say durably of its tail.
+    pub tail: Arc<DurableTail>,
 }
 
 impl Home {
@@ -131,6 +134,7 @@ impl SimReplicas {
             went_back: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
             reached: AtomicU64::new(0),
+            tail: Arc::default(),
         });
         let parameters = StoreParameters {
             role: Role::Replica,

@@ -23,9 +23,9 @@ const MAX_DEPTH: u32 = 4;
 /// One in so many interruptions wakes everybody who rests.
 const NUDGE: u64 = 4;
 /// So many others may go while one call to a disk hangs.
-const HANG: u32 = 400;
+const HANG: u32 = 600;
 /// A sync hangs so many times as often as a read.
-const HANGING_SYNCS: u64 = 6;
+const HANGING_SYNCS: u64 = 2;
 
 type Future0 = Pin<Box<dyn Future<Output = ()>>>;
 

@@ -22,7 +22,7 @@ pub struct JournalTap {
     copies: Arc<Mutex<Copies>>,
     platter: Weak<Platter>,
     stats: Arc<Stats>,
-    tail: DurableTail,
+    tail: Arc<DurableTail>,
 }
 
 impl JournalTap {
@@ -35,7 +35,7 @@ impl JournalTap {
             copies: site.copies.clone(),
             platter: Arc::downgrade(&site.journal),
             stats: stats.clone(),
-            tail: DurableTail::default(),
+            tail: site.tail.clone(),
         })
     }
 }
@@ -146,7 +146,7 @@ pub struct ReplicaTap {
     remote: String,
     /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
     taken: Mutex<BTreeSet<(u64, u64, u32)>>,
-    tail: DurableTail,
+    tail: Arc<DurableTail>,
 }
 
 impl ReplicaTap {
@@ -159,7 +159,7 @@ impl ReplicaTap {
             platter: Arc::downgrade(&home.journal),
             remote: remote.to_owned(),
             taken: Mutex::default(),
-            tail: DurableTail::default(),
+            tail: home.tail.clone(),
         })
     }
 }

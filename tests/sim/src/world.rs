@@ -104,7 +104,7 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
     runtime.block_on(async {
         let mut random = Random::new(seed);
         let interrupts = *random.pick(&[0, 20, 100, 300]);
-        let hangs = *random.pick(&[0, 0, 0, 5]);
+        let hangs = *random.pick(&[0, 0, 0, 20]);
         let stats = Arc::new(Stats::new(traced));
         let begun = Instant::now();
         let ((), (interrupted, hung)) = Schedule::run(seed, (interrupts, hangs), async {

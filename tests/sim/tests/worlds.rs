@@ -37,6 +37,7 @@ fn no_world_sees_a_promise_broken() {
         "remote units killed or without power",
         "deaths inside a call to a disk",
         "calls to disks interrupted",
+        "calls to disks that hang",
         "connections cut",
         "connections half open",
         "pieces corrupted",
@@ -63,6 +64,7 @@ fn no_world_sees_a_promise_broken() {
         "old copies put back",
         "recoveries of volumes checked",
         "recoveries of replicas checked",
+        "recoveries of copies checked",
     ] {
         assert!(
             totals.counts.get(what).is_some_and(|count| *count > 0),

@@ -43,6 +43,11 @@ impl DurableTail {
         );
     }
 
+    /// The disk was exchanged for a copy of itself: what was known of its superblocks is not true any more.
+    pub fn forget(&self) {
+        *self.0.lock() = Known::default();
+    }
+
     /// A sync of the journal's disk succeeded.
     pub fn synced(&self, platter: &Platter) {
         let mut known = self.0.lock();
@@ -53,7 +58,6 @@ impl DurableTail {
         known.is_stale = SUPERBLOCK_OFFSETS
             .iter()
             .any(|offset| !is_durable(platter, *offset));
-        // The newest that lies there, not the newest ever seen: the disk may have been exchanged for an old copy.
         let newest = SUPERBLOCK_OFFSETS
             .into_iter()
             .filter(|offset| is_durable(platter, *offset))
