@@ -4,7 +4,7 @@
 //! It also knows which records are durable, by watching syncs, and which chunk every (epoch, sequence) ever stood for.
 
 use farside_protocol::journal::{Record, RecordKind, What};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A snapshot of the volume's state is kept every so many records.
@@ -50,6 +50,9 @@ pub struct History {
     volatile: VecDeque<(std::ops::Range<u64>, u64)>,
     /// Chunks by epoch and sequence: checksum and last record.
     chunks: BTreeMap<(u64, u64), (u32, u64)>,
+    /// Chunks of branches that were left when the volume went back in time, with their checksums: some are still on
+    /// their way to a remote.
+    left: BTreeSet<(u64, u64, u32)>,
     asked: Vec<Asked>,
     next_number: u64,
     /// The journal was damaged: of its last chunks damage cannot be told from a crash, so that the mirror may hold
@@ -78,6 +81,7 @@ impl History {
             durable: 0,
             volatile: VecDeque::new(),
             chunks: BTreeMap::new(),
+            left: BTreeSet::new(),
             asked: Vec::new(),
             next_number: 0,
             damaged: false,
@@ -86,6 +90,14 @@ impl History {
             acknowledged: 0,
             flushed: 0,
         }
+    }
+
+    /// The volume goes back in time, and this is its history again.
+    pub fn follows(&mut self, left: &Self) {
+        self.went_back = true;
+        let chunks = left.chunks.iter();
+        let chunks = chunks.map(|((epoch, sequence), (checksum, _))| (*epoch, *sequence, *checksum));
+        self.left.extend(chunks.chain(left.left.iter().copied()));
     }
 
     /// Number of the last record.
@@ -232,6 +244,12 @@ impl History {
     /// When it is not.
     pub fn check_received(&self, what: &What<'_>) {
         let header = &what.header;
+        if self
+            .left
+            .contains(&(header.epoch, header.sequence, what.checksum))
+        {
+            return;
+        }
         let known = self.chunks.get(&(header.epoch, header.sequence));
         let Some((checksum, last)) = known else {
             panic!(

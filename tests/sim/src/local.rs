@@ -213,8 +213,10 @@ impl Site {
         }
         self.remotes.borrow_mut().clone_from(&backup.remotes);
         let mut history = backup.history.clone();
-        history.went_back = true;
-        *self.history.lock() = history;
+        let mut present = self.history.lock();
+        history.follows(&present);
+        *present = history;
+        drop(present);
         self.confirmed.borrow_mut().clear();
         self.branched.set(true);
         self.copies.lock().forgive();
