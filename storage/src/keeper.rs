@@ -113,8 +113,10 @@ impl Keeper {
             told: shared.store.points().durable,
             shared: shared.clone(),
         };
+        let now = shared.store.clock().monotonic();
         let image = ImageSteps {
-            last_checkpoint: shared.store.clock().monotonic(),
+            last_checkpoint: now,
+            last_step: now,
             told: shared.image_state(),
             shared: shared.clone(),
         };
@@ -215,10 +217,11 @@ pub struct SyncSteps {
 }
 
 impl SyncSteps {
-    /// Whether somebody waits for durability.
+    /// Whether the thread was told of something to do: else it sleeps.
     #[must_use]
-    pub fn is_urgent(&self) -> bool {
-        self.shared.wants.lock().flush
+    pub fn has_work(&self) -> bool {
+        let wants = self.shared.wants.lock();
+        wants.flush || wants.dirty
     }
 
     /// Whether the keeper was stopped: there is no next step.
@@ -260,14 +263,22 @@ impl SyncSteps {
 pub struct ImageSteps {
     shared: Arc<Shared>,
     last_checkpoint: Duration,
+    last_step: Duration,
     told: ImageState,
 }
 
 impl ImageSteps {
-    /// Whether somebody waits for room.
+    /// Whether the thread was told of something to do, or has slept for as long as it does at most.
     #[must_use]
-    pub fn is_urgent(&self) -> bool {
-        self.shared.wants.lock().relief
+    pub fn has_work(&self) -> bool {
+        let slept = self
+            .shared
+            .store
+            .clock()
+            .monotonic()
+            .saturating_sub(self.last_step);
+        let wants = self.shared.wants.lock();
+        wants.relief || wants.image || slept >= COPY_CHECKPOINT_INTERVAL
     }
 
     /// Whether the keeper was stopped: there is no next step.
@@ -288,6 +299,7 @@ impl ImageSteps {
             self.shared.give_up(error);
             return false;
         }
+        self.last_step = self.shared.store.clock().monotonic();
         true
     }
 

@@ -125,7 +125,7 @@ impl Store {
     }
 
     fn update_superblock(&self, superblock: &mut Superblock, copied: u64) {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         superblock.head = state.points.durable;
         superblock.totals = state.totals();
         if state.copy.state == CopyState::Copying {
@@ -136,12 +136,14 @@ impl Store {
                 superblock.copy = CopyState::Complete;
             }
         }
-        state.space_wanted = false;
     }
 
     /// Takes over into the state what the superblock now says durably.
     fn adopt(&self, superblock: &Superblock) {
         let mut state = self.state.lock();
+        // Room comes with the tail and not before: a write that found none until now finds some, or says so again. A
+        // wish that outlived the room would cost the slowest remote its place in the journal.
+        state.space_wanted &= superblock.tail.address == state.points.tail.address;
         state.points.mirrored = superblock.mirrored;
         state.points.tail = superblock.tail;
         state.copy.durable = superblock.copy_offset;

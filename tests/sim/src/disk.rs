@@ -1,14 +1,19 @@
 //! A process's hold on a medium: it dies with the process, between two calls or in the middle of one.
 
-use crate::platter::{Fault, PAGE, Platter, SECTOR, index};
+use crate::faults::{Fault, Lost};
+use crate::platter::{PAGE, Platter, SECTOR, index};
 use crate::process::Process;
 use crate::schedule;
+use crate::stats::happened;
 use farside_storage::{Device, Extent, Operation, StorageError};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Longest extent that is reported at once: a copy takes several steps, however small the volume.
 const EXTENT_BYTES: u64 = 4 << 10;
+
+/// Reads that memory cannot answer.
+const COLD_PERCENT: u64 = 30;
 
 /// One process's hold on a medium.
 #[derive(Debug)]
@@ -91,6 +96,24 @@ const EIO: i32 = 5;
 const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
 
+/// How much of a change is done, whole sectors from its front; `None` for all of it.
+fn part_done(life: Life, fault: Option<Fault>, (at, length): (usize, usize)) -> Option<usize> {
+    let half = ((at + length / 2).next_multiple_of(SECTOR) - at).min(length);
+    match (life, fault) {
+        (Life::Ends(Done::Nothing), _) => Some(0),
+        (Life::Ends(Done::Half), _) | (_, Some(_)) => Some(half),
+        (Life::Goes | Life::Ends(Done::All), None) => None,
+    }
+}
+
+fn code(fault: Option<Fault>) -> i32 {
+    if fault == Some(Fault::NoSpace) {
+        ENOSPC
+    } else {
+        EIO
+    }
+}
+
 impl Device for SimDisk {
     fn name(&self) -> &str {
         &self.platter.name
@@ -110,6 +133,15 @@ impl Device for SimDisk {
         Ok(())
     }
 
+    /// Now and then the bytes are not in memory.
+    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> Result<bool, StorageError> {
+        if !self.quiet && schedule::draw(100) < COLD_PERCENT {
+            happened("reads that have to wait for a disk");
+            return Ok(false);
+        }
+        self.read_at(buffer, offset).map(|()| true)
+    }
+
     fn write_at(&self, buffers: &mut [IoSlice<'_>], offset: u64) -> Result<(), StorageError> {
         let life = self.enter(Operation::Write, offset)?;
         let mut bytes = Vec::with_capacity(buffers.iter().map(|buffer| buffer.len()).sum());
@@ -117,19 +149,9 @@ impl Device for SimDisk {
         let at = self.check_range(Operation::Write, offset, bytes.len())?;
         let mut content = self.platter.content.lock();
         let fault = content.fault(&[Fault::Write, Fault::NoSpace]);
-        if fault.is_some() || matches!(life, Life::Ends(done) if done < Done::All) {
-            // A part of it, whole sectors from the front.
-            let part = match life {
-                Life::Ends(Done::Nothing) => 0,
-                _ => ((at + bytes.len() / 2).next_multiple_of(SECTOR) - at).min(bytes.len()),
-            };
+        if let Some(part) = part_done(life, fault, (at, bytes.len())) {
             content.write(at, &bytes[..part]);
-            let code = if fault == Some(Fault::NoSpace) {
-                ENOSPC
-            } else {
-                EIO
-            };
-            return Err(self.io(Operation::Write, offset, code));
+            return Err(self.io(Operation::Write, offset, code(fault)));
         }
         content.write(at, &bytes);
         drop(content);
@@ -147,17 +169,23 @@ impl Device for SimDisk {
         let life = self.enter(Operation::Zero, offset)?;
         let at = self.check_range(Operation::Zero, offset, index(length))?;
         let mut content = self.platter.content.lock();
-        let no_space = allocate && content.fault(&[Fault::NoSpace]).is_some();
-        if life != Life::Goes || no_space {
-            let code = if no_space { ENOSPC } else { EIO };
-            return Err(self.io(Operation::Zero, offset, code));
+        // A hole needs no space.
+        let kinds = [Fault::Write, Fault::NoSpace];
+        let fault = content.fault(if allocate { &kinds } else { &kinds[..1] });
+        if let Some(part) = part_done(life, fault, (at, index(length))) {
+            content.zero(at, part, allocate);
+            return Err(self.io(Operation::Zero, offset, code(fault)));
         }
         content.zero(at, index(length), allocate);
         drop(content);
         if let Some(tap) = self.platter.tap().filter(|_| !self.quiet) {
             tap.zeroed(offset, length);
         }
-        Ok(())
+        if life == Life::Goes {
+            Ok(())
+        } else {
+            Err(self.io(Operation::Zero, offset, EIO))
+        }
     }
 
     fn sync(&self) -> Result<(), StorageError> {
@@ -172,7 +200,12 @@ impl Device for SimDisk {
         if matches!(life, Life::Ends(done) if done < Done::All) {
             return Err(self.io(Operation::Sync, 0, EIO));
         }
-        content.settle(begun, fails);
+        let lost = if fails {
+            Lost::draw(schedule::draw(6), schedule::draw(u64::MAX))
+        } else {
+            Lost::Nothing
+        };
+        content.settle(begun, lost);
         drop(content);
         if fails {
             return Err(self.io(Operation::Sync, 0, EIO));
@@ -188,7 +221,11 @@ impl Device for SimDisk {
     }
 
     fn extent_at(&self, offset: u64, end: u64) -> Result<Extent, StorageError> {
-        let content = self.platter.content.lock();
+        let life = self.enter(Operation::Read, offset)?;
+        let mut content = self.platter.content.lock();
+        if life != Life::Goes || content.fault(&[Fault::Read]).is_some() {
+            return Err(self.io(Operation::Read, offset, EIO));
+        }
         let has_data = |at: u64| content.pages.get(index(at) / PAGE).is_some_and(Option::is_some);
         let data = has_data(offset);
         let mut at = (offset / PAGE as u64 + 1) * PAGE as u64;

@@ -1,5 +1,6 @@
 //! One direction of a connection: what is on its way, and what is going to happen to it.
 
+use crate::stats::happened;
 use farside_protocol::link::limits::HEADER_BYTES;
 use farside_protocol::link::{FrameHeader, FrameKind};
 use farside_tests::random::Random;
@@ -34,6 +35,8 @@ pub(crate) struct Lane {
     pub(crate) missing: usize,
     /// A chunk got lost. No real connection loses bytes and lives: in the end it breaks.
     pub(crate) missed: bool,
+    /// What is written is not the protocol of the link.
+    pub(crate) is_foreign: bool,
     /// The frame of the link that is being written, and the last ones that carried a chunk.
     pub(crate) frame: Vec<u8>,
     pub(crate) chunks: VecDeque<Vec<u8>>,
@@ -55,6 +58,7 @@ impl Lane {
             && self.frame.is_empty()
             && let Some(length) = chunk_bytes(bytes)
         {
+            happened("chunks missed");
             (self.miss_next, self.missing) = (false, length);
         }
         let lost = self.missing.min(bytes.len());
@@ -65,8 +69,15 @@ impl Lane {
 
     /// Takes note of bytes written; at the end of a frame, the chunk that is to be repeated.
     pub(crate) fn follow(&mut self, bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
+        if self.is_foreign {
+            return None;
+        }
         self.frame.extend_from_slice(bytes);
-        while let Some(Ok(header)) = self.frame.first_chunk().map(FrameHeader::decode) {
+        while let Some(header) = self.frame.first_chunk().map(FrameHeader::decode) {
+            let Ok(header) = header else {
+                (self.is_foreign, self.frame) = (true, Vec::new());
+                return None;
+            };
             let length = HEADER_BYTES + header.head_bytes + header.body_bytes as usize;
             if self.frame.len() < length {
                 return None;

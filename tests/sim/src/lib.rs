@@ -6,6 +6,7 @@
 //! runs on one thread, in simulated time.
 
 pub mod checks;
+pub mod faults;
 pub mod platter;
 pub mod disk;
 pub mod history;

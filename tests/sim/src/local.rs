@@ -1,6 +1,8 @@
 //! The local unit: volumes with their disks, hosts in front of them and a link to each remote behind them.
 
 use crate::checks;
+use crate::checks::chunks::Chunks;
+use crate::checks::full_copies::Copies;
 use crate::checks::tail::DurableTail;
 use crate::disk::SimDisk;
 use crate::history::History;
@@ -29,7 +31,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Most bytes sent and not confirmed.
-const WINDOW_BYTES: u64 = 64 << 10;
+pub const WINDOW_BYTES: u64 = 64 << 10;
 
 /// A volume's disks and what is known of it, whichever process serves it.
 #[derive(Debug)]
@@ -48,6 +50,10 @@ pub struct Site {
     pub maps: RefCell<BTreeMap<String, Arc<Platter>>>,
     /// What really happened to it.
     pub history: Arc<Mutex<History>>,
+    /// What is known of its chunks.
+    pub chunks: Arc<Mutex<Chunks>>,
+    /// What its superblocks and those of its replicas say of copies.
+    pub copies: Arc<Mutex<Copies>>,
     /// Remotes that are configured.
     pub remotes: RefCell<Vec<String>>,
     /// The highest record each remote was believed to hold.
@@ -69,12 +75,14 @@ pub struct Site {
     pub volume: RefCell<Option<Arc<Volume>>>,
     /// Why it is not, if opening it failed.
     pub broken: RefCell<Option<String>>,
+    /// Where its links stand.
+    pub links: RefCell<BTreeMap<String, Arc<StatusCell>>>,
     /// What its links said last.
     pub refusals: RefCell<BTreeMap<String, String>>,
     /// Since when hosts wait for an answer.
     pub waiting: RefCell<BTreeMap<u64, Instant>>,
     /// What its superblocks say durably of its tail.
-    tail: Arc<DurableTail>,
+    pub(crate) tail: Arc<DurableTail>,
 }
 
 /// An old copy of a volume's disks.
@@ -126,6 +134,8 @@ impl Site {
             image: Platter::new(&format!("{name}/mirror"), volume_bytes, whole_pages),
             maps: RefCell::default(),
             history: Arc::new(Mutex::new(History::new(volume_bytes))),
+            chunks: Arc::default(),
+            copies: Copies::new(),
             remotes: RefCell::default(),
             confirmed: RefCell::default(),
             flips: Cell::new(0),
@@ -136,6 +146,7 @@ impl Site {
             faulty: Cell::new(false),
             volume: RefCell::default(),
             broken: RefCell::default(),
+            links: RefCell::default(),
             refusals: RefCell::default(),
             waiting: RefCell::default(),
             tail: Arc::default(),
@@ -153,8 +164,7 @@ impl Site {
         };
         let disk = SimDisk::quietly(&site.journal);
         Store::format(&*disk, &parameters, world.local_clock.wall_us()).expect("a healthy disk is formatted");
-        site.journal
-            .watch(JournalTap::new(&site.history, &world.stats, &site.tail));
+        site.journal.watch(JournalTap::new(&site, &world.stats));
         site.image.watch(ImageTap::new(&site.history, false));
         Rc::new(site)
     }
@@ -163,7 +173,11 @@ impl Site {
         let mut maps = self.maps.borrow_mut();
         let map = maps.entry(remote.to_owned()).or_insert_with(|| {
             let bytes = BlockMap::file_bytes(&BlockMap::header_for(self.uuid, self.volume_bytes));
-            Platter::new(&format!("{}/{remote}.map", self.name), bytes, false)
+            Platter::new(
+                &format!("{}/{remote}.map", self.name),
+                bytes,
+                self.journal.has_whole_pages(),
+            )
         });
         map.clone()
     }
@@ -209,6 +223,7 @@ impl Site {
         drop(now);
         self.confirmed.borrow_mut().clear();
         self.branched.set(true);
+        self.copies.lock().forgive();
     }
 
     /// Whether its journal was damaged.
@@ -274,9 +289,13 @@ fn open(
     if process.is_dead() {
         return;
     }
+    site.links.borrow_mut().clear();
     // Whoever fails from here on has to have met a fault from here on.
     site.faulty.set(is_any_faulty(&site.platters()));
     let expected = checks::recovery::local_before_start(world, site);
+    if let Ok(superblock) = load_superblock(&*SimDisk::quietly(&site.journal)) {
+        site.copies.lock().volume_starts(&superblock);
+    }
     let devices = site.devices(|platter| SimDisk::open(platter, process));
     let opened = devices.and_then(|devices| Store::open(devices, world.local_clock.clone()));
     if process.is_dead() {
@@ -333,12 +352,14 @@ pub fn start_link(
             return;
         }
     };
+    let status = Arc::new(StatusCell::default());
+    site.links.borrow_mut().insert(remote.to_owned(), status.clone());
     let setup = SessionSetup {
         source,
         remote_name: remote.to_owned(),
         instance,
         window_bytes: WINDOW_BYTES,
-        status: Arc::new(StatusCell::default()),
+        status,
     };
     let link = keep_link(world.clone(), process.clone(), site.clone(), setup, told.clone());
     spawn(process, Needs::Nothing, link);
@@ -363,6 +384,7 @@ async fn keep_link(
         let connected = world.remote(&name).and_then(|remote| {
             let (far, receiver) = remote.running()?;
             let (here, there) = world.net.connect(&process, &far)?;
+            site.copies.lock().connected(&name);
             let (line, at) = (here.0.line(), (world.clone(), site.clone(), name.clone()));
             spawn(&far, APPENDING_FREE, async move {
                 let line = there.0.line();

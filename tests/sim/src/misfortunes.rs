@@ -72,7 +72,6 @@ impl World {
 
     /// A unit is going to die in the middle of some call to a disk.
     fn arm(&self) {
-        self.stats.count("deaths inside a call to a disk");
         let (calls, how) = (1 + self.draw(60), self.death());
         let process = if self.chance(50) {
             self.local.borrow().process.clone()
@@ -214,12 +213,8 @@ impl World {
             Fault::Sync,
             Fault::Sync,
         ]);
-        self.stats.count(match fault {
-            Fault::Read => "reads that fail",
-            Fault::Write => "writes that fail",
-            Fault::NoSpace => "writes without space",
-            Fault::Sync => "syncs that fail",
-        });
+        self.stats
+            .trace("world", || format!("a disk is going to fail: {fault:?}"));
         let calls = self.draw(30);
         if self.chance(50) {
             let site = self.pick(&self.sites());
@@ -236,7 +231,6 @@ impl World {
     }
 
     fn flip(&self) {
-        self.stats.count("bits flipped");
         let mut random = self.random.borrow_mut();
         if random.chance(50) {
             let site = random.pick(&self.sites()).clone();

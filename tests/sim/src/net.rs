@@ -4,7 +4,7 @@
 use crate::lane::Lane;
 use crate::process::Process;
 use crate::schedule;
-use crate::stats::Stats;
+use crate::stats::{Stats, happened};
 use farside_tests::random::Random;
 use parking_lot::Mutex;
 use std::io;
@@ -137,52 +137,55 @@ impl Net {
         Some((wire.end(0), wire.end(1)))
     }
 
-    /// The connections in use.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.wires.lock().iter().filter(|wire| !wire.is_over()).count()
-    }
-
-    /// Does something to every connection.
-    fn each(&self, act: impl Fn(&mut Lane)) {
-        for wire in self.wires.lock().iter().filter(|wire| !wire.is_over()) {
+    /// Does something to every connection; false if there is none.
+    fn each(&self, act: impl Fn(&mut Lane)) -> bool {
+        let wires = self.wires.lock();
+        let mut in_use = wires.iter().filter(|wire| !wire.is_over()).peekable();
+        let is_any = in_use.peek().is_some();
+        for wire in in_use {
             for lane in &wire.lanes {
                 let mut lane = lane.lock();
                 act(&mut lane);
                 lane.wake();
             }
         }
+        is_any
     }
 
     /// Every connection is reset; what was on its way is lost.
     pub fn cut(&self) {
-        self.stats.count("connections cut");
-        self.each(|lane| {
+        let is_any = self.each(|lane| {
             lane.pieces.clear();
             lane.bytes = 0;
             lane.reset = true;
         });
+        if is_any {
+            self.stats.count("connections cut");
+        }
     }
 
     /// Every connection stays open and carries nothing any more.
     pub fn freeze(&self) {
-        self.stats.count("connections half open");
-        self.each(|lane| {
+        let is_any = self.each(|lane| {
             lane.pieces.clear();
             lane.bytes = 0;
             lane.swallows = true;
         });
+        if is_any {
+            self.stats.count("connections half open");
+        }
     }
 
     /// The next piece one way of every connection has a byte changed.
     pub fn corrupt(&self, way: usize) {
-        self.stats.count("pieces corrupted");
+        self.stats
+            .trace("net", || "the next pieces are corrupted".to_owned());
         self.mark(way, |lane| lane.corrupt_next = true);
     }
 
     /// Nothing more is planned; connections that lost something break.
     pub fn heal(&self) {
-        self.each(|lane| {
+        _ = self.each(|lane| {
             (lane.corrupt_next, lane.double_next, lane.drop_next) = (false, false, false);
             (lane.repeat_next, lane.miss_next) = (false, false);
             lane.reset |= lane.missed;
@@ -191,25 +194,29 @@ impl Net {
 
     /// The next chunk of every connection gets lost whole.
     pub fn miss(&self) {
-        self.stats.count("chunks missed");
+        self.stats
+            .trace("net", || "the next chunks are missed".to_owned());
         self.mark(0, |lane| lane.miss_next = true);
     }
 
     /// A chunk that was sent lately arrives once more on every connection.
     pub fn repeat(&self) {
-        self.stats.count("chunks repeated");
+        self.stats
+            .trace("net", || "the next chunks are repeated".to_owned());
         self.mark(0, |lane| lane.repeat_next = true);
     }
 
     /// The next piece one way of every connection arrives twice.
     pub fn double(&self, way: usize) {
-        self.stats.count("pieces doubled");
+        self.stats
+            .trace("net", || "the next pieces are doubled".to_owned());
         self.mark(way, |lane| lane.double_next = true);
     }
 
     /// The next piece one way of every connection arrives in part, and nothing after it.
     pub fn truncate(&self, way: usize) {
-        self.stats.count("pieces truncated");
+        self.stats
+            .trace("net", || "the next pieces are truncated".to_owned());
         self.mark(way, |lane| lane.drop_next = true);
     }
 
@@ -244,14 +251,6 @@ impl Net {
                 back.wake();
             }
         }
-    }
-
-    /// Most bytes on their way on one lane.
-    #[must_use]
-    pub fn most_on_the_way(&self) -> usize {
-        let wires = self.wires.lock();
-        let lanes = wires.iter().flat_map(|wire| wire.lanes.iter());
-        lanes.map(|lane| lane.lock().bytes).max().unwrap_or(0)
     }
 }
 
@@ -372,6 +371,7 @@ impl AsyncWrite for WriteEnd {
         lane.altered |= lost > 0 || repeated.is_some() || lane.double_next || lane.drop_next;
         let mut piece = bytes[lost..count].to_vec();
         if std::mem::take(&mut lane.drop_next) {
+            happened("pieces truncated");
             let part = usize::try_from(shared.random.below(count as u64)).unwrap_or(0);
             piece.truncate(part);
             (lane.breaks_off, lane.swallows) = (true, true);
@@ -381,10 +381,12 @@ impl AsyncWrite for WriteEnd {
             let at = usize::try_from(shared.random.below(piece.len() as u64)).unwrap_or(0);
             lane.altered = true;
             if let Some(byte) = piece.get_mut(at) {
+                happened("pieces corrupted");
                 *byte ^= 1 << shared.random.below(8);
             }
         }
         if std::mem::take(&mut lane.double_next) {
+            happened("pieces doubled");
             lane.bytes += piece.len();
             lane.pieces.push_back((due, piece.clone()));
         }
@@ -393,6 +395,7 @@ impl AsyncWrite for WriteEnd {
             lane.pieces.push_back((due, piece));
         }
         if let Some(chunk) = repeated {
+            happened("chunks repeated");
             lane.bytes += chunk.len();
             lane.pieces.push_back((due, chunk));
         }

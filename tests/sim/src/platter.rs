@@ -2,8 +2,11 @@
 //! version of any unsynced sector.
 //!
 //! A sync that fails forgets which sectors it should have written, as operating systems do: a later one that
-//! succeeds does not bring them back.
+//! succeeds does not bring them back. Which of them it wrote before it failed, nobody knows.
 
+pub use crate::faults::Fault;
+use crate::faults::{Lost, Planned};
+use crate::stats::happened;
 use farside_tests::random::Random;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -26,19 +29,6 @@ pub trait Tap: Debug + Send + Sync {
     fn synced(&self, platter: &Platter);
 }
 
-/// A fault that the next matching call meets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// A read fails; the next one succeeds.
-    Read,
-    /// A write fails, of which a part was done.
-    Write,
-    /// There is no space for a write.
-    NoSpace,
-    /// A sync fails, and what it should have written may be lost.
-    Sync,
-}
-
 type Sector = [u8; SECTOR];
 
 /// A sector whose newest content is not durable; that one is what reads give.
@@ -57,10 +47,13 @@ pub(crate) struct Content {
     unsynced: BTreeMap<usize, Unsynced>,
     /// What is durable of sectors that a failed sync gave up: reads give something else, no sync writes it.
     given_up: BTreeMap<usize, Sector>,
-    /// Calls until the fault, and which.
-    faults: Vec<(u64, Fault)>,
+    faults: Vec<Planned>,
     /// Rises with every change.
     pub(crate) version: u64,
+    /// A bit of it was flipped.
+    was_damaged: bool,
+    /// The sectors of a page survive together, in versions that stood there together.
+    whole_pages: bool,
 }
 
 /// The medium itself.
@@ -70,8 +63,6 @@ pub struct Platter {
     pub(crate) bytes: u64,
     pub(crate) content: Mutex<Content>,
     tap: Mutex<Option<Arc<dyn Tap>>>,
-    /// Several sectors of a page survive together or not at all.
-    whole_pages: bool,
 }
 
 impl Content {
@@ -123,18 +114,25 @@ impl Content {
                 unsynced.stamp = stamp;
             } else {
                 let durable = Box::new(self.given_up.remove(&sector).unwrap_or(before));
-                let older = Vec::new();
-                self.unsynced.insert(
-                    sector,
-                    Unsynced {
-                        durable,
-                        stamp,
-                        older,
-                    },
-                );
+                self.unsynced.insert(sector, Unsynced::new(durable, stamp));
             }
         }
+        if self.whole_pages {
+            self.take_up_again(offset / PAGE..(offset + bytes.len()).div_ceil(PAGE), stamp);
+        }
         self.put(offset, bytes);
+    }
+
+    /// Whoever writes whole pages also writes the sectors that were given up in them.
+    fn take_up_again(&mut self, pages: std::ops::Range<usize>, stamp: u64) {
+        let sectors = pages.start * PAGE / SECTOR..pages.end * PAGE / SECTOR;
+        let given_up: Vec<_> = self.given_up.range(sectors).map(|(sector, _)| *sector).collect();
+        for sector in given_up {
+            if let Some(durable) = self.given_up.remove(&sector) {
+                self.unsynced
+                    .insert(sector, Unsynced::new(Box::new(durable), stamp));
+            }
+        }
     }
 
     /// Zeroes in the cache; whole pages become holes unless their space is to be kept.
@@ -146,14 +144,11 @@ impl Content {
         }
     }
 
-    /// Everything written up to the version `begun` is durable. If the sync failed, every other sector is given up
-    /// instead, and nothing will ever write it.
-    pub(crate) fn settle(&mut self, begun: u64, failed: bool) {
+    /// Everything written up to the version `begun` is durable, but for what a sync that failed gave up.
+    pub(crate) fn settle(&mut self, begun: u64, lost: Lost) {
         let mut unsynced = std::mem::take(&mut self.unsynced);
-        let mut number = 0;
         unsynced.retain(|sector, unsynced| {
-            number += 1;
-            let is_lost = failed && number % 2 == 0;
+            let is_lost = lost.has(*sector, self.whole_pages);
             if unsynced.stamp <= begun {
                 if is_lost {
                     self.given_up.insert(*sector, *unsynced.durable);
@@ -168,17 +163,75 @@ impl Content {
             true
         });
         self.unsynced = unsynced;
+        if self.whole_pages {
+            let mut pages = BTreeMap::new();
+            for (sector, unsynced) in &self.unsynced {
+                let since = pages.entry(sector * SECTOR / PAGE).or_insert(unsynced.stamp);
+                *since = unsynced.stamp.min(*since);
+            }
+            for (page, since) in pages {
+                self.take_up_again(page..page + 1, since);
+            }
+        }
     }
 
     /// Whether the next call of a kind fails, and how.
     pub(crate) fn fault(&mut self, kinds: &[Fault]) -> Option<Fault> {
-        let at = self.faults.iter().position(|(_, fault)| kinds.contains(fault))?;
-        if self.faults[at].0 > 0 {
-            self.faults[at].0 -= 1;
+        let mut all = self.faults.iter();
+        let at = all.position(|planned| kinds.contains(&planned.fault))?;
+        let planned = &mut self.faults[at];
+        if !planned.is_met() {
             return None;
         }
-        Some(self.faults.remove(at).1)
+        let fault = planned.fault;
+        if !planned.lasts {
+            self.faults.remove(at);
+        }
+        Some(fault)
     }
+}
+
+impl Unsynced {
+    fn new(durable: Box<Sector>, stamp: u64) -> Self {
+        Self {
+            durable,
+            stamp,
+            older: Vec::new(),
+        }
+    }
+
+    /// When its versions were written, but for those that nobody remembers.
+    fn stamps(&self) -> impl Iterator<Item = u64> {
+        let older = self.older.iter().map(|(stamp, _)| *stamp);
+        older.chain([self.stamp])
+    }
+
+    /// The oldest of which all is known from then on.
+    fn known_since(&self) -> u64 {
+        let forgets = self.older.len() == VERSIONS;
+        self.older
+            .first()
+            .filter(|_| forgets)
+            .map_or(0, |(stamp, _)| *stamp)
+    }
+
+    /// What stood there at a time; `None` if it still does.
+    fn at(&self, stamp: u64) -> Option<Sector> {
+        if self.stamp <= stamp {
+            return None;
+        }
+        let mut older = self.older.iter().rev();
+        let then = older.find(|(written, _)| *written <= stamp);
+        Some(then.map_or(*self.durable, |(_, bytes)| *bytes))
+    }
+}
+
+/// A page as it may survive: as it was after one of the writes to it.
+fn some_version(page: &[(usize, Unsynced)], random: &mut Random) -> u64 {
+    let known_since = page.iter().map(|(_, unsynced)| unsynced.known_since()).max();
+    let stamps = page.iter().flat_map(|(_, unsynced)| unsynced.stamps());
+    let stamps: Vec<_> = stamps.filter(|stamp| Some(*stamp) >= known_since).collect();
+    *random.pick(&stamps)
 }
 
 /// The pieces of a buffer that lie on one page each.
@@ -198,10 +251,10 @@ impl Platter {
             bytes,
             content: Mutex::new(Content {
                 pages: (0..pages).map(|_| None).collect(),
+                whole_pages,
                 ..Content::default()
             }),
             tap: Mutex::default(),
-            whole_pages,
         })
     }
 
@@ -220,9 +273,15 @@ impl Platter {
         self.tap.lock().clone()
     }
 
-    /// A call from now on meets a fault.
+    /// Whether it writes pages whole or not at all.
+    #[must_use]
+    pub fn has_whole_pages(&self) -> bool {
+        self.content.lock().whole_pages
+    }
+
+    /// A call from now on meets a fault, and some disks stay like that.
     pub fn plan(&self, fault: Fault, calls: u64) {
-        self.content.lock().faults.push((calls, fault));
+        self.content.lock().faults.push(Planned::new(fault, calls));
     }
 
     /// No call meets a fault any more.
@@ -243,24 +302,24 @@ impl Platter {
         let unsynced = std::mem::take(&mut content.unsynced);
         // Some power losses keep nearly all, some nearly nothing, some exactly one thing.
         let keep_percent = *random.pick(&[0, 10, 50, 90, 100, 50]);
-        let (mut page, mut fate) = (usize::MAX, true);
-        for (sector, lost) in unsynced {
-            let same_page = self.whole_pages && sector * SECTOR / PAGE == page;
-            page = sector * SECTOR / PAGE;
-            if !same_page {
-                fate = random.below(100) < keep_percent;
-            }
-            let survivor = if !fate {
-                Some(*lost.durable)
-            } else if self.whole_pages || random.below(2) == 0 {
-                None
-            } else {
-                // The newest stands there already.
-                let version = index(random.below(lost.older.len() as u64 + 1));
-                lost.older.get(version).map(|(_, bytes)| *bytes)
+        let unit = if content.whole_pages { PAGE } else { SECTOR };
+        let unsynced: Vec<_> = unsynced.into_iter().collect();
+        for unit in unsynced.chunk_by(|one, other| one.0 * SECTOR / unit == other.0 * SECTOR / unit) {
+            let keeps = random.below(100) < keep_percent;
+            let version = match (keeps, random.below(2)) {
+                (false, _) => 0,
+                (true, 0) => u64::MAX,
+                (true, _) => some_version(unit, random),
             };
-            if let Some(survivor) = survivor {
-                content.put(sector * SECTOR, &survivor);
+            for (sector, lost) in unit {
+                let survivor = if keeps {
+                    lost.at(version)
+                } else {
+                    Some(*lost.durable)
+                };
+                if let Some(survivor) = survivor {
+                    content.put(sector * SECTOR, &survivor);
+                }
             }
         }
         for (sector, durable) in std::mem::take(&mut content.given_up) {
@@ -288,11 +347,10 @@ impl Platter {
                 pages: content.pages.clone(),
                 unsynced: content.unsynced.clone(),
                 given_up: content.given_up.clone(),
-                faults: Vec::new(),
-                version: 0,
+                whole_pages: content.whole_pages,
+                ..Content::default()
             }),
             tap: Mutex::default(),
-            whole_pages: self.whole_pages,
         });
         drop(content);
         if power_lost {
@@ -322,7 +380,15 @@ impl Platter {
             return false;
         }
         page[at % PAGE] ^= 1 << random.below(8);
+        content.was_damaged = true;
+        happened("bits flipped");
         true
+    }
+
+    /// Whether a bit of it was ever flipped.
+    #[must_use]
+    pub fn was_damaged(&self) -> bool {
+        self.content.lock().was_damaged
     }
 
     /// A number that rises with every change.

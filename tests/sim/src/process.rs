@@ -1,5 +1,6 @@
 //! A process of a unit: it lives until the world kills it, between any two calls to a disk or in the middle of one.
 
+use crate::stats::happened;
 use farside_storage::{Store, UnderWay};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -89,6 +90,7 @@ impl Process {
         match planned {
             Some((at, how)) if at <= number => {
                 self.die(how);
+                happened("deaths inside a call to a disk");
                 Some(number)
             }
             _ => None,

@@ -1,6 +1,7 @@
 //! A remote unit: its replicas with their disks, and the receiver that feeds them.
 
 use crate::checks;
+use crate::checks::full_copies::Copies;
 use crate::checks::senders::{Sender, Senders};
 use crate::checks::tail::DurableTail;
 use crate::disk::SimDisk;
@@ -8,7 +9,7 @@ use crate::history::History;
 use crate::local::Site;
 use crate::platter::{Platter, is_any_faulty};
 use crate::process::{Death, Process};
-use crate::schedule::{Needs, spawn};
+use crate::schedule::{self, Needs, spawn};
 use crate::taps::{ImageTap, ReplicaTap};
 use crate::time::SimClock;
 use crate::workers::SimWorkers;
@@ -17,7 +18,9 @@ use farside_protocol::journal::Role;
 use farside_protocol::journal::limits::{MIN_SEGMENTS, RING_OFFSET};
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
 use farside_remote::{Receiver, ReceiverConfig, Replica, Replicas};
-use farside_storage::{Clock, StorageError, Store, StoreDevices, StoreFiles, StoreParameters};
+use farside_storage::{
+    Clock, StorageError, Store, StoreDevices, StoreFiles, StoreParameters, load_superblock,
+};
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -98,6 +101,7 @@ pub struct SimReplicas {
     number: u64,
     homes: Arc<Mutex<BTreeMap<String, Arc<Home>>>>,
     histories: BTreeMap<String, Arc<Mutex<History>>>,
+    copies: BTreeMap<String, Arc<Mutex<Copies>>>,
     journal_bytes: u64,
     open: Mutex<BTreeMap<String, Result<Arc<Replica>, String>>>,
     senders: Senders,
@@ -120,10 +124,11 @@ impl SimReplicas {
         let smallest = u64::from(hello.segment_bytes) * u64::from(MIN_SEGMENTS) * 2 + RING_OFFSET;
         let journal_bytes = self.journal_bytes.max(smallest);
         let at = |what: &str| format!("far{}/{}/{what}", self.number, hello.volume_name);
+        let whole_pages = schedule::draw(100) < 30;
         let home = Arc::new(Home {
             name: hello.volume_name.clone(),
-            journal: Platter::new(&at("journal"), journal_bytes, false),
-            image: Platter::new(&at("replica"), hello.volume_bytes, false),
+            journal: Platter::new(&at("journal"), journal_bytes, whole_pages),
+            image: Platter::new(&at("replica"), hello.volume_bytes, whole_pages),
             history: history.clone(),
             hurt: AtomicBool::new(false),
             went_back: AtomicBool::new(false),
@@ -144,7 +149,10 @@ impl SimReplicas {
         let disk = SimDisk::open(&home.journal, &self.process);
         // Its files take their place whole: nothing is left of a making that was cut short.
         Store::format(&*disk, &parameters, self.clock.wall_us())?;
-        home.journal.watch(ReplicaTap::new(history, &home.tail));
+        let copies = &self.copies[&home.name];
+        copies.lock().is_due(self.process.name());
+        home.journal
+            .watch(ReplicaTap::new(&home, copies, self.process.name()));
         home.image.watch(ImageTap::new(history, true));
         self.homes.lock().insert(home.name.clone(), home.clone());
         let replica = self.start(&home)?;
@@ -153,6 +161,13 @@ impl SimReplicas {
     }
 
     fn start(&self, home: &Home) -> Result<Arc<Replica>, StorageError> {
+        if let Ok(superblock) = load_superblock(&*SimDisk::quietly(&home.journal)) {
+            let mut copies = self.copies[&home.name].lock();
+            copies.replica_starts(self.process.name(), &superblock);
+            if home.went_back.load(Ordering::Relaxed) {
+                copies.is_due(self.process.name());
+            }
+        }
         let devices = home.devices(|platter| SimDisk::open(platter, &self.process));
         let store = Store::open(devices, self.clock.clone())?;
         let files = StoreFiles {
@@ -227,12 +242,18 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
         .iter()
         .map(|site| (site.name.clone(), site.history.clone()))
         .collect();
+    let copies = world
+        .sites()
+        .iter()
+        .map(|site| (site.name.clone(), site.copies.clone()))
+        .collect();
     let replicas = Arc::new(SimReplicas {
         process: process.clone(),
         clock: remote.clock.clone(),
         number: remote.number * 1000 + remote.lives.get(),
         homes: remote.homes.clone(),
         histories,
+        copies,
         journal_bytes: (64 << 10) + world.random.borrow_mut().between(64 << 10, 384 << 10),
         open: Mutex::default(),
         senders: Senders::default(),

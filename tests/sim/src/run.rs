@@ -5,8 +5,12 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+/// No world takes so long, in real time, however busy the machine is: one that does never ends.
+const LONGEST: Duration = Duration::from_mins(1);
 
 thread_local! {
     /// The first panic of the world on this thread, also of a task that caught it.
@@ -61,7 +65,60 @@ pub struct Totals {
     pub broken: Vec<Broken>,
 }
 
+/// The worlds under way, and since when.
+static UNDER_WAY: Mutex<Vec<(u64, Instant)>> = Mutex::new(Vec::new());
+
+/// A world under way: nobody can interrupt one that never ends, so the program ends, and says which one it was.
+struct Watched(u64);
+
+impl Watched {
+    #[expect(clippy::disallowed_methods, reason = "how long a world takes is real time")]
+    fn new(seed: u64) -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let watchdog = std::thread::Builder::new().name("watchdog".to_owned());
+            watchdog.spawn(watch).expect("a thread can be started");
+        });
+        under_way().push((seed, Instant::now()));
+        Self(seed)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        under_way().retain(|(seed, _)| *seed != self.0);
+    }
+}
+
+fn under_way() -> std::sync::MutexGuard<'static, Vec<(u64, Instant)>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the report of a world that cannot report itself"
+)]
+#[expect(clippy::exit, reason = "nothing else ends a world that never ends")]
+fn watch() {
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let overdue = under_way()
+            .iter()
+            .find(|(_, since)| since.elapsed() > LONGEST)
+            .copied();
+        if let Some((seed, _)) = overdue {
+            println!(
+                "seed {seed}: did not end within {} s of real time",
+                LONGEST.as_secs()
+            );
+            println!("  see it: make sim SEED={seed}");
+            std::process::exit(1);
+        }
+    }
+}
+
 fn one(seed: u64, traced: bool, totals: &mut Totals) {
+    let _watched = Watched::new(seed);
     BROKEN.with(|broken| broken.borrow_mut().take());
     let outcome = catch_unwind(AssertUnwindSafe(|| world::run(seed, traced)));
     totals.worlds += 1;

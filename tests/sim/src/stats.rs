@@ -1,9 +1,20 @@
 //! What a world did: counted, so that a run can show that it did something.
 
 use parking_lot::Mutex;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::time::Instant;
+
+thread_local! {
+    /// What places without a hold on the world's [`Stats`] counted: a world runs on one thread.
+    static HAPPENED: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// One more of these, in the world on this thread.
+pub fn happened(what: &'static str) {
+    HAPPENED.with(|counts| *counts.borrow_mut().entry(what).or_default() += 1);
+}
 
 /// Counters by name, and the trace.
 #[derive(Debug)]
@@ -19,6 +30,7 @@ impl Stats {
     /// Nothing counted yet.
     #[must_use]
     pub fn new(traces: bool) -> Self {
+        HAPPENED.with(RefCell::take);
         Self {
             counts: Mutex::default(),
             operations: AtomicU64::new(0),
@@ -49,9 +61,10 @@ impl Stats {
     /// All counts, and the operations checked.
     #[must_use]
     pub fn totals(&self) -> (BTreeMap<&'static str, u64>, u64) {
-        (
-            self.counts.lock().clone(),
-            self.operations.load(Ordering::Relaxed),
-        )
+        let mut counts = self.counts.lock().clone();
+        for (what, count) in HAPPENED.with(RefCell::take) {
+            *counts.entry(what).or_default() += count;
+        }
+        (counts, self.operations.load(Ordering::Relaxed))
     }
 }

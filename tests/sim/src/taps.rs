@@ -1,31 +1,41 @@
 //! Whoever watches the disks: a volume's journal tells its history, everything else is held against that.
 
+use crate::checks::chunks::Chunks;
+use crate::checks::full_copies::Copies;
 use crate::checks::tail::DurableTail;
 use crate::history::History;
+use crate::local::Site;
 use crate::platter::{Platter, Tap};
+use crate::remote::Home;
 use crate::stats::Stats;
 use farside_protocol::journal::What;
 use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Watches a volume's journal.
 #[derive(Debug)]
 pub struct JournalTap {
     history: Arc<Mutex<History>>,
+    chunks: Arc<Mutex<Chunks>>,
+    copies: Arc<Mutex<Copies>>,
+    platter: Weak<Platter>,
     stats: Arc<Stats>,
     tail: Arc<DurableTail>,
 }
 
 impl JournalTap {
-    /// Feeds this history.
+    /// Feeds the history of this volume.
     #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, stats: &Arc<Stats>, tail: &Arc<DurableTail>) -> Arc<Self> {
+    pub fn new(site: &Site, stats: &Arc<Stats>) -> Arc<Self> {
         Arc::new(Self {
-            history: history.clone(),
+            history: site.history.clone(),
+            chunks: site.chunks.clone(),
+            copies: site.copies.clone(),
+            platter: Arc::downgrade(&site.journal),
             stats: stats.clone(),
-            tail: tail.clone(),
+            tail: site.tail.clone(),
         })
     }
 }
@@ -43,10 +53,15 @@ pub fn chunk_in(offset: u64, bytes: &[u8]) -> Option<(What<'_>, &[u8])> {
 
 impl Tap for JournalTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
+        if self.platter.upgrade().is_none_or(|platter| platter.was_damaged()) {
+            self.copies.lock().forgive();
+        }
+        self.copies.lock().volume_wrote(offset, bytes);
         let chunk = chunk_in(offset, bytes);
         self.tail
             .wrote(offset, bytes, chunk.as_ref().map(|(what, _)| what));
         if let Some((what, data)) = chunk {
+            self.chunks.lock().journaled(&what);
             self.stats.trace("history", || {
                 let (header, last) = (&what.header, what.last_record());
                 let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);
@@ -126,6 +141,9 @@ impl Tap for ImageTap {
 #[derive(Debug)]
 pub struct ReplicaTap {
     history: Arc<Mutex<History>>,
+    copies: Arc<Mutex<Copies>>,
+    platter: Weak<Platter>,
+    remote: String,
     /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
     taken: Mutex<BTreeSet<(u64, u64, u32)>>,
     tail: Arc<DurableTail>,
@@ -134,17 +152,24 @@ pub struct ReplicaTap {
 impl ReplicaTap {
     /// Checks against this history.
     #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, tail: &Arc<DurableTail>) -> Arc<Self> {
+    pub fn new(home: &Arc<Home>, copies: &Arc<Mutex<Copies>>, remote: &str) -> Arc<Self> {
         Arc::new(Self {
-            history: history.clone(),
+            history: home.history.clone(),
+            copies: copies.clone(),
+            platter: Arc::downgrade(&home.journal),
+            remote: remote.to_owned(),
             taken: Mutex::default(),
-            tail: tail.clone(),
+            tail: home.tail.clone(),
         })
     }
 }
 
 impl Tap for ReplicaTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
+        if self.platter.upgrade().is_none_or(|platter| platter.was_damaged()) {
+            self.copies.lock().is_due(&self.remote);
+        }
+        self.copies.lock().replica_wrote(&self.remote, offset, bytes);
         let chunk = chunk_in(offset, bytes);
         self.tail
             .wrote(offset, bytes, chunk.as_ref().map(|(what, _)| what));
@@ -161,6 +186,7 @@ impl Tap for ReplicaTap {
     fn zeroed(&self, _: u64, _: u64) {}
 
     fn synced(&self, platter: &Platter) {
+        self.copies.lock().replica_synced(&self.remote);
         self.tail.synced(platter);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::process::Process;
 use crate::schedule::{self, Needs, spawn};
+use crate::stats::happened;
 use farside_storage::{ImageSteps, Keeper, Store, StoreObserver, SyncSteps, UnderWay, Work, Workers};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,17 @@ const DRAINING_FREE: Needs = Needs::Free(UnderWay {
 /// Longest pause of a thread that finds nothing to do, in microseconds.
 const LONGEST_PAUSE_US: u64 = 64_000;
 
+/// Of so many stores of remotes one is very slow now and then: once in so many steps, and for so long at most.
+const HANGING_STORES: u64 = 6;
+const HANGS: u64 = 10;
+const LONGEST_HANG_US: u64 = 3_000_000;
+
+/// The process whose disks hosts wait for.
+const LOCAL: &str = "local";
+
+/// Bytes of the ring that a write of one block takes.
+const SMALLEST_WRITE: u64 = 8192;
+
 /// Longest pauses, in microseconds, of the threads that do what may wait for a disk: some come late all their life, so
 /// that copies are seen in the middle.
 const ELSEWHERE_US: [u64; 3] = [500, 500, 150_000];
@@ -75,8 +87,16 @@ impl Workers for SimWorkers {
     ) -> std::io::Result<Arc<Keeper>> {
         self.process.holds(&store);
         let (keeper, sync, image) = Keeper::apart(store.clone(), observer, sync_interval);
-        spawn(&self.process, SYNCING_FREE, keep_durable(store.clone(), sync));
-        spawn(&self.process, ALL_FREE, keep_image(store.clone(), image));
+        spawn(
+            &self.process,
+            SYNCING_FREE,
+            keep_durable(sync, Pace::new(&self.process)),
+        );
+        spawn(
+            &self.process,
+            ALL_FREE,
+            keep_image(store.clone(), image, Pace::new(&self.process)),
+        );
         if schedule::draw(2) == 0 {
             spawn(&self.process, DRAINING_FREE, drain_beside(store));
         }
@@ -92,37 +112,62 @@ impl Workers for SimWorkers {
     }
 }
 
-/// A pause that is short while there is something to do.
-async fn rest(longest_us: &mut u64, busy_us: Option<u64>) {
-    *longest_us = busy_us.unwrap_or((*longest_us * 2).min(LONGEST_PAUSE_US));
-    let pause_us = 1 + schedule::draw(*longest_us);
-    schedule::rest(Duration::from_micros(pause_us)).await;
+/// How a thread takes its time: some come late all their life.
+struct Pace {
+    /// Longest pause while there is something to do.
+    slowness_us: u64,
+    /// The same while there is nothing.
+    idle_us: u64,
+    /// Its disk is very slow now and then.
+    hangs: bool,
 }
 
-/// Longest pause of a thread that has something to do: some come late all their life.
-fn slowness_us() -> u64 {
-    one_of(&[2_000, 2_000, LONGEST_PAUSE_US])
+impl Pace {
+    fn new(process: &Process) -> Self {
+        // Hosts wait for the disks of the local unit, and are promised not to wait for long.
+        let is_remote = process.name() != LOCAL;
+        Self {
+            slowness_us: one_of(&[2_000, 2_000, LONGEST_PAUSE_US]),
+            idle_us: 1_000,
+            hangs: is_remote && schedule::draw(HANGING_STORES) == 0,
+        }
+    }
+
+    /// A pause that is short while there is something to do.
+    async fn rest(&mut self, is_busy: bool) {
+        let longest_us = if !is_busy {
+            self.idle_us = (self.idle_us * 2).min(LONGEST_PAUSE_US);
+            self.idle_us
+        } else if self.hangs && schedule::draw(HANGS) == 0 {
+            happened("stores of remotes that were slow");
+            LONGEST_HANG_US
+        } else {
+            self.idle_us = self.slowness_us;
+            self.slowness_us
+        };
+        let pause_us = 1 + schedule::draw(longest_us);
+        schedule::rest(Duration::from_micros(pause_us)).await;
+    }
 }
 
-async fn keep_durable(store: Arc<Store>, mut steps: SyncSteps) {
-    let (mut longest_us, slowness_us) = (1_000, slowness_us());
+/// Steps only when the real thread would: a thread that nobody tells of its work is a bug to be seen.
+async fn keep_durable(mut steps: SyncSteps, mut pace: Pace) {
     loop {
-        let points = store.points();
-        let busy = steps.is_urgent() || points.durable != points.journaled;
-        rest(&mut longest_us, busy.then_some(slowness_us)).await;
-        if steps.is_over() || !steps.step() {
+        pace.rest(steps.has_work()).await;
+        if steps.is_over() || (steps.has_work() && !steps.step()) {
             return;
         }
     }
 }
 
-async fn keep_image(store: Arc<Store>, mut steps: ImageSteps) {
-    let (mut longest_us, slowness_us) = (1_000, slowness_us());
+async fn keep_image(store: Arc<Store>, mut steps: ImageSteps, mut pace: Pace) {
     loop {
-        let points = store.points();
-        let busy = steps.is_urgent() || points.applied != points.durable;
-        rest(&mut longest_us, busy.then_some(slowness_us)).await;
-        if steps.is_over() || !steps.step() {
+        pace.rest(steps.has_work()).await;
+        let (used, ring) = store.ring_use();
+        if ring - used < SMALLEST_WRITE {
+            happened("rings without room");
+        }
+        if steps.is_over() || (steps.has_work() && !steps.step()) {
             return;
         }
     }

@@ -1,5 +1,6 @@
 //! Memory is bounded: what a store and a link keep stays below what their limits say.
 
+use crate::local::{Site, WINDOW_BYTES};
 use crate::world::World;
 use farside_protocol::journal::limits::MAX_RECORDS;
 
@@ -15,6 +16,7 @@ pub fn check(world: &World) {
         let Some(volume) = site.volume.borrow().clone() else {
             continue;
         };
+        links(&site, u64::from(volume.opened_as().segment_bytes));
         let (used, ring) = volume.store().ring_use();
         assert!(
             used <= ring,
@@ -31,5 +33,19 @@ pub fn check(world: &World) {
                 site.name
             );
         }
+    }
+}
+
+/// What was sent and not confirmed fits the window; at its end as much is read as the largest chunk may take.
+fn links(site: &Site, largest: u64) {
+    for (remote, link) in site.links.borrow().iter() {
+        let status = link.snapshot();
+        let (received, sent) = (status.received_record, status.sent_record);
+        let bytes = site.chunks.lock().wire_bytes(received, sent);
+        assert!(
+            bytes <= WINDOW_BYTES + largest,
+            "{}: {bytes} bytes were sent to {remote} and not confirmed, records {received}..={sent}; its window is {WINDOW_BYTES}",
+            site.name
+        );
     }
 }

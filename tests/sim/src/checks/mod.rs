@@ -12,3 +12,5 @@ pub mod copies;
 pub mod senders;
 pub mod bounds;
 pub mod catching_up;
+pub mod full_copies;
+pub mod chunks;
