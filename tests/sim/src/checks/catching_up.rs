@@ -12,6 +12,10 @@ use std::sync::atomic::Ordering;
 pub fn missing(world: &World) -> Option<String> {
     let remotes = world.remotes();
     let down = remotes.iter().find(|remote| remote.running().is_none());
+    let local = world.local.borrow().process.clone();
+    if local.is_none_or(|process| process.is_dead()) {
+        return Some("the local unit is down".to_owned());
+    }
     down.map(|remote| format!("{} is down", remote.name))
         .or_else(|| world.sites().iter().find_map(|site| missing_of(world, site)))
 }
@@ -27,6 +31,9 @@ fn missing_of(world: &World, site: &Site) -> Option<String> {
             site.broken.borrow()
         ));
     };
+    if let Some(failure) = volume.store().failure() {
+        return Some(format!("{} is degraded: {failure}", site.name));
+    }
     let points = volume.store().points();
     if points.applied != points.journaled {
         return Some(format!(
