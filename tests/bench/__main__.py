@@ -1,7 +1,7 @@
 """Measures Farside beside other NBD servers, in one run on one machine, and prints ratios.
 
     make bench                                  everything; takes more than an hour
-    python3 tests/bench --quick                 a look, in about two minutes
+    python3 tests/bench --quick                 a look, in some minutes
     python3 tests/bench --scenarios none        the comparison only
     python3 tests/bench --workloads none --scenarios recovery,pending
 
@@ -38,9 +38,10 @@ SCENARIOS = {
     memory.PENDING: (memory.run_pending, memory.ABOUT[memory.PENDING]),
 }
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-QUICK = {"size": 256 << 20, "journal": 256 << 20, "runs": 2, "seconds": 1.0, "workloads": fio.SHORT,
-         "sustained_seconds": 8.0, "catch_up_journal": 512 << 20, "outage_seconds": 3.0, "phase_seconds": 3.0,
-         "checkpoint_seconds": 11.0, "recovery_journals": [1 << 30], "recovery_seconds": 2.0}
+QUICK = {"size": 256 << 20, "journal": 256 << 20, "runs": 2, "seconds": 0.5, "workloads": fio.SHORT,
+         "sustained_seconds": 4.0, "catch_up_journal": 512 << 20, "outage_seconds": 3.0, "phase_seconds": 2.0,
+         "checkpoint_seconds": 5.0, "recovery_journals": [1 << 30], "recovery_seconds": 1.0,
+         "pending_blocks": [100_000]}
 
 
 def size(text):
@@ -92,6 +93,8 @@ def options_of(arguments):
     add("--recovery-journals", type=lambda text: [size(each) for each in text.split(",")], metavar="SIZES",
         default=[1 << 30, 8 << 30, 64 << 30], help="(1G,8G,64G)")
     add("--recovery-seconds", type=float, default=8.0, metavar="SECONDS", help="of load before each end (8)")
+    add("--pending-blocks", type=lambda text: [int(each) for each in text.split(",")], metavar="NUMBERS",
+        default=[100_000, 300_000, 900_000], help="(100000,300000,900000)")
     if "--quick" in arguments:
         parser.set_defaults(**QUICK)
     options = parser.parse_args(arguments)
@@ -156,9 +159,11 @@ def main():
 
     results, problems = report.Results(options.results, heading(options, classes)), []
     results.data["options"] = vars(options)
+    results.data["load"] = {name: fio.WORKLOADS[name].arguments() for name in options.workloads}
     if options.workloads and classes:
         records, failed = compare.compare(classes, options, make)
-        results.add("comparison", records, compare.tables(records, classes, options))
+        rows = compare.summary(records, classes, options)
+        results.add("comparison", {"summary": rows, "runs": records}, compare.tables(rows, classes, options))
         problems += failed
     for name in options.scenarios:
         data, tables, failed = SCENARIOS[name][0](classes, options, make)

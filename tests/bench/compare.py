@@ -81,7 +81,7 @@ def compare(classes, options, make):
 
 def left_out(server, name):
     """Whether the workload has more connections than the server takes."""
-    return server.most_connections and fio.WORKLOADS[name].jobs > server.most_connections
+    return server.most_connections is not None and fio.WORKLOADS[name].jobs > server.most_connections
 
 
 def attempt(server, work):
@@ -132,36 +132,53 @@ def ratios(records, workload, server, peer, key):
     return (statistics.median(found), min(found), max(found)) if found else None
 
 
-def tables(records, classes, options):
-    """The comparison as text."""
-    columns = ["workload", "server", "IOPS", "(low-high)", "MB/s", "p50us", "p99us", "flush50", "flush99", "cpu/M",
-               "2nd/M", "cpu/GiB", "disk/B", "MiB", "fio%", "others%"]
-    rows = []
+COMPARED = {
+    "iops": "Operations per second, ratio to each peer: median (low-high); above 1 is faster",
+    "cpu_per_million": "Processor time per operation, ratio to each peer: below 1 is less",
+    "p99_us": "p99 latency, ratio to each peer: below 1 is shorter",
+}
+COLUMNS = {
+    "iops": "IOPS", "span": "(low-high)", "mb_per_second": "MB/s", "p50_us": "p50us", "p99_us": "p99us",
+    "flush_p50_us": "flush50", "flush_p99_us": "flush99", "cpu_per_million": "cpu/M", "second_cpu_per_million": "2nd/M",
+    "cpu_per_gib": "cpu/GiB", "written_per_byte": "disk/B", "peak_mib": "MiB", "fio_percent": "fio%",
+    "others_percent": "others%",
+}
+
+
+def summary(records, classes, options):
+    """One dictionary for each workload and server: medians, and for Farside the ratios to each peer."""
+    peers = [each.name for each in classes if each.is_peer]
+    result = []
     for workload in options.workloads:
         for each in classes:
             runs = list(good(records, workload, each.name).values())
-            if not runs:
-                said = "left out" if left_out(each, workload) else "FAILED"
-                rows.append([workload, each.name, said] + [None] * (len(columns) - 3))
-                continue
-            middle = lambda key, runs=runs: (fio.summary(runs, key) or [None])[0]
-            rows.append([workload, each.name, middle("iops"), _range(runs), middle("mb_per_second"),
-                         middle("p50_us"), middle("p99_us"), middle("flush_p50_us"), middle("flush_p99_us"),
-                         middle("cpu_per_million"), middle("second_cpu_per_million"), middle("cpu_per_gib"),
-                         middle("written_per_byte"), middle("peak_mib"), middle("fio_percent"), middle("others_percent")])
-    result = [report.text_table(f"Side by side: medians of {options.runs} runs of {options.seconds:g} s", columns, rows)]
-    peers = [each.name for each in classes if each.is_peer]
-    measured = [each.name for each in classes if not each.is_peer]
-    for key, title in (("iops", "Operations per second, ratio to each peer: median (low-high); above 1 is faster"),
-                       ("cpu_per_million", "Processor time per operation, ratio to each peer: below 1 is less"),
-                       ("p99_us", "p99 latency, ratio to each peer: below 1 is shorter")):
-        if peers and measured:
-            rows = [[workload, server] + [report.span(ratios(records, workload, server, peer, key)) for peer in peers]
-                    for workload in options.workloads for server in measured]
-            result.append(report.text_table(title, ["workload", "server", *peers], rows))
+            row = {"workload": workload, "server": each.name, "runs": len(runs), "left_out": left_out(each, workload)}
+            row.update((key, (fio.summary(runs, key) or [None])[0]) for key in COLUMNS if key != "span")
+            if runs:
+                _, low, high = fio.summary(runs, "iops")
+                row["span"] = f"{low:.0f}-{high:.0f}"
+            if not each.is_peer:
+                row["ratios"] = {key: {peer: ratios(records, workload, each.name, peer, key) for peer in peers}
+                                 for key in COMPARED}
+            result.append(row)
     return result
 
 
-def _range(runs):
-    figure = fio.summary(runs, "iops")
-    return f"{figure[1]:.0f}-{figure[2]:.0f}"
+def tables(rows, classes, options):
+    """The comparison as text, from its summary."""
+    lines = []
+    for row in rows:
+        figures = [row.get(key) for key in COLUMNS]
+        if not row["runs"]:
+            figures[0] = "left out" if row["left_out"] else "FAILED"
+        lines.append([row["workload"], row["server"], *figures])
+    title = f"Side by side: medians of {options.runs} runs of {options.seconds:g} s"
+    result = [report.text_table(title, ["workload", "server", *COLUMNS.values()], lines)]
+    peers = [each.name for each in classes if each.is_peer]
+    measured = [row for row in rows if "ratios" in row]
+    if peers and measured:
+        for key, title in COMPARED.items():
+            lines = [[row["workload"], row["server"], *(report.span(row["ratios"][key][peer]) for peer in peers)]
+                     for row in measured]
+            result.append(report.text_table(title, ["workload", "server", *peers], lines))
+    return result

@@ -12,7 +12,7 @@ import signal
 import statistics
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from processes import Failure, Process
 
@@ -73,7 +73,7 @@ class Load:
         self.stem = workspace.path(f"fio-{time.monotonic_ns()}")
         command = COMMON + [f"--uri={uri}", f"--output={self.stem}.json", *workload.arguments(), *extra]
         if seconds:
-            command += ["--time_based", f"--runtime={seconds:g}"]
+            command += ["--time_based", f"--runtime={seconds * 1000:.0f}ms"]
         if latencies:
             command += [f"--write_lat_log={self.stem}", "--log_unix_epoch=1", "--disable_slat=1", "--disable_lat=1"]
         if rates:
@@ -159,11 +159,16 @@ def percentile(values, wanted):
 
 
 def by_phase(latencies, phases):
-    """Latencies sorted into phases: a list of (name, begin, end) in Unix time; what fits none is left out."""
+    """Latencies sorted into phases: a list of (name, begin, end) in Unix time.
+
+    A request belongs to the first phase in which any of its time lies, or to none: one that a phase has delayed may be
+    answered after it.
+    """
     sorted_in = collections.defaultdict(list)
     for when, value in latencies:
+        since = when - value / 1e6
         for name, begin, end in phases:
-            if begin <= when < end:
+            if begin <= when and since < end:
                 sorted_in[name].append(value)
                 break
     return sorted_in
@@ -173,11 +178,6 @@ def summary(runs, key):
     """(median, low, high) of one figure over runs, or None."""
     values = [run[key] for run in runs if run.get(key) is not None]
     return (statistics.median(values), min(values), max(values)) if values else None
-
-
-def described(workload):
-    """A workload as a dictionary, for the report."""
-    return asdict(workload)
 
 
 def _children_cpu():

@@ -20,7 +20,6 @@ ABOUT = {VOLUME_SIZE: "memory and time to open, sparse volumes of 1 GiB to 16 Ti
 # The largest file of ext4 is one block short of 16 TiB.
 LARGEST = (16 << 40) - (64 << 10)
 SIZES = (1 << 30, 64 << 30, 1 << 40, LARGEST)
-PENDING_BLOCKS = (0, 100_000, 300_000, 900_000)
 PENDING_VOLUME = 64 << 30
 PENDING_JOURNAL = 5 << 30
 HOLD_SECONDS = 3600
@@ -86,7 +85,7 @@ def run_pending(classes, options, make):
     with Workspace(options.directory) as workspace:
         note(PENDING)
         server = make(setting, workspace, size=PENDING_VOLUME, journal=PENDING_JOURNAL)
-        found = attempt(server, lambda: _pending(server))
+        found = attempt(server, lambda: _pending(server, options.pending_blocks))
         if found is None:
             return [], [], [f"{PENDING}: {server.problem}"]
     rows = [[each["records"], each["mib"], each["bytes_per_block"]] for each in found]
@@ -94,14 +93,14 @@ def run_pending(classes, options, make):
                                      ["blocks waiting", "MiB", "bytes per block"], rows)], []
 
 
-def _pending(server):
+def _pending(server, steps):
     server.start()
     # Memory that comes with the first writes, whatever waits, is not counted for what waits.
     _write(server, WARMING_WRITES, "write")
     server.settle()
     found = []
     hold = _hold(server)
-    for blocks in PENDING_BLOCKS:
+    for blocks in (0, *steps):
         waiting = server.pending_records()
         if blocks > waiting:
             _write(server, blocks - waiting)

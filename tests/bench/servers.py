@@ -187,8 +187,8 @@ class QemuMirror(Server):
 
     def start(self):
         self._daemon("-target", "target.sock", "target.img")
-        self._daemon("", "nbd.sock", "disk.img", ["--chardev", f"socket,id=qmp,path={self.path('qmp.sock')},server=on,wait=off",
-                                                  "--monitor", "chardev=qmp"])
+        control = f"socket,id=qmp,path={self.path('qmp.sock')},server=on,wait=off"
+        self._daemon("", "nbd.sock", "disk.img", ["--chardev", control, "--monitor", "chardev=qmp"])
         wait_until(f"{self.name} to answer", lambda: nbd.answers(self.path("target.sock"), self.export),
                    START_SECONDS, self.processes)
         self.wait_for_answer()
