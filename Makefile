@@ -12,6 +12,10 @@ TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:
 # What the power cuts in a virtual machine need; without it they are skipped and say so.
 VM_PROGRAMS := qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio modprobe:kmod
 
+# What the benchmark measures Farside beside, and what one of its scenarios needs. It leaves out what is not there.
+BENCH_PROGRAMS := nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common nbd-server:nbd-server \
+  strace:strace
+
 .PHONY: run build test sim canaries deps run-deps lint man soak bench fuzz clean
 
 run: run-deps build
@@ -45,8 +49,12 @@ canaries:
 soak: deps build
 	tests/soak.sh
 
-bench: deps build
-	tests/bench/run.sh
+# Side by side with other servers; all of it takes more than an hour. make bench BENCH="--quick" for a look.
+BENCH ?=
+bench: run-deps build
+	@deploy/install-missing.sh python3:python3 fio:fio
+	@for each in $(BENCH_PROGRAMS); do deploy/install-missing.sh $$each || true; done
+	python3 tests/bench $(BENCH)
 
 # Coverage-guided fuzzing of every decoder and file, TIME seconds for each target. libFuzzer is C++.
 TIME ?= 60
