@@ -190,8 +190,16 @@ impl Store {
     /// # Errors
     /// [`StorageError`].
     pub fn locate(&self, record: u64) -> Result<Option<ChainPoint>, StorageError> {
-        let points = self.points();
-        self.journal.locate(record, &points.tail, &points.durable)
+        loop {
+            let points = self.points();
+            let found = self.journal.locate(record, &points.tail, &points.durable)?;
+            // The search began at a tail that may have been passed and overwritten meanwhile: what it did not find may be
+            // there all the same, behind the tail of now.
+            let tail = self.points().tail;
+            if found.is_some() || tail.address == points.tail.address || record < tail.record {
+                return Ok(found);
+            }
+        }
     }
 
     /// Cuts loose all consumers confirmed up to an address below `below`: what they miss goes to their maps. Returns the
