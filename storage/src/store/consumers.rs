@@ -232,6 +232,11 @@ impl Store {
             let Some(consumer) = found.filter(|consumer| consumer.leaving) else {
                 continue;
             };
+            // What was on its way arrived, and it holds nothing up any more.
+            if consumer.acked.address >= below {
+                consumer.leaving = false;
+                continue;
+            }
             // An interrupted copy leaves no base to which marked blocks could be added, and the end of one
             // clears the map that was being marked.
             let untouched = *was == ConsumerState::Attached && consumer.state == ConsumerState::Attached;

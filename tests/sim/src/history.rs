@@ -3,7 +3,7 @@
 //!
 //! It also knows which records are durable, by watching syncs, and which chunk every (epoch, sequence) ever stood for.
 
-use farside_protocol::journal::{Record, RecordKind, What};
+use farside_protocol::journal::{ChainPoint, Record, RecordKind, What};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -54,8 +54,8 @@ pub struct History {
     lost: BTreeSet<(u64, u64, u32)>,
     asked: Vec<Asked>,
     next_number: u64,
-    /// The volume went back in time: replicas may go on with what it no longer knows.
-    pub went_back: bool,
+    /// Records that had been durable were damaged: the mirror may hold more than the journal knows.
+    pub lost_its_end: bool,
     /// Since the volume was last opened its disks lost what was not durable.
     pub power_was_lost: bool,
     /// The highest record a host was told is journaled.
@@ -80,7 +80,7 @@ impl History {
             lost: BTreeSet::new(),
             asked: Vec::new(),
             next_number: 0,
-            went_back: false,
+            lost_its_end: false,
             power_was_lost: false,
             acknowledged: 0,
             flushed: 0,
@@ -193,7 +193,6 @@ impl History {
 
     /// The volume goes back from `later` to this.
     pub fn went_back_from(&mut self, later: &Self) {
-        self.went_back = true;
         self.lost.clone_from(&later.lost);
         for (key, (checksum, _)) in &later.chunks {
             if self.chunks.get(key).is_none_or(|(known, _)| known != checksum) {
@@ -237,18 +236,32 @@ impl History {
         }
     }
 
-    /// Whether this is the chunk that the volume's journal had for its epoch and sequence, and durably.
+    /// Whether the volume ever went back in time.
+    #[must_use]
+    pub fn has_branches(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// Whether a chunk that ends at this point is part of this history.
+    #[must_use]
+    pub fn holds(&self, point: &ChainPoint) -> bool {
+        let known = self.chunks.get(&(point.epoch, point.sequence));
+        point.record == 0 || (point.record <= self.last() && known == Some(&(point.checksum, point.record)))
+    }
+
+    /// Checks that this is the chunk that the volume's journal had for its epoch and sequence, and durably. False: it
+    /// is of a branch that was left.
     ///
     /// # Panics
-    /// When it is not.
-    pub fn check_received(&self, what: &What<'_>) {
+    /// When it is neither.
+    pub fn check_received(&self, what: &What<'_>) -> bool {
         let header = &what.header;
         let known = self.chunks.get(&(header.epoch, header.sequence));
         if self
             .lost
             .contains(&(header.epoch, header.sequence, what.checksum))
         {
-            return;
+            return false;
         }
         let Some((checksum, last)) = known else {
             panic!(
@@ -264,10 +277,11 @@ impl History {
             header.sequence
         );
         assert!(
-            *last <= self.durable || self.went_back,
+            *last <= self.durable || self.lost_its_end,
             "a replica took record {last}; the journal is durable up to {} only",
             self.durable
         );
+        true
     }
 
     /// A chunk reached the journal's disk, at this offset.

@@ -63,8 +63,6 @@ pub struct Site {
     /// It came up without records that had been durable, because their chunks were damaged: its mirror may hold more
     /// than its journal knows, and remotes another branch of its history.
     pub lost_its_end: Cell<bool>,
-    /// Its disks were exchanged for an old copy: what remotes hold is another branch of its history.
-    pub branched: Cell<bool>,
     /// Old copies of its disks, and its history at that time.
     pub backups: RefCell<Vec<Backup>>,
     /// Replicas ahead of the old copy that was put back: nothing of them may be lost.
@@ -140,7 +138,6 @@ impl Site {
             confirmed: RefCell::default(),
             flips: Cell::new(0),
             lost_its_end: Cell::new(false),
-            branched: Cell::new(false),
             backups: RefCell::default(),
             left_ahead: RefCell::default(),
             faulty: Cell::new(false),
@@ -165,7 +162,7 @@ impl Site {
         let disk = SimDisk::quietly(&site.journal);
         Store::format(&*disk, &parameters, world.local_clock.wall_us()).expect("a healthy disk is formatted");
         site.journal.watch(JournalTap::new(&site, &world.stats));
-        site.image.watch(ImageTap::new(&site.history, false));
+        site.image.watch(ImageTap::new(&site.history, None));
         Rc::new(site)
     }
 
@@ -222,7 +219,6 @@ impl Site {
         *now = history;
         drop(now);
         self.confirmed.borrow_mut().clear();
-        self.branched.set(true);
         self.copies.lock().forgive();
     }
 

@@ -6,12 +6,13 @@ use crate::net::Weather;
 use crate::platter::{Fault, Platter};
 use crate::process::{Death, Process};
 use crate::remote::{self, Remote};
-use crate::time::pause_us;
 use crate::world::{Kind, World};
 use farside_protocol::journal::limits::RING_OFFSET;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
 
 impl World {
     /// Something goes wrong.
@@ -34,7 +35,7 @@ impl World {
             12 => self.jump_clock(),
             13 if self.chance(50) => self.look_at_a_lonely_remote(),
             13 => self.look_at_what_is_left(),
-            14 => self.outage().await,
+            14 => self.outage(),
             15 => self.restart_cleanly().await,
             16 => self.change_remotes().await,
             17 => self.arm(),
@@ -85,7 +86,7 @@ impl World {
 
     /// A unit starts: the calls to its disks that it begins with are few, and dangerous ones.
     pub(crate) fn endanger(&self, process: Option<Arc<Process>>) {
-        if let Some(process) = process.filter(|_| self.hosts_go_on() && self.chance(10)) {
+        if let Some(process) = process.filter(|_| !self.is_calm() && self.chance(10)) {
             self.stats.count("deaths inside a call to a disk");
             process.dies_after(1 + self.draw(30), self.death());
         }
@@ -93,7 +94,7 @@ impl World {
 
     /// The same for faults that such a call meets.
     pub(crate) fn endanger_start(&self, journals: Vec<Arc<Platter>>) {
-        if self.kind == Kind::Faults && self.hosts_go_on() && !journals.is_empty() && self.chance(20) {
+        if self.kind == Kind::Faults && !self.is_calm() && !journals.is_empty() && self.chance(20) {
             self.stats.count("syncs that fail");
             self.pick(&journals).plan(Fault::Sync, self.draw(3));
         }
@@ -138,7 +139,7 @@ impl World {
     }
 
     /// Nothing connects for a while, so that journals overflow.
-    async fn outage(&self) {
+    fn outage(&self) {
         self.stats.count("outages");
         let before = self.net.weather();
         self.net.set_weather(Weather { up: false, ..before });
@@ -147,8 +148,18 @@ impl World {
         } else {
             self.net.freeze();
         }
-        pause_us(self.draw(5_000_000)).await;
-        self.net.set_weather(Weather { up: true, ..before });
+        let lasts = Duration::from_micros(self.draw(5_000_000));
+        self.outage_ends.set(Some(Instant::now() + lasts));
+    }
+
+    /// The network comes back, if it is time.
+    pub(crate) fn end_outage(&self, at_once: bool) {
+        let ends = self.outage_ends.get();
+        if ends.is_some_and(|ends| at_once || ends <= Instant::now()) {
+            self.outage_ends.set(None);
+            let before = self.net.weather();
+            self.net.set_weather(Weather { up: true, ..before });
+        }
     }
 
     async fn restart_cleanly(self: &Rc<Self>) {
@@ -284,6 +295,10 @@ impl World {
             home.image.restore(&image);
             home.reached.store(0, Ordering::Relaxed);
             home.went_back.store(true, Ordering::Relaxed);
+            let site = self.sites().into_iter().find(|site| site.name == home.name);
+            if let Some(site) = site {
+                self.tell_branches_apart(&site);
+            }
             for site in self.sites().iter().filter(|site| site.name == home.name) {
                 site.confirmed.borrow_mut().remove(&remote.name);
             }
@@ -312,6 +327,7 @@ impl World {
                 let home = self.remote(remote)?.home(&site.name)?;
                 checks::recovery::held_by(&home)
             });
+            self.tell_branches_apart(&site);
             // An old copy that was left cleanly goes on in its epoch.
             self.seen.borrow_mut().clear();
         } else {

@@ -44,6 +44,8 @@ pub struct Home {
     pub hurt: AtomicBool,
     /// It was exchanged for an old copy: the volume believes that it holds more.
     pub went_back: AtomicBool,
+    /// It holds what its volume, having gone back in time, does not know any more.
+    pub is_off_branch: Arc<AtomicBool>,
     /// A disk of it met a fault.
     pub faulty: AtomicBool,
     /// The highest record it was seen to be complete with, after a recovery.
@@ -132,6 +134,7 @@ impl SimReplicas {
             history: history.clone(),
             hurt: AtomicBool::new(false),
             went_back: AtomicBool::new(false),
+            is_off_branch: Arc::default(),
             faulty: AtomicBool::new(false),
             reached: AtomicU64::new(0),
             tail: Arc::default(),
@@ -153,7 +156,8 @@ impl SimReplicas {
         copies.lock().is_due(self.process.name());
         home.journal
             .watch(ReplicaTap::new(&home, copies, self.process.name()));
-        home.image.watch(ImageTap::new(history, true));
+        home.image
+            .watch(ImageTap::new(history, Some(&home.is_off_branch)));
         self.homes.lock().insert(home.name.clone(), home.clone());
         let replica = self.start(&home)?;
         self.open.lock().insert(home.name.clone(), Ok(replica.clone()));

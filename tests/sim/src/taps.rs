@@ -12,6 +12,7 @@ use farside_protocol::journal::What;
 use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Watches a volume's journal.
@@ -87,16 +88,17 @@ impl Tap for JournalTap {
 #[derive(Debug)]
 pub struct ImageTap {
     history: Arc<Mutex<History>>,
-    is_replica: bool,
+    /// Of a replica: whether it left the volume's branch.
+    is_off_branch: Option<Arc<AtomicBool>>,
 }
 
 impl ImageTap {
     /// Checks against this history.
     #[must_use]
-    pub fn new(history: &Arc<Mutex<History>>, is_replica: bool) -> Arc<Self> {
+    pub fn new(history: &Arc<Mutex<History>>, is_off_branch: Option<&Arc<AtomicBool>>) -> Arc<Self> {
         Arc::new(Self {
             history: history.clone(),
-            is_replica,
+            is_off_branch: is_off_branch.cloned(),
         })
     }
 }
@@ -105,11 +107,13 @@ impl Tap for ImageTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
         let history = self.history.lock();
         let (offset, durable) = (usize::try_from(offset).unwrap_or(usize::MAX), history.durable());
-        if self.is_replica && history.went_back {
+        let is_off = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed) || history.lost_its_end;
+        if self.is_off_branch.as_ref().is_some_and(is_off) {
             return;
         }
+        let is_replica = self.is_off_branch.is_some();
         // A copy may read an image between two writes of one batch; what that batch holds follows as chunks.
-        let in_the_middle = |at| match self.is_replica {
+        let in_the_middle = |at| match is_replica {
             true => history.explains_each(1, offset, bytes, (0, durable)),
             false => Err(at),
         };
@@ -121,11 +125,7 @@ impl Tap for ImageTap {
         {
             panic!(
                 "{} byte {at} got content that no state of the volume up to the durable record {durable} has",
-                if self.is_replica {
-                    "a replica"
-                } else {
-                    "the mirror"
-                }
+                if is_replica { "a replica" } else { "the mirror" }
             );
         }
     }
@@ -144,6 +144,7 @@ pub struct ReplicaTap {
     copies: Arc<Mutex<Copies>>,
     platter: Weak<Platter>,
     remote: String,
+    is_off_branch: Arc<AtomicBool>,
     /// Chunks it took before, by epoch, sequence and checksum: recovery writes some of them once more.
     taken: Mutex<BTreeSet<(u64, u64, u32)>>,
     tail: Arc<DurableTail>,
@@ -158,6 +159,7 @@ impl ReplicaTap {
             copies: copies.clone(),
             platter: Arc::downgrade(&home.journal),
             remote: remote.to_owned(),
+            is_off_branch: home.is_off_branch.clone(),
             taken: Mutex::default(),
             tail: home.tail.clone(),
         })
@@ -178,7 +180,9 @@ impl Tap for ReplicaTap {
             let key = (what.header.epoch, what.header.sequence, what.checksum);
             if self.taken.lock().insert(key) {
                 assert!(what.data_is_intact(data), "a replica journaled a damaged chunk");
-                self.history.lock().check_received(&what);
+                if !self.history.lock().check_received(&what) {
+                    self.is_off_branch.store(true, Ordering::Relaxed);
+                }
             }
         }
     }

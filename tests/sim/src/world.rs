@@ -71,6 +71,9 @@ pub struct World {
     sites: RefCell<Vec<Rc<Site>>>,
     pub(crate) remotes: Vec<Rc<Remote>>,
     goes_on: Cell<bool>,
+    is_calm: Cell<bool>,
+    /// When the network comes back.
+    pub(crate) outage_ends: Cell<Option<Instant>>,
     instances: Cell<u128>,
     /// When a unit that is down starts again, by name.
     restarts: RefCell<BTreeMap<String, Instant>>,
@@ -156,6 +159,8 @@ impl World {
             sites: RefCell::default(),
             remotes,
             goes_on: Cell::new(true),
+            is_calm: Cell::new(false),
+            outage_ends: Cell::default(),
             instances: Cell::new(0),
             restarts: RefCell::default(),
             seen: RefCell::default(),
@@ -203,16 +208,36 @@ impl World {
         self.goes_on.get()
     }
 
+    /// Whether nothing goes wrong any more.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.is_calm.get()
+    }
+
     /// A number for each start of the local unit.
     pub fn next_instance(&self) -> u128 {
         self.instances.set(self.instances.get() + 1);
         0x1257_0000 + self.instances.get()
     }
 
-    /// Whether the volume went back in time: remotes that went on are not to be judged by it.
+    /// Whether a replica may hold what its volume does not know any more: it is not to be judged by that.
     #[must_use]
-    pub fn is_another_branch(&self, site: &Site) -> bool {
-        site.branched.get() || site.lost_its_end.get()
+    pub fn is_another_branch(&self, site: &Site, remote: &str) -> bool {
+        let home = self.remote(remote).and_then(|remote| remote.home(&site.name));
+        site.lost_its_end.get() || home.is_some_and(|home| home.is_off_branch.load(Ordering::Relaxed))
+    }
+
+    /// A volume went back in time: some replicas did not.
+    pub(crate) fn tell_branches_apart(&self, site: &Site) {
+        if !site.history.lock().has_branches() {
+            return;
+        }
+        for remote in &self.remotes {
+            if let Some(home) = remote.home(&site.name) {
+                let is_on = checks::recovery::is_on_branch(&home, &site.history.lock());
+                home.is_off_branch.store(!is_on, Ordering::Relaxed);
+            }
+        }
     }
 
     pub(crate) fn pick<T: Clone>(&self, from: &[T]) -> T {
@@ -232,16 +257,24 @@ impl World {
         for remote in &self.remotes {
             remote::start(self, remote);
         }
-        let steps = self.random.borrow_mut().between(10, 40);
+        // Some live long enough for positions to be recorded because it is time, and not for want of room.
+        let steps = if self.chance(3) {
+            120
+        } else {
+            self.random.borrow_mut().between(10, 40)
+        };
         for _ in 0..steps {
-            pause_us(1 + self.draw(300_000)).await;
-            self.look();
-            self.bury_and_revive();
+            self.step(300_000).await;
             if self.chance(60) {
                 self.misfortune().await;
             }
         }
         self.calm_down();
+        // Remotes catch up while hosts go on, too.
+        for _ in 0..self.draw(20) {
+            self.step(100_000).await;
+        }
+        self.goes_on.set(false);
         let begun = Instant::now();
         loop {
             pause_us(100_000).await;
@@ -254,6 +287,14 @@ impl World {
         }
         checks::catching_up::check_equal(self);
         self.end_cleanly().await;
+    }
+
+    /// Time passes, at most so much, and everybody does what he does anyway.
+    async fn step(self: &Rc<Self>, longest_us: u64) {
+        pause_us(1 + self.draw(longest_us)).await;
+        self.look();
+        self.bury_and_revive();
+        self.end_outage(false);
     }
 
     /// Looks at everything that has to be true at any moment.
@@ -326,7 +367,7 @@ impl World {
                 .is_some_and(|volume| volume.store().failure().is_some());
             (failed || site.broken.borrow().is_some()) && !site.is_hurt()
         });
-        if degraded && (!self.goes_on.get() || self.chance(30)) {
+        if degraded && (self.is_calm.get() || self.chance(30)) {
             self.sites()
                 .iter()
                 .flat_map(|site| site.platters())
@@ -343,7 +384,7 @@ impl World {
                 .is_some_and(|replica| replica.store().failure().is_some());
             (failed || remote.broken(&home.name).is_some()) && !home.hurt.load(Ordering::Relaxed)
         });
-        if degraded && (!self.goes_on.get() || self.chance(30)) {
+        if degraded && (self.is_calm.get() || self.chance(30)) {
             homes
                 .iter()
                 .flat_map(|home| home.platters())
@@ -355,7 +396,8 @@ impl World {
     /// From now on nothing goes wrong.
     fn calm_down(&self) {
         self.stats.trace("world", || "calms down".to_owned());
-        self.goes_on.set(false);
+        self.is_calm.set(true);
+        self.end_outage(true);
         self.net.set_weather(Weather {
             up: true,
             delay_us: 50,

@@ -46,7 +46,7 @@ fn missing_of(world: &World, site: &Site) -> Option<String> {
         if remote
             .home(&site.name)
             .is_some_and(|home| home.hurt.load(Ordering::Relaxed))
-            || world.is_another_branch(site)
+            || world.is_another_branch(site, name)
         {
             continue;
         }
@@ -98,7 +98,7 @@ pub fn check_equal(world: &World) {
             else {
                 continue;
             };
-            if home.hurt.load(Ordering::Relaxed) || world.is_another_branch(site) {
+            if home.hurt.load(Ordering::Relaxed) || world.is_another_branch(site, name) {
                 continue;
             }
             compare(

@@ -60,7 +60,7 @@ fn is_excused(world: &World, site: &Site, remote: &str) -> bool {
     let home = world.remote(remote).and_then(|remote| remote.home(&site.name));
     let hurt =
         home.is_some_and(|home| home.hurt.load(Ordering::Relaxed) || home.faulty.load(Ordering::Relaxed));
-    site.is_hurt() || site.faulty.get() || hurt || world.is_another_branch(site)
+    site.is_hurt() || site.faulty.get() || hurt || world.is_another_branch(site, remote)
 }
 
 /// A session ended.

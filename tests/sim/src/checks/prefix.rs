@@ -21,8 +21,10 @@ pub fn check(world: &World, compared: &mut Compared) {
         if let Some(volume) = site.volume.borrow().clone() {
             mirror(&site, volume.store(), compared);
         }
-        for remote in world.remotes().iter().filter(|_| !world.is_another_branch(&site)) {
-            replica(&site, remote, compared);
+        for remote in world.remotes() {
+            if !world.is_another_branch(&site, &remote.name) {
+                replica(&site, &remote, compared);
+            }
         }
     }
 }

@@ -31,6 +31,15 @@ pub fn held_by(home: &Home) -> Option<LeftAhead> {
     Some(LeftAhead { record, state })
 }
 
+/// Whether a replica is a state that its volume, having gone back in time, still knows of.
+#[must_use]
+pub fn is_on_branch(home: &Home, history: &History) -> bool {
+    let recovered = recover(Ok(home.devices(copied)));
+    recovered.is_ok_and(|(store, _)| {
+        store.superblock().copy == CopyState::Complete && history.holds(&store.points().journaled)
+    })
+}
+
 /// A replica that was ahead when its volume went back in time still is what it was.
 ///
 /// # Panics
@@ -87,7 +96,7 @@ pub fn local_before_start(world: &World, site: &Site) -> Option<u64> {
     let mut history = site.history.lock();
     if head.record < history.durable() {
         site.lost_its_end.set(true);
-        history.went_back = true;
+        history.lost_its_end = true;
     }
     history.truncate(head.record, head.sequence);
     history.power_was_lost = false;
@@ -279,7 +288,7 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: StoreDevices) -> 
         return Some(not_judged);
     };
     let copy = store.superblock().copy;
-    if hurt || copy == CopyState::Empty || world.is_another_branch(&site) {
+    if hurt || copy == CopyState::Empty || world.is_another_branch(&site, &remote.name) {
         return Some(not_judged);
     }
     if copy == CopyState::Copying {
