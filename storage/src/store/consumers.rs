@@ -232,6 +232,11 @@ impl Store {
             let Some(consumer) = found.filter(|consumer| consumer.leaving) else {
                 continue;
             };
+            // It confirmed enough during the walk: it no longer holds up the journal, and goes on as before.
+            if consumer.acked.address >= below {
+                consumer.leaving = false;
+                continue;
+            }
             // An interrupted copy leaves no base to which marked blocks could be added, and the end of one
             // clears the map that was being marked.
             let untouched = *was == ConsumerState::Attached && consumer.state == ConsumerState::Attached;
