@@ -232,7 +232,7 @@ impl Store {
             let Some(consumer) = found.filter(|consumer| consumer.leaving) else {
                 continue;
             };
-            // What was on its way arrived, and it holds nothing up any more.
+            // It confirmed enough during the walk: it no longer holds up the journal, and goes on as before.
             if consumer.acked.address >= below {
                 consumer.leaving = false;
                 continue;
