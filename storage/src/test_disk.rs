@@ -89,6 +89,12 @@ impl TestDisk {
         content.durable[offset] ^= 0x10;
     }
 
+    /// What a failed sync may leave: the cache has what was written, the medium something else, and no later sync
+    /// writes it.
+    pub(crate) fn tear_below(&self, offset: usize) {
+        self.content.lock().durable[offset] ^= 0x10;
+    }
+
     fn put(&self, offset: u64, bytes: &[u8]) {
         let mut content = self.content.lock();
         let from = usize::try_from(offset).unwrap();
@@ -123,8 +129,15 @@ impl Device for TestDisk {
 
     fn sync(&self) -> Result<(), StorageError> {
         let mut content = self.content.lock();
-        content.durable = content.current.clone();
-        content.dirty.clear();
+        let Content {
+            current,
+            durable,
+            dirty,
+        } = &mut *content;
+        for sector in std::mem::take(dirty) {
+            let range = sector * SECTOR..((sector + 1) * SECTOR).min(current.len());
+            durable[range.clone()].copy_from_slice(&current[range]);
+        }
         Ok(())
     }
 }

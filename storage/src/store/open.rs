@@ -291,10 +291,14 @@ fn opening_state(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
+    use crate::test_disk::{Random, TestDisk};
+    use crate::test_faults::FaultDisk;
+    use farside_protocol::journal::limits::SUPERBLOCK_OFFSETS;
+    use std::sync::atomic::Ordering;
 
-    #[test]
-    fn a_journal_at_the_end_of_all_numbers_is_refused_and_one_far_from_it_is_not() {
-        let parameters = StoreParameters {
+    fn parameters() -> StoreParameters {
+        StoreParameters {
             role: Role::Volume,
             name: "disk".to_owned(),
             volume: Uuid::from_u128(1),
@@ -303,8 +307,40 @@ mod tests {
             journal_bytes: 2 << 20,
             segment_bytes: None,
             source: Uuid::nil(),
+        }
+    }
+
+    /// A sync fails at a start, the process dies, and the next start loses power while it writes its own superblock.
+    #[test]
+    fn a_superblock_that_is_in_the_cache_only_is_made_durable_before_the_other_copy_is_written() {
+        let disk = |bytes| FaultDisk::new(Arc::new(TestDisk::new(bytes)));
+        let (journal, image) = (disk(2 << 20), disk(1 << 20));
+        let open = || {
+            let devices = StoreDevices {
+                journal: journal.clone(),
+                image: image.clone(),
+                maps: Vec::new(),
+            };
+            Store::open(devices, Arc::new(SystemClock::new()))
         };
-        let fresh = parameters.superblock(1);
+        Store::format(journal.as_ref(), &parameters(), 1).unwrap();
+        drop(open().unwrap());
+        let newest = load_superblock(journal.as_ref()).unwrap().generation;
+        let place =
+            |generation: u64| usize::try_from(SUPERBLOCK_OFFSETS[usize::from(generation % 2 == 1)]).unwrap();
+        journal.inner().tear_below(place(newest) + 100);
+        journal.fail_sync.store(2, Ordering::SeqCst);
+        open().unwrap_err();
+        journal.inner().tear_below(place(newest + 1) + 100);
+        let after = journal.inner().crash(&mut Random::new(1), 0);
+        *journal.inner.lock() = Some(Arc::new(after));
+        let store = open().expect("one copy of the superblock is whole");
+        assert!(store.superblock().generation > newest);
+    }
+
+    #[test]
+    fn a_journal_at_the_end_of_all_numbers_is_refused_and_one_far_from_it_is_not() {
+        let fresh = parameters().superblock(1);
         assert!(refuse_far_positions("journal", &fresh).is_ok());
         for change in [
             |found: &mut Superblock| found.epoch = MAX_POSITION,
