@@ -133,7 +133,10 @@ impl<'w> Station<'w> {
             if applied >= written {
                 break;
             }
-            ensure!(applied > before, "the remote stands at record {before}: {error:#}");
+            ensure!(
+                applied > before,
+                "the remote stands at record {before}: {error:#}"
+            );
         }
         wait_until("the mirror to have everything", limits::CATCH_UP, || {
             let positions = self.status()?.positions(VOLUME)?;
