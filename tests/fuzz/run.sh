@@ -39,7 +39,7 @@ for target in "$@"; do
   begun=$used
   spent=0
   # Others may want the machine, too: what counts is processor time, and it is not waited for for ever.
-  for _ in 1 2 3 4 5 6; do
+  for _ in $(seq 30); do
     [ "$spent" -lt "$seconds" ] || break
     nice -n 10 "$target_dir/$host/fuzz/$target" "$target_dir/corpus/$target" "$target_dir/seeds/$target" \
       -max_total_time=$((seconds - spent)) -timeout=20 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 \
