@@ -53,6 +53,16 @@ struct Wants {
     image: bool,
 }
 
+impl Wants {
+    fn a_sync(&self) -> bool {
+        self.flush || self.dirty
+    }
+
+    fn an_image_step(&self) -> bool {
+        self.relief || self.image
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     store: Arc<Store>,
@@ -113,10 +123,8 @@ impl Keeper {
             told: shared.store.points().durable,
             shared: shared.clone(),
         };
-        let now = shared.store.clock().monotonic();
         let image = ImageSteps {
-            last_checkpoint: now,
-            last_step: now,
+            last_checkpoint: shared.store.clock().monotonic(),
             told: shared.image_state(),
             shared: shared.clone(),
         };
@@ -220,8 +228,7 @@ impl SyncSteps {
     /// Whether the thread was told of something to do: else it sleeps.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        let wants = self.shared.wants.lock();
-        wants.flush || wants.dirty
+        self.shared.wants.lock().a_sync()
     }
 
     /// Whether the keeper was stopped: there is no next step.
@@ -263,22 +270,14 @@ impl SyncSteps {
 pub struct ImageSteps {
     shared: Arc<Shared>,
     last_checkpoint: Duration,
-    last_step: Duration,
     told: ImageState,
 }
 
 impl ImageSteps {
-    /// Whether the thread was told of something to do, or has slept for as long as it does at most.
+    /// Whether the thread was told of something to do: else it sleeps, for [`COPY_CHECKPOINT_INTERVAL`] at most.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        let slept = self
-            .shared
-            .store
-            .clock()
-            .monotonic()
-            .saturating_sub(self.last_step);
-        let wants = self.shared.wants.lock();
-        wants.relief || wants.image || slept >= COPY_CHECKPOINT_INTERVAL
+        self.shared.wants.lock().an_image_step()
     }
 
     /// Whether the keeper was stopped: there is no next step.
@@ -299,7 +298,6 @@ impl ImageSteps {
             self.shared.give_up(error);
             return false;
         }
-        self.last_step = self.shared.store.clock().monotonic();
         true
     }
 
@@ -318,7 +316,7 @@ impl Shared {
     /// Waits until a flush is wanted, or for a while after something was journaled. False: stop.
     fn wait_for_sync_work(&self) -> bool {
         let mut wants = self.wants.lock();
-        while !wants.stop && !wants.flush && !wants.dirty {
+        while !wants.stop && !wants.a_sync() {
             self.sync.wait(&mut wants);
         }
         let mut waited = Duration::ZERO;
@@ -353,7 +351,7 @@ impl Shared {
     /// Waits for something to do, but no longer than the shortest checkpoint interval. False: stop.
     fn wait_for_image_work(&self) -> bool {
         let mut wants = self.wants.lock();
-        if !wants.stop && !wants.relief && !wants.image {
+        if !wants.stop && !wants.an_image_step() {
             self.image.wait_for(&mut wants, COPY_CHECKPOINT_INTERVAL);
         }
         let points = self.store.points();

@@ -11,7 +11,7 @@ import time
 
 import fio
 import report
-from compare import attempt, note, prepare
+from compare import attempt, chosen, note, prepare
 from processes import Failure, Workspace
 
 NAME = "catch-up"
@@ -30,9 +30,8 @@ NEAR_SECONDS = 0.25
 
 def run(classes, options, make):
     """Data, tables and problems."""
-    setting = next((each for each in classes if each.name == "farside-remote"), None)
+    setting = chosen(classes, "farside-remote", NAME)
     if setting is None:
-        note("catch-up: left out, farside-remote is not among the servers")
         return [], [], []
     data, problems, rows = [], [], []
     for loaded in (False, True):

@@ -84,6 +84,15 @@ def left_out(server, name):
     return server.most_connections is not None and fio.WORKLOADS[name].jobs > server.most_connections
 
 
+def chosen(classes, name, scenario):
+    """The server of this name, if it is among those to be measured; else the scenario is left out, and says so."""
+    for each in classes:
+        if each.name == name:
+            return each
+    note(f"{scenario}: left out, {name} is not among the servers")
+    return None
+
+
 def attempt(server, work):
     """Does something with a server; what fails is noted, and the server is not asked again."""
     if server.problem:

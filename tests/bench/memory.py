@@ -10,7 +10,7 @@ import time
 import fio
 import nbd
 import report
-from compare import attempt, note
+from compare import attempt, chosen, note
 from processes import Failure, Workspace, memory_mib, wait_until
 from servers import START_SECONDS
 
@@ -32,9 +32,8 @@ OPENINGS = 3
 
 def run_volume_size(classes, options, make):
     """Data, tables and problems."""
-    setting = next((each for each in classes if each.name == "farside"), None)
+    setting = chosen(classes, "farside", VOLUME_SIZE)
     if setting is None:
-        note(f"{VOLUME_SIZE}: left out, farside is not among the servers")
         return [], [], []
     data, rows, problems = [], [], []
     for size in SIZES:

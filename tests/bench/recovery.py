@@ -12,7 +12,7 @@ import time
 import fio
 import nbd
 import report
-from compare import attempt, note, prepare
+from compare import attempt, chosen, note, prepare
 from processes import Workspace, io_counts, memory_mib, wait_until
 from servers import SETTLE_SECONDS, START_SECONDS, sync
 
@@ -25,9 +25,8 @@ MOST_RUNS = 3
 
 def run(classes, options, make):
     """Data, tables and problems."""
-    setting = next((each for each in classes if each.name == "farside"), None)
+    setting = chosen(classes, "farside", NAME)
     if setting is None:
-        note("recovery: left out, farside is not among the servers")
         return [], [], []
     data, rows, problems, notes = [], [], [], []
     for journal in options.recovery_journals:

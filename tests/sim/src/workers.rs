@@ -3,6 +3,7 @@
 use crate::process::Process;
 use crate::schedule::{self, Needs, spawn};
 use crate::stats::happened;
+use farside_storage::limits::COPY_CHECKPOINT_INTERVAL;
 use farside_storage::{ImageSteps, Keeper, Store, StoreObserver, SyncSteps, UnderWay, Work, Workers};
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,14 +162,26 @@ async fn keep_durable(mut steps: SyncSteps, mut pace: Pace) {
 }
 
 async fn keep_image(store: Arc<Store>, mut steps: ImageSteps, mut pace: Pace) {
+    let now = || store.clock().monotonic();
+    let mut stepped = now();
+    // It looks by itself, too, after so long a sleep.
+    let wakes = |steps: &ImageSteps, stepped| {
+        steps.has_work() || now().saturating_sub(stepped) >= COPY_CHECKPOINT_INTERVAL
+    };
     loop {
-        pace.rest(steps.has_work()).await;
+        pace.rest(wakes(&steps, stepped)).await;
         let (used, ring) = store.ring_use();
         if ring - used < SMALLEST_WRITE {
             happened("rings without room");
         }
-        if steps.is_over() || (steps.has_work() && !steps.step()) {
+        if steps.is_over() {
             return;
+        }
+        if wakes(&steps, stepped) {
+            if !steps.step() {
+                return;
+            }
+            stepped = now();
         }
     }
 }
