@@ -7,7 +7,7 @@ BINARY := target/release/farside
 # Programs the tests use, as program:package. Only what is missing gets installed.
 TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:nbd-client nbd-server:nbd-server \
   fio:fio qemu-img:qemu-utils mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fusermount3:fuse3 ip:iproute2 \
-  nft:nftables strace:strace jq:jq patch:patch
+  nft:nftables strace:strace jq:jq patch:patch valgrind:valgrind
 
 # What the power cuts in a virtual machine need; without it they are skipped and say so.
 VM_PROGRAMS := qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio modprobe:kmod
@@ -16,7 +16,7 @@ VM_PROGRAMS := qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cp
 BENCH_PROGRAMS := nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common nbd-server:nbd-server \
   strace:strace
 
-.PHONY: run build test sim canaries deps run-deps lint man soak bench fuzz clean
+.PHONY: run build test sim canaries deps run-deps lint man soak bench cost fuzz clean
 
 run: run-deps build
 	$(BINARY) up $(DIR)
@@ -55,6 +55,13 @@ bench: run-deps build
 	@deploy/install-missing.sh python3:python3 fio:fio
 	@for each in $(BENCH_PROGRAMS); do deploy/install-missing.sh $$each || true; done
 	python3 tests/bench $(BENCH)
+
+# Instructions and allocations of one request, below valgrind, beside the figures that are kept in tests/cost/counts.toml.
+# make cost COST=--keep keeps new ones.
+COST ?=
+cost: run-deps
+	@deploy/install-missing.sh valgrind:valgrind
+	$(CARGO) run --quiet --release --locked -p farside-cost -- measure $(COST)
 
 # Coverage-guided fuzzing of every decoder and file, TIME seconds for each target. libFuzzer is C++.
 TIME ?= 60

@@ -23,7 +23,7 @@ pub fn skip(reason: impl Into<String>) -> anyhow::Error {
 }
 
 /// Prints and counts one skip.
-pub(crate) fn record(test: &str, reason: &str) {
+pub fn record(test: &str, reason: &str) {
     let line = format!("SKIPPED {test}: {reason}\n");
     // A closed standard error is no reason to fail a test.
     let _ = std::io::stderr().write_all(line.as_bytes());
