@@ -4,7 +4,6 @@ use super::Volume;
 use super::limits::WARM_BYTES;
 use crate::link::limits::BATCH_CHUNKS;
 use crate::link::{ChunkSpan, Extent, Identity, Points, Source, SourceError};
-use bytes::BufMut;
 use farside_protocol::journal::limits::MAX_CONSUMERS;
 use farside_protocol::journal::{ChainPoint, ConsumerState, Superblock, What};
 use farside_storage::{Device, ReadError, StorageError, Workers, done_elsewhere};
@@ -188,7 +187,6 @@ impl Source for LinkSource {
         max_bytes: u64,
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<ChunkSpan>, SourceError> {
-        buffer.clear();
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let store = self.volume.store();
         let behind = store.points().journaled.address.saturating_sub(from.address);
@@ -243,37 +241,42 @@ impl Source for LinkSource {
         max_bytes: u32,
         buffer: &mut Vec<u8>,
     ) -> Result<Extent, SourceError> {
-        buffer.clear();
         let end = self.volume.store().volume_bytes();
         if offset >= end {
             // What the image consumer was writing during the last read is durable, so the sender's `durable`
             // taken after this covers it.
             return Ok(Extent::End);
         }
-        let image = self.volume.store().image().clone();
-        let read = done_elsewhere(self.workers(), move || {
-            let extent = image.extent_at(offset, end)?;
-            if !extent.data {
-                return Ok((
-                    Extent::Hole {
-                        offset,
-                        length: extent.length,
-                    },
-                    Vec::new(),
-                ));
-            }
-            let length = u32::try_from(extent.length).unwrap_or(u32::MAX).min(max_bytes);
-            let mut data = vec![0; length as usize];
-            image.read_at(&mut data, offset)?;
-            Ok((Extent::Data { offset, length }, data))
+        let (image, mut lent) = (self.volume.store().image().clone(), std::mem::take(buffer));
+        let reading = done_elsewhere(self.workers(), move || {
+            let read = read_extent(&*image, (offset, end), max_bytes, &mut lent);
+            (read, lent)
         });
-        let read = read.await.ok_or_else(shutting_down)?;
-        let (extent, data) = read.map_err(storage_error)?;
-        buffer.put_slice(&data);
+        let (read, lent) = reading.await.ok_or_else(shutting_down)?;
+        *buffer = lent;
+        let extent = read.map_err(storage_error)?;
         Ok(extent)
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
         self.volume.changed()
     }
+}
+
+/// The extent at the first of two offsets, and its data, if it has any.
+fn read_extent(
+    image: &dyn Device,
+    (offset, end): (u64, u64),
+    max_bytes: u32,
+    data: &mut Vec<u8>,
+) -> Result<Extent, StorageError> {
+    let extent = image.extent_at(offset, end)?;
+    if !extent.data {
+        let length = extent.length;
+        return Ok(Extent::Hole { offset, length });
+    }
+    let length = u32::try_from(extent.length).unwrap_or(u32::MAX).min(max_bytes);
+    data.resize(length as usize, 0);
+    image.read_at(data, offset)?;
+    Ok(Extent::Data { offset, length })
 }

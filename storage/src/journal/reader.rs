@@ -169,7 +169,7 @@ impl Ring<'_> {
     }
 
     /// Reads chunks after `from`, up to the address `limit`, as many as `max_bytes` hold whole; at least one
-    /// unless `from` has reached `limit`.
+    /// unless `from` has reached `limit`. Only what the spans name counts in the buffer.
     pub(super) fn read_run(
         &self,
         from: &ChainPoint,
@@ -184,9 +184,13 @@ impl Ring<'_> {
             let length = usize::try_from(end - address)
                 .unwrap_or(usize::MAX)
                 .min(max_bytes.max(at_least));
-            buffer.resize(length, 0);
-            self.device.read_at(buffer, self.layout.file_offset(address))?;
-            let spans = self.parse_run(from, address, buffer);
+            // It only grows: what it held before is overwritten, which costs less than zeroes for every run.
+            if buffer.len() < length {
+                buffer.resize(length, 0);
+            }
+            let run = &mut buffer[..length];
+            self.device.read_at(run, self.layout.file_offset(address))?;
+            let spans = self.parse_run(from, address, run);
             if !spans.is_empty() {
                 return Ok(spans);
             }
