@@ -3,7 +3,7 @@
 //! It is made of batches because a target decodes many requests from one receive, and of positions because
 //! durability is a position: a flush is "wait until everything journaled so far is durable".
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::future::Future;
 use tokio_util::sync::CancellationToken;
 
@@ -77,20 +77,20 @@ pub trait Disk: Send + Sync + 'static {
     /// [`durable`](Self::durable) resolves for that position. On error none of the batch may be acknowledged.
     fn update(&self, batch: &mut Vec<Update>) -> impl Future<Output = Result<Position, DiskError>> + Send;
 
-    /// Appends `length` bytes from `offset` to `into` without waiting for a disk. `Ok(false)`: it would have
-    /// had to wait, nothing was appended, use [`read`](Self::read).
+    /// Fills `into` from `offset` without waiting for a disk. `Ok(false)`: it would have had to wait, and what
+    /// `into` holds is of no use; use [`read`](Self::read).
     ///
     /// # Errors
     /// [`DiskError`] when the data cannot be had.
-    fn read_cached(&self, offset: u64, length: u32, into: &mut BytesMut) -> Result<bool, DiskError>;
+    fn read_cached(&self, offset: u64, into: &mut [u8]) -> Result<bool, DiskError>;
 
     /// Appends `length` bytes from `offset` to `into`, waiting for the disk on a thread that may wait.
     fn read(
         self: &std::sync::Arc<Self>,
         offset: u64,
         length: u32,
-        into: BytesMut,
-    ) -> impl Future<Output = Result<BytesMut, DiskError>> + Send;
+        into: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, DiskError>> + Send;
 
     /// The last record journaled so far: what a flush that arrives now has to cover.
     fn journaled(&self) -> Position;

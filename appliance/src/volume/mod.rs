@@ -16,7 +16,7 @@ mod tests;
 pub use source::LinkSource;
 
 use crate::targets::{Disk, DiskError, DiskGeometry, Position, Update};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use farside_protocol::journal::{RecordKind, Superblock};
 use farside_storage::{Change, ReadOutcome, StorageError, Store, Workers, done_elsewhere};
 use limits::{COLD_READ_BYTES, SYNC_INTERVAL};
@@ -160,12 +160,12 @@ impl Volume {
         changes
     }
 
-    fn count_read(&self, length: u32) {
+    fn count_read(&self, length: usize) {
         self.shared.counters.reads.fetch_add(1, Ordering::Relaxed);
         self.shared
             .counters
             .read_bytes
-            .fetch_add(u64::from(length), Ordering::Relaxed);
+            .fetch_add(length as u64, Ordering::Relaxed);
     }
 
     fn io_error(&self, error: &StorageError) -> DiskError {
@@ -230,25 +230,17 @@ impl Disk for Volume {
         commit::commit(&self.shared, changes).await
     }
 
-    fn read_cached(&self, offset: u64, length: u32, into: &mut BytesMut) -> Result<bool, DiskError> {
+    fn read_cached(&self, offset: u64, into: &mut [u8]) -> Result<bool, DiskError> {
         if self.shared.is_stopping() {
             return Err(DiskError::ShuttingDown);
         }
-        let start = into.len();
-        into.resize(start + length as usize, 0);
-        match self.shared.store.read_cached(offset, &mut into[start..]) {
+        match self.shared.store.read_cached(offset, into) {
             Ok(ReadOutcome::Done) => {
-                self.count_read(length);
+                self.count_read(into.len());
                 Ok(true)
             }
-            Ok(ReadOutcome::WouldWait) => {
-                into.truncate(start);
-                Ok(false)
-            }
-            Err(error) => {
-                into.truncate(start);
-                Err(self.io_error(&error))
-            }
+            Ok(ReadOutcome::WouldWait) => Ok(false),
+            Err(error) => Err(self.io_error(&error)),
         }
     }
 
@@ -256,8 +248,8 @@ impl Disk for Volume {
         self: &Arc<Self>,
         offset: u64,
         length: u32,
-        mut into: BytesMut,
-    ) -> Result<BytesMut, DiskError> {
+        mut into: Vec<u8>,
+    ) -> Result<Vec<u8>, DiskError> {
         if length > COLD_READ_BYTES {
             return Err(DiskError::Io);
         }
@@ -274,7 +266,7 @@ impl Disk for Volume {
                 .store
                 .read(offset, &mut into[start..])
                 .map_err(|error| volume.io_error(&error))?;
-            volume.count_read(length);
+            volume.count_read(length as usize);
             Ok(into)
         });
         reading.await.unwrap_or(Err(DiskError::ShuttingDown))

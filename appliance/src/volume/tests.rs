@@ -30,10 +30,7 @@ async fn is_waiting<T>(what: impl Future<Output = T>) -> bool {
 }
 
 async fn read_all(volume: &Arc<Volume>, offset: u64, length: u32) -> Vec<u8> {
-    soon(volume.read(offset, length, BytesMut::new()))
-        .await
-        .unwrap()
-        .to_vec()
+    soon(volume.read(offset, length, Vec::new())).await.unwrap()
 }
 
 /// The volume as its journal tells it.
@@ -125,9 +122,9 @@ async fn nothing_is_journaled_for_an_empty_change_and_any_alignment_is_kept() {
     expected[7001..7006].fill(0);
     let length = u32::try_from(expected.len()).unwrap();
     assert_eq!(read_all(&volume, 0, length).await, expected);
-    let mut cached = BytesMut::new();
-    assert_eq!(volume.read_cached(0, length, &mut cached), Ok(true));
-    assert_eq!(cached.to_vec(), expected);
+    let mut cached = vec![0; length as usize];
+    assert_eq!(volume.read_cached(0, &mut cached), Ok(true));
+    assert_eq!(cached, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -211,8 +208,7 @@ async fn whoever_waits_for_room_is_answered_when_the_volume_stops() {
         volume.update(&mut write(0, 1, 1)).await,
         Err(DiskError::ShuttingDown)
     );
-    let mut none = BytesMut::new();
-    assert_eq!(volume.read_cached(0, 1, &mut none), Err(DiskError::ShuttingDown));
+    assert_eq!(volume.read_cached(0, &mut [0]), Err(DiskError::ShuttingDown));
     assert!(volume.closing().is_cancelled(), "idle hosts are told, too");
     world.image.writes.open();
     volume.shut_down().unwrap();

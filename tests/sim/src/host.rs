@@ -6,7 +6,7 @@ use crate::local::Site;
 use crate::process::Process;
 use crate::schedule::{Needs, rest, spawn};
 use crate::world::World;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use farside::targets::{Disk, DiskError, Update};
 use farside::volume::Volume;
 use farside_protocol::journal::RecordKind;
@@ -224,10 +224,10 @@ impl Host {
 
     async fn read(&mut self, offset: u64, length: u32) -> Result<(), DiskError> {
         let from = checks::reads::begun(&self.site, &self.volume);
-        let mut found = BytesMut::new();
-        let quick = self.random.chance(50) && self.volume.read_cached(offset, length, &mut found)?;
+        let mut found = vec![0; length as usize];
+        let quick = self.random.chance(50) && self.volume.read_cached(offset, &mut found)?;
         if !quick {
-            found = self.volume.read(offset, length, BytesMut::new()).await?;
+            found = self.volume.read(offset, length, Vec::new()).await?;
         }
         if !self.process.is_dead() {
             checks::reads::ended(&self.site, offset, &found, from);

@@ -5,7 +5,6 @@ use super::limits::{COLD_READ_BYTES, COLD_READS};
 use super::negotiation::Fault;
 use super::output::Output;
 use crate::targets::{Disk, DiskError};
-use bytes::BytesMut;
 use farside_protocol::nbd::{ReplyStyle, Request, put_read_header, read_header_bytes};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +13,7 @@ use tokio::task::JoinSet;
 /// The waiting reads of one connection. Dropping it abandons them.
 #[derive(Debug, Default)]
 pub(super) struct ColdReads {
-    reads: JoinSet<(Request, Result<BytesMut, DiskError>)>,
+    reads: JoinSet<(Request, Result<Vec<u8>, DiskError>)>,
     waiting_bytes: u64,
 }
 
@@ -33,7 +32,7 @@ impl ColdReads {
         let disk = Arc::clone(disk);
         self.reads.spawn(async move {
             let header_bytes = read_header_bytes(style, request.length);
-            let mut reply = BytesMut::with_capacity(header_bytes + request.length as usize);
+            let mut reply = Vec::with_capacity(header_bytes + request.length as usize);
             put_read_header(&mut reply, style, request.cookie, request.offset, request.length);
             let result = disk.read(request.offset, request.length, reply).await;
             let whole = header_bytes + request.length as usize;

@@ -19,8 +19,7 @@ use super::validate::{Task, validate};
 use crate::targets::{Disk, DiskError, Position, Update};
 use bytes::Bytes;
 use farside_protocol::nbd::{
-    Command, CommandFlags, Errno, ReplyStyle, Request, put_done, put_failure, put_read_header,
-    read_header_bytes,
+    Command, CommandFlags, Errno, ReplyStyle, Request, put_read_header, read_header_bytes,
 };
 use std::fmt;
 use std::future::poll_fn;
@@ -180,7 +179,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
                 },
             ),
             Task::Flush => self.batch.flushes.push(request.cookie),
-            Task::Nothing => put_done(self.replies.output.open(), request.cookie),
+            Task::Nothing => self.replies.output.done(request.cookie),
             Task::Disconnect => self.replies.end = Some(End::Client),
         }
     }
@@ -313,23 +312,26 @@ impl<D: Disk> Replies<D> {
         if request.length > INLINE_READ_BYTES {
             return self.cold.start(&self.disk, *request, self.style);
         }
-        let out = self.output.open();
-        let start = out.len();
-        out.reserve(read_header_bytes(self.style, request.length) + request.length as usize);
-        put_read_header(out, self.style, request.cookie, request.offset, request.length);
-        if request.length == 0 {
+        let header_bytes = read_header_bytes(self.style, request.length);
+        let reply_bytes = header_bytes + request.length as usize;
+        let (mut header, data) = self.output.room(reply_bytes).split_at_mut(header_bytes);
+        put_read_header(
+            &mut header,
+            self.style,
+            request.cookie,
+            request.offset,
+            request.length,
+        );
+        if data.is_empty() {
             return;
         }
-        let data = out.len();
-        let cached = self.disk.read_cached(request.offset, request.length, out);
-        let appended = out.len() - data;
-        match cached {
-            Ok(true) if appended == request.length as usize => return,
-            _ => out.truncate(start),
+        let cached = self.disk.read_cached(request.offset, data);
+        if cached != Ok(true) {
+            self.output.give_back(reply_bytes);
         }
         match cached {
+            Ok(true) => {}
             Ok(false) => self.cold.start(&self.disk, *request, self.style),
-            Ok(true) => self.fail(request.cookie, Errno::Io),
             Err(error) => self.fail_disk(request.cookie, error),
         }
     }
@@ -338,13 +340,13 @@ impl<D: Disk> Replies<D> {
     fn settle(&mut self, owed: Owed, result: Result<Position, DiskError>) {
         match result {
             Ok(position) if owed.forced => self.deferred.push(position, owed.cookie),
-            Ok(_) => put_done(self.output.open(), owed.cookie),
+            Ok(_) => self.output.done(owed.cookie),
             Err(error) => self.fail_disk(owed.cookie, error),
         }
     }
 
     fn fail(&mut self, cookie: u64, errno: Errno) {
-        put_failure(self.output.open(), self.style, cookie, errno);
+        self.output.failed(self.style, cookie, errno);
     }
 
     fn fail_disk(&mut self, cookie: u64, error: DiskError) {
@@ -362,7 +364,7 @@ impl<D: Disk> Replies<D> {
             end,
         } = self;
         deferred.poll(disk, context, |cookie, result| match result {
-            Ok(()) => put_done(output.open(), cookie),
+            Ok(()) => output.done(cookie),
             Err(error) => fail_disk(output, end, *style, (cookie, error)),
         });
         cold.poll(context, output, |output, cookie, error| {
@@ -391,5 +393,5 @@ fn fail_disk(
             Errno::Shutdown
         }
     };
-    put_failure(output.open(), style, cookie, errno);
+    output.failed(style, cookie, errno);
 }

@@ -1,7 +1,7 @@
 //! Replies on their way out, sent in bounded pieces.
 
 use super::limits::{COPIED_REPLY_BYTES, SEND_BYTES};
-use bytes::{Buf, BytesMut};
+use farside_protocol::nbd::{Errno, ReplyStyle, SIMPLE_REPLY_BYTES, put_done, put_failure};
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -11,9 +11,46 @@ use tokio::io::AsyncWrite;
 /// Bytes to send: long replies in their own buffers first, then the shared one.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    sealed: VecDeque<BytesMut>,
+    sealed: VecDeque<Piece>,
     sealed_bytes: usize,
-    open: BytesMut,
+    open: Piece,
+}
+
+/// Bytes of which some are sent. What it ever made room for stays initialised, so that room costs no zeroes.
+#[derive(Debug, Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    sent: usize,
+    end: usize,
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        self.end - self.sent
+    }
+
+    fn room(&mut self, length: usize) -> &mut [u8] {
+        if self.sent == self.end {
+            (self.sent, self.end) = (0, 0);
+        }
+        if self.end + length > self.bytes.len() {
+            self.make_room(length);
+        }
+        let start = self.end;
+        self.end += length;
+        &mut self.bytes[start..self.end]
+    }
+
+    fn make_room(&mut self, length: usize) {
+        let waiting = self.len();
+        // Whoever is moved to the front gets room enough not to be moved again soon.
+        let wanted = (waiting + length) * if self.sent > 0 { 2 } else { 1 };
+        self.bytes.copy_within(self.sent..self.end, 0);
+        (self.sent, self.end) = (0, waiting);
+        if self.bytes.len() < wanted {
+            self.bytes.resize(wanted, 0);
+        }
+    }
 }
 
 impl Output {
@@ -21,27 +58,49 @@ impl Output {
         self.sealed_bytes + self.open.len()
     }
 
-    /// Where small replies are appended.
-    pub(super) fn open(&mut self) -> &mut BytesMut {
-        &mut self.open
+    /// Room for a reply of this length behind the others. It holds bytes of earlier replies of this connection:
+    /// all of it has to be written, or [given back](Self::give_back).
+    pub(super) fn room(&mut self, length: usize) -> &mut [u8] {
+        self.open.room(length)
+    }
+
+    /// Takes the last room of this length away again.
+    pub(super) fn give_back(&mut self, length: usize) {
+        self.open.end -= length;
+    }
+
+    /// Appends the success of a command without data.
+    pub(super) fn done(&mut self, cookie: u64) {
+        put_done(&mut self.room(SIMPLE_REPLY_BYTES), cookie);
+    }
+
+    /// Appends the failure of a command.
+    pub(super) fn failed(&mut self, style: ReplyStyle, cookie: u64, errno: Errno) {
+        let mut reply = Vec::new();
+        put_failure(&mut reply, style, cookie, errno);
+        self.room(reply.len()).copy_from_slice(&reply);
     }
 
     /// Appends a whole reply that has its own buffer.
-    pub(super) fn push(&mut self, reply: BytesMut) {
+    pub(super) fn push(&mut self, reply: Vec<u8>) {
         if reply.len() <= COPIED_REPLY_BYTES {
-            self.open.extend_from_slice(&reply);
+            self.room(reply.len()).copy_from_slice(&reply);
             return;
         }
-        if !self.open.is_empty() {
-            let before = self.open.split();
+        if self.open.len() > 0 {
+            let before = std::mem::take(&mut self.open);
             self.seal(before);
         }
-        self.seal(reply);
+        self.seal(Piece {
+            end: reply.len(),
+            bytes: reply,
+            sent: 0,
+        });
     }
 
-    fn seal(&mut self, bytes: BytesMut) {
-        self.sealed_bytes += bytes.len();
-        self.sealed.push_back(bytes);
+    fn seal(&mut self, piece: Piece) {
+        self.sealed_bytes += piece.len();
+        self.sealed.push_back(piece);
     }
 
     /// Sends until everything is sent (`Ready`) or the stream takes no more.
@@ -53,17 +112,86 @@ impl Output {
         while self.len() > 0 {
             let sealed = !self.sealed.is_empty();
             let front = self.sealed.front_mut().unwrap_or(&mut self.open);
-            let piece = &front[..front.len().min(SEND_BYTES)];
+            let piece = &front.bytes[front.sent..front.end.min(front.sent + SEND_BYTES)];
             let sent = ready!(Pin::new(&mut *stream).poll_write(context, piece))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            front.advance(sent);
+            front.sent += sent;
             if sealed {
                 self.sealed_bytes -= sent;
-                self.sealed.pop_front_if(|front| front.is_empty());
+                self.sealed.pop_front_if(|front| front.len() == 0);
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::task::Waker;
+
+    /// Takes some bytes now and then.
+    struct Slow {
+        taken: Vec<u8>,
+        takes: Vec<usize>,
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let Some(count) = self.takes.pop() else {
+                return Poll::Pending;
+            };
+            let count = count.min(bytes.len());
+            self.taken.extend_from_slice(&bytes[..count]);
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn everything_is_sent_once_and_in_order(
+            steps in prop::collection::vec((0_u8..4, 1_usize..70_000, 1_usize..90_000), 1..60)
+        ) {
+            let mut context = Context::from_waker(Waker::noop());
+            let mut slow = Slow { taken: Vec::new(), takes: Vec::new() };
+            let (mut output, mut expected) = (Output::default(), Vec::new());
+            for (number, (what, length, takes)) in steps.into_iter().enumerate() {
+                let reply = vec![u8::try_from(number).unwrap(); length];
+                match what {
+                    0 => output.push(reply.clone()),
+                    1 => output.room(length).copy_from_slice(&reply),
+                    2 => {
+                        output.room(length).fill(255);
+                        output.give_back(length);
+                        output.room(length).copy_from_slice(&reply);
+                    }
+                    _ => {
+                        slow.takes.push(takes);
+                        let _ = output.poll_send(&mut slow, &mut context).map(Result::unwrap);
+                        continue;
+                    }
+                }
+                expected.extend_from_slice(&reply);
+                prop_assert_eq!(output.len() + slow.taken.len(), expected.len());
+            }
+            slow.takes = vec![usize::MAX; 200];
+            prop_assert!(output.poll_send(&mut slow, &mut context).is_ready());
+            prop_assert!(slow.taken == expected);
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use super::targets::nbd::{Export, Exports};
 use super::targets::{Disk, DiskError, DiskGeometry, Position, Update};
-use bytes::BytesMut;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,9 +78,9 @@ impl MemoryDisk {
         self.fail.lock().map_or(Ok(()), Err)
     }
 
-    fn copy(&self, offset: u64, length: u32, into: &mut BytesMut) {
+    fn copy(&self, offset: u64, into: &mut [u8]) {
         let start = usize::try_from(offset).expect("inside the disk");
-        into.extend_from_slice(&self.content.read()[start..start + length as usize]);
+        into.copy_from_slice(&self.content.read()[start..start + into.len()]);
     }
 }
 
@@ -120,13 +119,13 @@ impl Disk for MemoryDisk {
         Ok(self.journaled.fetch_add(count, SeqCst) + count)
     }
 
-    fn read_cached(&self, offset: u64, length: u32, into: &mut BytesMut) -> Result<bool, DiskError> {
+    fn read_cached(&self, offset: u64, into: &mut [u8]) -> Result<bool, DiskError> {
         self.reads.fetch_add(1, SeqCst);
         self.failure()?;
         if offset >= self.cold_from.load(SeqCst) {
             return Ok(false);
         }
-        self.copy(offset, length, into);
+        self.copy(offset, into);
         Ok(true)
     }
 
@@ -134,13 +133,15 @@ impl Disk for MemoryDisk {
         self: &Arc<Self>,
         offset: u64,
         length: u32,
-        mut into: BytesMut,
-    ) -> Result<BytesMut, DiskError> {
+        mut into: Vec<u8>,
+    ) -> Result<Vec<u8>, DiskError> {
         if offset >= self.cold_from.load(SeqCst) {
             self.cold_permits.acquire().await.expect("never closed").forget();
         }
         self.failure()?;
-        self.copy(offset, length, &mut into);
+        let start = into.len();
+        into.resize(start + length as usize, 0);
+        self.copy(offset, &mut into[start..]);
         Ok(into)
     }
 
