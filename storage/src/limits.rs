@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// Non-durable bytes of journal at which a sync begins without waiting.
 pub const EAGER_SYNC_BYTES: u64 = 16 << 20;
+/// How often it is looked whether there are so many while nobody asks for a sync.
+pub const SYNC_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// How long the image consumer waits for more before it writes a small batch.
 pub const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
 /// Durable bytes of journal at which the image consumer does not wait for more.

@@ -8,6 +8,7 @@ use crate::store::Store;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 /// A piece of work that may wait for a disk.
@@ -28,6 +29,10 @@ pub trait Workers: Debug + Send + Sync {
 
     /// Does a piece of work elsewhere. It may be dropped undone when the process is ending.
     fn run(&self, work: Work);
+
+    /// Does a piece of work that may wait for a disk right here, if that keeps nobody but the caller waiting; else it
+    /// is not done.
+    fn do_here(&self, work: &mut dyn FnMut());
 }
 
 /// The operating system's threads. [`run`](Workers::run) needs a tokio runtime around it.
@@ -46,6 +51,14 @@ impl Workers for SystemWorkers {
 
     fn run(&self, work: Work) {
         tokio::task::spawn_blocking(work);
+    }
+
+    fn do_here(&self, work: &mut dyn FnMut()) {
+        let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+        if matches!(flavor, Ok(RuntimeFlavor::MultiThread)) {
+            // The runtime's other tasks go on in another thread.
+            tokio::task::block_in_place(work);
+        }
     }
 }
 

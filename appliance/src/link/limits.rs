@@ -26,6 +26,9 @@ pub const BACKOFF_LAST_MS: u64 = 5_000;
 pub const BACKOFF_REFUSED_MS: u64 = 10_000;
 /// How often a session looks at the time.
 pub const TICK_MS: u64 = 250;
+/// How often a session looks at most for what became durable: flushes that follow each other closely then share a
+/// read of the journal, a send, and the remote's write.
+pub const CHANGE_INTERVAL_MS: u64 = 1;
 /// A session that lasted so long counts as a good one, even if nothing was written meanwhile.
 pub const STABLE_SESSION_MS: u64 = 10_000;
 /// Time to say why before closing.

@@ -7,7 +7,7 @@ use super::backoff::Gain;
 use super::core::SessionCore;
 use super::error::CloseReason;
 use super::events::{Effect, Input, Outgoing, SessionLimits};
-use super::limits::{FAREWELL_MS, TICK_MS};
+use super::limits::{CHANGE_INTERVAL_MS, FAREWELL_MS, TICK_MS};
 use super::source::{Source, SourceError};
 use super::status::StatusCell;
 use super::stream::{Bulk, FrameStream, write};
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
 /// What a session needs besides its socket.
@@ -79,6 +79,8 @@ where
     let mut changed = setup.source.changed();
     let mut tick = interval(Duration::from_millis(TICK_MS));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pace = interval(Duration::from_millis(CHANGE_INTERVAL_MS));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut input = Ok(Input::Connected(Box::new(hello)));
     let (reason, say) = loop {
         let effects = match input {
@@ -97,7 +99,7 @@ where
             written = finished(&mut work.writing) => work.written(written),
             (bulk, input) = finished(&mut work.reading) => work.read(bulk, input),
             received = stream.receive() => received,
-            fired = changed.changed() => on_change(setup, fired.is_ok()),
+            fired = next_change(&mut pace, &mut changed) => on_change(setup, fired),
         };
     };
     view.show(&core);
@@ -134,6 +136,12 @@ fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {
 fn stopping() -> Refusal {
     let text = "the sending unit stops this link; it comes back when it is started again";
     Refusal::new(RefuseCode::ShuttingDown, 0, text)
+}
+
+/// Whether the volume is still there, after the next change of it.
+async fn next_change(pace: &mut Interval, changed: &mut watch::Receiver<u64>) -> bool {
+    pace.tick().await;
+    changed.changed().await.is_ok()
 }
 
 fn on_change<S: Source>(setup: &SessionSetup<S>, alive: bool) -> Result<Input, CloseReason> {

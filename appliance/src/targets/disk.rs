@@ -95,6 +95,10 @@ pub trait Disk: Send + Sync + 'static {
     /// The last record journaled so far: what a flush that arrives now has to cover.
     fn journaled(&self) -> Position;
 
+    /// Makes everything journaled durable on this thread, if the disk sees fit; for a connection that has nothing to
+    /// do but to wait for that. Whether it did, [`durable`](Self::durable) tells.
+    fn flush_here(&self) {}
+
     /// Resolves when every record up to `position` is durable. One journal sync serves all who wait.
     fn durable(&self, position: Position) -> impl Future<Output = Result<(), DiskError>> + Send;
 

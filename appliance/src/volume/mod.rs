@@ -276,6 +276,10 @@ impl Disk for Volume {
         self.shared.store.points().journaled.record
     }
 
+    fn flush_here(&self) {
+        self.shared.flush_here();
+    }
+
     async fn durable(&self, position: Position) -> Result<(), DiskError> {
         self.shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
         let mut durable = self.shared.durable.subscribe();

@@ -79,6 +79,11 @@ impl Shared {
         self.with_keeper(Keeper::flush);
     }
 
+    /// Makes everything journaled durable on this thread, if it may wait and nobody does so already.
+    pub(super) fn flush_here(&self) {
+        self.with_keeper(|keeper| self.workers.do_here(&mut || keeper.flush_here()));
+    }
+
     /// A remote confirmed more. Only worth a step of the image's own when somebody waits for it: else it would
     /// not have the time to gather neighbouring writes.
     pub(super) fn remote_moved(&self) {

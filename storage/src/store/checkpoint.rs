@@ -18,6 +18,24 @@ impl Store {
     /// [`StorageError`]: final, the store is degraded and acknowledges no flush any more.
     pub fn sync(&self) -> Result<ChainPoint, StorageError> {
         let _gate = self.sync_gate.lock();
+        self.sync_gated(|| self.sync_journal())
+    }
+
+    /// The same if nobody is doing it; `None` if somebody is, so that it would have to be waited for.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    pub fn try_sync(&self) -> Option<Result<ChainPoint, StorageError>> {
+        let _gate = self.sync_gate.try_lock()?;
+        let one = self.journal_sync.try_lock()?;
+        Some(self.sync_gated(|| self.sync_journal_as(&one)))
+    }
+
+    /// Makes everything journaled so far durable; the caller holds the gate.
+    fn sync_gated(
+        &self,
+        sync: impl FnOnce() -> Result<(), StorageError>,
+    ) -> Result<ChainPoint, StorageError> {
         self.check_usable()?;
         let target = {
             let state = self.state.lock();
@@ -26,7 +44,7 @@ impl Store {
             }
             state.points.journaled
         };
-        self.sync_journal()?;
+        sync()?;
         let mut state = self.state.lock();
         state.points.durable = target;
         state.counters.syncs += 1;

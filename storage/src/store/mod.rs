@@ -31,7 +31,7 @@ use crate::journal::{Journal, Recovered};
 use append::Appender;
 use drain::Drain;
 use farside_protocol::journal::{ChainPoint, Superblock};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use state::State;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -207,7 +207,11 @@ impl Store {
     /// Makes the journal durable. One at a time, and none after a failure: the operating system reports a lost
     /// write to one sync only, so that a second one running beside it would succeed and acknowledge what is lost.
     fn sync_journal(&self) -> Result<(), StorageError> {
-        let _one = self.journal_sync.lock();
+        self.sync_journal_as(&self.journal_sync.lock())
+    }
+
+    /// The same for the one who may.
+    fn sync_journal_as(&self, _one: &MutexGuard<'_, ()>) -> Result<(), StorageError> {
         if let Some(problem) = self.failure() {
             let name = self.name.clone();
             return Err(StorageError::Failed { name, problem });

@@ -52,4 +52,8 @@ impl Workers for ByHand {
     fn run(&self, work: Work) {
         work();
     }
+
+    fn do_here(&self, work: &mut dyn FnMut()) {
+        work();
+    }
 }

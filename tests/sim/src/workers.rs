@@ -111,6 +111,13 @@ impl Workers for SimWorkers {
             work();
         });
     }
+
+    fn do_here(&self, work: &mut dyn FnMut()) {
+        if schedule::draw(2) == 0 {
+            happened("flushes on the thread that asks");
+            work();
+        }
+    }
 }
 
 /// How a thread takes its time: some come late all their life.

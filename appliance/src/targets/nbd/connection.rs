@@ -8,8 +8,8 @@ use super::batch::{Batch, Owed};
 use super::cold::ColdReads;
 use super::deferred::Deferred;
 use super::limits::{
-    BATCH_UPDATES, DEFERRED_REPLIES, INLINE_READ_BYTES, LINGER, MAX_SKIPPED_BYTES, OUTPUT_BYTES,
-    RECEIVE_BYTES,
+    BATCH_UPDATES, DEFERRED_REPLIES, INLINE_READ_BYTES, LINGER, LONE_REQUESTS, MAX_SKIPPED_BYTES,
+    OUTPUT_BYTES, RECEIVE_BYTES,
 };
 use super::listener::Stream;
 use super::negotiation::{Fault, Session};
@@ -66,6 +66,8 @@ pub(super) struct Connection<S, D> {
     receiver: Receiver,
     batch: Batch,
     replies: Replies<D>,
+    /// So many requests came one at a time.
+    lone_requests: u32,
 }
 
 /// Everything that is answered later than it is received. Apart from [`Connection`] so that it can go on
@@ -94,6 +96,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
             receiver: Receiver::new(session.received),
             batch: Batch::default(),
             replies,
+            lone_requests: 0,
         }
     }
 
@@ -111,7 +114,13 @@ impl<S: Stream, D: Disk> Connection<S, D> {
             }
         });
         loop {
-            let gathered = self.gather()?;
+            let was_idle = self.replies.is_settled();
+            let (gathered, requests) = self.gather()?;
+            self.lone_requests = match requests {
+                0 => self.lone_requests,
+                1 if was_idle => self.lone_requests.saturating_add(1),
+                _ => 0,
+            };
             self.commit().await?;
             let finished = poll_fn(|context| self.poll_event(gathered, cancelled.as_mut(), context)).await?;
             if let Some(end) = finished {
@@ -121,26 +130,27 @@ impl<S: Stream, D: Disk> Connection<S, D> {
         }
     }
 
-    /// Takes every complete request the limits allow: reads are answered, changes and flushes collected.
-    fn gather(&mut self) -> Result<Gathered, Fault> {
+    /// Takes every complete request the limits allow, and counts them: reads are answered, changes and flushes collected.
+    fn gather(&mut self) -> Result<(Gathered, usize), Fault> {
         let geometry = self.replies.disk.geometry();
+        let mut requests = 0;
         loop {
             if let Some((cookie, errno)) = self.receiver.skipped() {
                 self.replies.fail(cookie, errno);
             }
             if self.receiver.is_skipping() || self.replies.end == Some(End::Client) {
-                return Ok(Gathered::NeedsInput);
+                return Ok((Gathered::NeedsInput, requests));
             }
             if self.is_full() {
-                return Ok(Gathered::Full);
+                return Ok((Gathered::Full, requests));
             }
             let Some(request) = self.receiver.peek()? else {
-                return Ok(Gathered::NeedsInput);
+                return Ok((Gathered::NeedsInput, requests));
             };
             match validate(&request, geometry, self.replies.style) {
                 Err(errno) => self.refuse(&request, errno)?,
                 Ok(Task::Write) => match self.receiver.take_write(request.length as usize) {
-                    None => return Ok(Gathered::NeedsInput),
+                    None => return Ok((Gathered::NeedsInput, requests)),
                     Some(data) => self.collect(
                         &request,
                         Update::Write {
@@ -154,6 +164,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
                     self.accept(&request, task);
                 }
             }
+            requests += 1;
         }
     }
 
@@ -220,6 +231,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
             stream,
             batch,
             replies,
+            lone_requests,
             ..
         } = self;
         let mut progress = Ok(());
@@ -247,6 +259,9 @@ impl<S: Stream, D: Disk> Connection<S, D> {
                 .flushes
                 .drain(..)
                 .for_each(|cookie| replies.deferred.push(position, cookie));
+        }
+        if *lone_requests >= LONE_REQUESTS && replies.deferred.len() == 1 {
+            replies.disk.flush_here();
         }
         progress
     }

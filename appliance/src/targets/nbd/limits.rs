@@ -31,6 +31,9 @@ pub(super) const COLD_READS: usize = 64;
 /// Bytes of one connection's waiting reads; one read may exceed it.
 pub(super) const COLD_READ_BYTES: u64 = 16 << 20;
 
+/// After so many requests that came one at a time, with nothing owed before, a connection makes its flushes durable
+/// itself: the host sends nothing else meanwhile.
+pub(super) const LONE_REQUESTS: u32 = 16;
 /// Options longer than this are not looked at.
 pub(super) const OPTION_BYTES: u32 = 16 << 10;
 /// Options longer than this are not even skipped: the connection ends.
