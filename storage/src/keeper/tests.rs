@@ -144,6 +144,52 @@ fn a_flush_asked_for_during_a_sync_is_served_by_the_next() {
     }
 }
 
+#[test]
+fn a_flush_on_the_thread_that_asks_is_durable_when_it_returns_and_told_like_any_other() {
+    let (store, count) = (store(), Arc::new(Count::default()));
+    let (keeper, mut sync, mut image) = Keeper::apart(store.clone(), count.clone(), INTERVAL);
+    assert!(sync.step() && image.step());
+    assert!(!image.has_work());
+    append(&store);
+    keeper.flush_here();
+    assert_eq!(store.points().durable, store.points().journaled);
+    assert_eq!(*count.0.lock(), [StoreEvent::Durable]);
+    assert!(image.has_work(), "it is to be brought into the image");
+    keeper.flush_here();
+    assert_eq!(count.0.lock().len(), 1, "nothing moved");
+}
+
+#[test]
+fn a_flush_on_the_thread_that_asks_goes_on_beside_the_keepers_own() {
+    let (store, count) = (store(), Arc::new(Count::default()));
+    let keeper = Keeper::start(store.clone(), count, Duration::from_micros(50)).unwrap();
+    for _ in 0..500 {
+        append(&store);
+        keeper.appended();
+        keeper.flush_here();
+        let journaled = store.points().journaled;
+        // Whoever it was: it is done, or asked for.
+        keeper.flush();
+        eventually(|| store.points().durable.record >= journaled.record);
+        store.drain().unwrap();
+    }
+    assert_eq!(store.failure(), None);
+}
+
+#[test]
+fn what_is_journaled_becomes_durable_and_applied_though_nobody_asks() {
+    let store = store();
+    let keeper = Keeper::start(store.clone(), Arc::new(Count::default()), INTERVAL).unwrap();
+    for pause in [0, 1, 10, 45, 60, 90, 130] {
+        append(&store);
+        keeper.appended();
+        append(&store);
+        keeper.appended();
+        eventually(|| store.points().applied == store.points().journaled);
+        std::thread::sleep(Duration::from_millis(pause));
+    }
+}
+
 /// Panics at the first event, once.
 #[derive(Debug, Default)]
 struct Faulty(AtomicUsize);

@@ -10,6 +10,9 @@ use std::process::Command;
 /// So much more, in percent, is worse. Less than that comes from the processor (which variant of a function the C library
 /// takes) and from timers that fire or not.
 const TOLERATED_PERCENT: f64 = 5.0;
+/// How the C library copies and fills depends on the processor; "rep" would count as one instruction for each byte.
+const SAME_EVERYWHERE: &str = "glibc.cpu.x86_rep_movsb_threshold=1073741824:\
+    glibc.cpu.x86_rep_stosb_threshold=1073741824:glibc.cpu.x86_non_temporal_threshold=1073741824";
 /// So many more allocations for each request are worse.
 const TOLERATED_ALLOCATIONS: f64 = 0.1;
 
@@ -112,6 +115,7 @@ fn count(path: &Path, requests: u64) -> Result<(u64, u64)> {
             "--cachegrind-out-file=/dev/null",
         ])
         .arg(std::env::current_exe()?)
+        .env("GLIBC_TUNABLES", SAME_EVERYWHERE)
         .args(["run", path.name, &requests.to_string()])
         .output()
         .context("valgrind cannot be run; install it (Debian: apt-get install valgrind)")?;

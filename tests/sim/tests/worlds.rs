@@ -51,6 +51,7 @@ fn no_world_sees_a_promise_broken() {
         "syncs that failed",
         "calls that met a fault that lasts",
         "reads that have to wait for a disk",
+        "flushes on the thread that asks",
         "stores of remotes that were slow",
         "laps of a ring",
         "rings without room",

@@ -31,6 +31,8 @@ pub(crate) struct MemoryDisk {
     pub(crate) updates: AtomicUsize,
     /// Number of calls of `read_cached` and `read`.
     pub(crate) reads: AtomicUsize,
+    /// Number of calls of `flush_here`.
+    pub(crate) flushes_here: AtomicUsize,
 }
 
 impl MemoryDisk {
@@ -52,6 +54,7 @@ impl MemoryDisk {
             batches: AtomicUsize::new(0),
             updates: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
+            flushes_here: AtomicUsize::new(0),
         })
     }
 
@@ -143,6 +146,10 @@ impl Disk for MemoryDisk {
         into.resize(start + length as usize, 0);
         self.copy(offset, &mut into[start..]);
         Ok(into)
+    }
+
+    fn flush_here(&self) {
+        self.flushes_here.fetch_add(1, SeqCst);
     }
 
     fn journaled(&self) -> Position {

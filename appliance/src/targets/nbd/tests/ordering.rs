@@ -3,6 +3,7 @@
 use super::harness::{DISK_BYTES, FLUSH, FUA, QUIET, READ, Server, request, write};
 use super::memory::MemoryDisk;
 use crate::targets::nbd::Settings;
+use crate::targets::nbd::limits::LONE_REQUESTS;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -195,4 +196,23 @@ async fn shutdown_does_not_wait_for_ever() {
     server.task.await.unwrap();
     client.expect_closed().await;
     assert_eq!(server.counters.open(), 0);
+}
+
+#[tokio::test]
+async fn only_a_host_that_asks_for_one_thing_at_a_time_has_its_flushes_carried_out_by_its_connection() {
+    let (server, disk) = Server::new().await;
+    let mut client = server.attached().await;
+    for _ in 0..LONE_REQUESTS {
+        assert_eq!(disk.flushes_here.load(SeqCst), 0, "it is not known yet");
+        assert_eq!(client.write(0, 0, b"one at a time").await, 0);
+    }
+    assert_eq!(client.ask(FLUSH, 0, 0, 0).await, 0);
+    assert_eq!(client.write(FUA, 0, b"one at a time").await, 0);
+    assert_eq!(disk.flushes_here.load(SeqCst), 2);
+    let two = [write(0, 1, 0, b"two at a time"), request(FLUSH, 0, 2, (0, 0))].concat();
+    client.send(&two).await;
+    assert_eq!(client.reply().await, (0, 1));
+    assert_eq!(client.reply().await, (0, 2));
+    assert_eq!(client.ask(FLUSH, 0, 0, 0).await, 0);
+    assert_eq!(disk.flushes_here.load(SeqCst), 2, "it may send more meanwhile");
 }
