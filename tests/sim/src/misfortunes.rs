@@ -84,11 +84,15 @@ impl World {
         }
     }
 
-    /// A unit starts: the calls to its disks that it begins with are few, and dangerous ones.
+    /// A unit starts: the calls to its disks that it begins with are few, and dangerous ones. More so after a disk
+    /// failed, because what it shows then need not be what it keeps.
     pub(crate) fn endanger(&self, process: Option<Arc<Process>>) {
-        if let Some(process) = process.filter(|_| !self.is_calm() && self.chance(10)) {
+        let Some(process) = process else { return };
+        let was_in_trouble = self.troubled.borrow_mut().remove(process.name());
+        let (chance, calls) = if was_in_trouble { (50, 12) } else { (10, 30) };
+        if !self.is_calm() && self.chance(chance) {
             self.stats.count("deaths inside a call to a disk");
-            process.dies_after(1 + self.draw(30), self.death());
+            process.dies_after(1 + self.draw(calls), self.death());
         }
     }
 

@@ -14,7 +14,7 @@ use crate::stats::Stats;
 use crate::time::{SimClock, pause_us};
 use farside_tests::random::Random;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -77,6 +77,8 @@ pub struct World {
     instances: Cell<u128>,
     /// When a unit that is down starts again, by name.
     restarts: RefCell<BTreeMap<String, Instant>>,
+    /// Units that a disk failed, until they start again.
+    pub(crate) troubled: RefCell<BTreeSet<String>>,
     pub(crate) seen: RefCell<Seen>,
     compared: RefCell<Compared>,
     pub(crate) backups: RefCell<BTreeMap<String, OldCopies>>,
@@ -163,6 +165,7 @@ impl World {
             outage_ends: Cell::default(),
             instances: Cell::new(0),
             restarts: RefCell::default(),
+            troubled: RefCell::default(),
             seen: RefCell::default(),
             compared: RefCell::default(),
             backups: RefCell::default(),
@@ -372,6 +375,7 @@ impl World {
                 .iter()
                 .flat_map(|site| site.platters())
                 .for_each(|platter| platter.heal());
+            self.troubled.borrow_mut().insert(process.name().to_owned());
             process.die(Death::Killed);
         }
     }
@@ -389,6 +393,7 @@ impl World {
                 .iter()
                 .flat_map(|home| home.platters())
                 .for_each(|platter| platter.heal());
+            self.troubled.borrow_mut().insert(process.name().to_owned());
             process.die(Death::Killed);
         }
     }
