@@ -48,6 +48,8 @@ pub struct History {
     durable: u64,
     /// Chunks that are not durable yet: where they stand on the disk, and their last record.
     volatile: VecDeque<(std::ops::Range<u64>, u64)>,
+    /// What a copy that was put back may hold durably, until the volume starts from it.
+    perhaps_durable: u64,
     /// Chunks by epoch and sequence: checksum and last record.
     chunks: BTreeMap<(u64, u64), (u32, u64)>,
     /// Chunks of what was to come, when the volume went back in time: some were still on their way.
@@ -76,6 +78,7 @@ impl History {
             sequence: 0,
             durable: 0,
             volatile: VecDeque::new(),
+            perhaps_durable: 0,
             chunks: BTreeMap::new(),
             lost: BTreeSet::new(),
             asked: Vec::new(),
@@ -97,6 +100,12 @@ impl History {
     #[must_use]
     pub fn durable(&self) -> u64 {
         self.durable
+    }
+
+    /// No record after this one is durable there.
+    #[must_use]
+    pub fn durable_at_most(&self) -> u64 {
+        self.durable.max(self.perhaps_durable)
     }
 
     /// Records after `after`, up to `to`.
@@ -191,8 +200,10 @@ impl History {
         asked.last
     }
 
-    /// The volume goes back from `later` to this.
+    /// The volume goes back from `later` to this. Whoever puts a copy back writes all of it durably, also what was in the
+    /// cache only when the copy was made.
     pub fn went_back_from(&mut self, later: &Self) {
+        self.perhaps_durable = self.last();
         self.lost.clone_from(&later.lost);
         for (key, (checksum, _)) in &later.chunks {
             if self.chunks.get(key).is_none_or(|(known, _)| known != checksum) {
@@ -221,6 +232,7 @@ impl History {
         self.acknowledged = self.acknowledged.min(record);
         self.flushed = self.flushed.min(record);
         self.durable = self.durable.min(record);
+        self.perhaps_durable = 0;
         self.volatile.retain(|(_, last)| *last <= record);
     }
 
