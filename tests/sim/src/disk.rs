@@ -63,7 +63,7 @@ impl SimDisk {
         if self.process.is_dead() {
             return Err(self.io(operation, offset, EIO));
         }
-        Ok(match self.process.call() {
+        Ok(match self.process.call(matches!(operation, Operation::Write)) {
             None => Life::Goes,
             Some(number) => Life::Ends([Done::Nothing, Done::Half, Done::All][index(number % 3)]),
         })

@@ -89,10 +89,13 @@ impl World {
     pub(crate) fn endanger(&self, process: Option<Arc<Process>>) {
         let Some(process) = process else { return };
         let was_in_trouble = self.troubled.borrow_mut().remove(process.name());
-        let (chance, calls) = if was_in_trouble { (50, 12) } else { (10, 30) };
-        if !self.is_calm() && self.chance(chance) {
-            self.stats.count("deaths inside a call to a disk");
-            process.dies_after(1 + self.draw(calls), self.death());
+        if self.is_calm() {
+            return;
+        }
+        if was_in_trouble && self.chance(50) {
+            process.dies_in_write(1 + self.draw(4), Death::PowerLost);
+        } else if self.chance(10) {
+            process.dies_after(1 + self.draw(30), self.death());
         }
     }
 

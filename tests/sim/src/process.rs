@@ -21,10 +21,13 @@ pub enum Death {
 pub struct Process {
     name: String,
     dead: AtomicBool,
-    /// Calls to disks so far.
+    /// Calls to disks so far, and those of them that write.
     calls: AtomicU64,
-    /// The call in which it dies, and how; 0 for none.
+    writes: AtomicU64,
+    /// The call in which it dies, and how.
     dies_at: Mutex<Option<(u64, Death)>>,
+    /// The same, counting writes only.
+    dies_in_write: Mutex<Option<(u64, Death)>>,
     how: Mutex<Option<Death>>,
     stores: Mutex<Vec<Weak<Store>>>,
 }
@@ -37,7 +40,9 @@ impl Process {
             name: name.to_owned(),
             dead: AtomicBool::new(false),
             calls: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
             dies_at: Mutex::default(),
+            dies_in_write: Mutex::default(),
             how: Mutex::default(),
             stores: Mutex::default(),
         })
@@ -66,9 +71,15 @@ impl Process {
         *self.dies_at.lock() = Some((self.calls.load(Ordering::Relaxed) + calls, how));
     }
 
+    /// It dies in the write to a disk that comes so many writes from now.
+    pub fn dies_in_write(&self, writes: u64, how: Death) {
+        *self.dies_in_write.lock() = Some((self.writes.load(Ordering::Relaxed) + writes, how));
+    }
+
     /// Nothing further is planned for it.
     pub fn spare(&self) {
         *self.dies_at.lock() = None;
+        *self.dies_in_write.lock() = None;
     }
 
     /// It dies now.
@@ -84,17 +95,20 @@ impl Process {
     }
 
     /// A call to a disk begins; its number, if it is the one in which the process dies.
-    pub(crate) fn call(&self) -> Option<u64> {
+    pub(crate) fn call(&self, writes: bool) -> Option<u64> {
         let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        let planned = *self.dies_at.lock();
-        match planned {
-            Some((at, how)) if at <= number => {
-                self.die(how);
-                happened("deaths inside a call to a disk");
-                Some(number)
-            }
-            _ => None,
+        let due = |planned: &Mutex<Option<(u64, Death)>>, number| {
+            let planned = *planned.lock();
+            planned.filter(|(at, _)| *at <= number).map(|(_, how)| how)
+        };
+        let mut how = due(&self.dies_at, number);
+        if writes {
+            let number = self.writes.fetch_add(1, Ordering::Relaxed) + 1;
+            how = how.or(due(&self.dies_in_write, number));
         }
+        self.die(how?);
+        happened("deaths inside a call to a disk");
+        Some(number)
     }
 
     /// It works on this store, too.
