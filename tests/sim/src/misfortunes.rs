@@ -335,6 +335,11 @@ impl World {
                 checks::recovery::held_by(&home)
             });
             self.tell_branches_apart(&site);
+            // A replica whose copy was under way is copied anew, from there.
+            for home in self.remotes.iter().filter_map(|remote| remote.home(&site.name)) {
+                home.reached
+                    .fetch_min(site.history.lock().last(), Ordering::Relaxed);
+            }
             // An old copy that was left cleanly goes on in its epoch.
             self.seen.borrow_mut().clear();
         } else {
