@@ -6,7 +6,6 @@
 
 use crate::allocation::measured;
 use crate::draw::Draw;
-use bytes::BytesMut;
 use farside::targets::nbd::{Export, Exports, Listener, Service, serve};
 use farside::targets::{Disk, DiskError, DiskGeometry, Position, Update};
 use farside_protocol::nbd::{
@@ -66,18 +65,15 @@ impl Disk for Small {
         Ok(self.journaled.fetch_add(count, Ordering::Relaxed) + count)
     }
 
-    fn read_cached(&self, offset: u64, length: u32, into: &mut BytesMut) -> Result<bool, DiskError> {
+    fn read_cached(&self, offset: u64, into: &mut [u8]) -> Result<bool, DiskError> {
         // Some reads have to wait, as those of a disk do.
         if offset & 512 != 0 {
             return Ok(false);
         }
         let start = usize::try_from(offset).expect("inside the disk");
         let content = self.content.lock();
-        into.extend_from_slice(
-            content
-                .get(start..start + length as usize)
-                .expect("inside the disk"),
-        );
+        let part = content.get(start..start + into.len());
+        into.copy_from_slice(part.expect("inside the disk"));
         Ok(true)
     }
 
@@ -85,8 +81,8 @@ impl Disk for Small {
         self: &Arc<Self>,
         offset: u64,
         length: u32,
-        mut into: BytesMut,
-    ) -> Result<BytesMut, DiskError> {
+        mut into: Vec<u8>,
+    ) -> Result<Vec<u8>, DiskError> {
         tokio::task::yield_now().await;
         let start = usize::try_from(offset).expect("inside the disk");
         let content = self.content.lock();
