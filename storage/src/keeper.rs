@@ -73,6 +73,8 @@ struct Shared {
     observer: Arc<dyn StoreObserver>,
     sync_interval: Duration,
     wants: Mutex<Wants>,
+    /// The durable point that was told last.
+    told: Mutex<ChainPoint>,
     sync: Condvar,
     image: Condvar,
 }
@@ -115,6 +117,7 @@ impl Keeper {
             ..Wants::default()
         };
         let shared = Shared {
+            told: Mutex::new(store.points().durable),
             store,
             observer,
             sync_interval,
@@ -124,7 +127,6 @@ impl Keeper {
         };
         let shared = Arc::new(shared);
         let sync = SyncSteps {
-            told: shared.store.points().durable,
             shared: shared.clone(),
         };
         let image = ImageSteps {
@@ -172,14 +174,11 @@ impl Keeper {
     /// waits for nothing else this saves two changes of thread.
     pub fn flush_here(&self) {
         let shared = &self.shared;
-        let before = shared.store.points().durable;
         match shared.store.try_sync() {
-            Some(Ok(durable)) if durable != before => {
-                shared.observer.observe(StoreEvent::Durable);
-                shared.want_image();
-            }
-            Some(Err(error)) => shared.give_up(error),
-            Some(Ok(_)) | None => {}
+            Some(Ok(durable)) => shared.tell_durable(durable),
+            // A store that is only closed did not fail.
+            Some(Err(_)) if shared.store.failure().is_some() => shared.observer.observe(StoreEvent::Failed),
+            Some(Err(_)) | None => {}
         }
     }
 
@@ -240,7 +239,6 @@ struct ImageState {
 #[derive(Debug)]
 pub struct SyncSteps {
     shared: Arc<Shared>,
-    told: ChainPoint,
 }
 
 impl SyncSteps {
@@ -264,12 +262,7 @@ impl SyncSteps {
             (wants.flush, wants.dirty) = (false, false);
         }
         match shared.store.sync() {
-            Ok(durable) if durable == self.told => {}
-            Ok(durable) => {
-                self.told = durable;
-                shared.observer.observe(StoreEvent::Durable);
-                shared.want_image();
-            }
+            Ok(durable) => shared.tell_durable(durable),
             Err(error) => {
                 shared.give_up(error);
                 return false;
@@ -352,8 +345,12 @@ impl Shared {
         !wants.stop
     }
 
-    /// Something became durable: it is to be brought into the image.
-    fn want_image(&self) {
+    /// Everything up to here is durable: if that is news it is told, and to be brought into the image.
+    fn tell_durable(&self, durable: ChainPoint) {
+        if std::mem::replace(&mut *self.told.lock(), durable) == durable {
+            return;
+        }
+        self.observer.observe(StoreEvent::Durable);
         let mut wants = self.wants.lock();
         wants.image = true;
         if std::mem::take(&mut wants.image_sleeps) {

@@ -26,7 +26,7 @@ pub const BACKOFF_LAST_MS: u64 = 5_000;
 pub const BACKOFF_REFUSED_MS: u64 = 10_000;
 /// How often a session looks at the time.
 pub const TICK_MS: u64 = 250;
-/// How often a session looks at most for what became durable: flushes that follow each other closely then share a
+/// A session looks for what became durable so long after it looked last, at the earliest: flushes that follow each other closely then share a
 /// read of the journal, a send, and the remote's write.
 pub const CHANGE_INTERVAL_MS: u64 = 1;
 /// A session that lasted so long counts as a good one, even if nothing was written meanwhile.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use uuid::Uuid;
 
 /// What a session needs besides its socket.
@@ -79,8 +79,7 @@ where
     let mut changed = setup.source.changed();
     let mut tick = interval(Duration::from_millis(TICK_MS));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pace = interval(Duration::from_millis(CHANGE_INTERVAL_MS));
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut earliest = Instant::now();
     let mut input = Ok(Input::Connected(Box::new(hello)));
     let (reason, say) = loop {
         let effects = match input {
@@ -99,7 +98,7 @@ where
             written = finished(&mut work.writing) => work.written(written),
             (bulk, input) = finished(&mut work.reading) => work.read(bulk, input),
             received = stream.receive() => received,
-            fired = next_change(&mut pace, &mut changed) => on_change(setup, fired),
+            fired = next_change(&mut earliest, &mut changed) => on_change(setup, fired),
         };
     };
     view.show(&core);
@@ -139,9 +138,11 @@ fn stopping() -> Refusal {
 }
 
 /// Whether the volume is still there, after the next change of it.
-async fn next_change(pace: &mut Interval, changed: &mut watch::Receiver<u64>) -> bool {
-    pace.tick().await;
-    changed.changed().await.is_ok()
+async fn next_change(earliest: &mut Instant, changed: &mut watch::Receiver<u64>) -> bool {
+    sleep_until(*earliest).await;
+    let alive = changed.changed().await.is_ok();
+    *earliest = Instant::now() + Duration::from_millis(CHANGE_INTERVAL_MS);
+    alive
 }
 
 fn on_change<S: Source>(setup: &SessionSetup<S>, alive: bool) -> Result<Input, CloseReason> {

@@ -111,7 +111,7 @@ pub trait Source: Send + Sync + 'static {
     /// chunk in the journal ends there.
     fn locate(&self, record: u64) -> impl Future<Output = Result<Option<ChainPoint>, SourceError>> + Send;
 
-    /// Reads the chunks after `from` up to `up_to` into `buffer` (which it empties first) as long as they fit
+    /// Reads the chunks after `from` up to `up_to` into `buffer`, whose content is of no use before, as long as they fit
     /// `max_bytes`, but at least one and at most
     /// [`BATCH_CHUNKS`](super::limits::BATCH_CHUNKS). Their *what* parts were verified.
     fn read_chunks(
@@ -122,7 +122,7 @@ pub trait Source: Send + Sync + 'static {
         buffer: &mut Vec<u8>,
     ) -> impl Future<Output = Result<Vec<ChunkSpan>, SourceError>> + Send;
 
-    /// The extent of the image that begins at `offset`; data are put into `buffer` (emptied first), at most
+    /// The extent of the image that begins at `offset`; data are put into `buffer` (where nothing of use was before), at most
     /// `max_bytes`.
     fn read_image(
         &self,

@@ -86,14 +86,16 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
         }
         Outgoing::Chunks => write_chunks(to, bulk).await?,
         Outgoing::Extent(Extent::Data { offset, length }) => {
-            let checksum = crc32c::crc32c(&bulk.bytes);
+            let data = bulk.bytes.get(..length as usize);
+            let data = data.ok_or_else(|| io::Error::other("a piece of the image is not all there"))?;
+            let checksum = crc32c::crc32c(data);
             let copy = CopyData {
                 offset,
                 length,
                 checksum,
             };
             let frame = Message::CopyData(copy).to_frame();
-            write_pieces(to, &mut [IoSlice::new(&frame), IoSlice::new(&bulk.bytes)]).await?;
+            write_pieces(to, &mut [IoSlice::new(&frame), IoSlice::new(data)]).await?;
         }
         Outgoing::Extent(Extent::Hole { offset, length }) => {
             let frame = Message::CopyHoles(CopyHoles { offset, length }).to_frame();

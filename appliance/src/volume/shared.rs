@@ -81,7 +81,11 @@ impl Shared {
 
     /// Makes everything journaled durable on this thread, if it may wait and nobody does so already.
     pub(super) fn flush_here(&self) {
-        self.with_keeper(|keeper| self.workers.do_here(&mut || keeper.flush_here()));
+        let points = self.store.points();
+        // To be allowed to wait costs something: not for nothing.
+        if points.durable != points.journaled && !self.store.under_way().syncing {
+            self.with_keeper(|keeper| self.workers.do_here(&mut || keeper.flush_here()));
+        }
     }
 
     /// A remote confirmed more. Only worth a step of the image's own when somebody waits for it: else it would
@@ -136,7 +140,7 @@ impl Shared {
     }
 }
 
-/// Passes the events of the store's threads on to those who wait.
+/// Passes the events of the store on to those who wait.
 #[derive(Debug)]
 pub(super) struct Observer(pub(super) std::sync::Weak<Shared>);
 

@@ -105,7 +105,7 @@ impl Journal {
                 break;
             };
             let length = usize::try_from(last.after.address - start).unwrap_or(usize::MAX);
-            let bytes = buffer.get(..length).unwrap_or(&buffer);
+            let bytes = buffer.get(..length).unwrap_or_default();
             self.device
                 .write_at(&mut [IoSlice::new(bytes)], layout.file_offset(start))?;
             point = last.after;

@@ -5,7 +5,7 @@
 //! and gives ring space back; [`Store::relieve`] decides when. Each is a plain call that blocks on its device
 //! only; who calls them, and on which threads, is decided outside. Any of them may run at the same time.
 //!
-//! Order of locks: drain, sync gate, appender, superblock, state, journal sync. A failed write or sync is
+//! Order of locks: drain, sync gate, appender, superblock, journal sync, state. A failed write or sync is
 //! final: it is latched, and every later call says so.
 
 mod core;

@@ -158,7 +158,8 @@ impl Pace {
     }
 }
 
-/// Steps only when the real thread would: a thread that nobody tells of its work is a bug to be seen.
+/// Steps only when the real thread would find work: a thread that nobody tells of its work is a bug to be seen. That the
+/// real one is also woken is tried beside the keeper.
 async fn keep_durable(mut steps: SyncSteps, mut pace: Pace) {
     loop {
         pace.rest(steps.has_work()).await;

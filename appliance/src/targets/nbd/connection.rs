@@ -66,6 +66,8 @@ pub(super) struct Connection<S, D> {
     receiver: Receiver,
     batch: Batch,
     replies: Replies<D>,
+    /// Requests that were taken since the last commit.
+    taken: u32,
     /// So many requests came one at a time.
     lone_requests: u32,
 }
@@ -96,6 +98,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
             receiver: Receiver::new(session.received),
             batch: Batch::default(),
             replies,
+            taken: 0,
             lone_requests: 0,
         }
     }
@@ -115,13 +118,17 @@ impl<S: Stream, D: Disk> Connection<S, D> {
         });
         loop {
             let was_idle = self.replies.is_settled();
-            let (gathered, requests) = self.gather()?;
-            self.lone_requests = match requests {
+            let gathered = self.gather()?;
+            let is_alone = was_idle && self.taken == 1;
+            self.lone_requests = match self.taken {
                 0 => self.lone_requests,
-                1 if was_idle => self.lone_requests.saturating_add(1),
+                _ if is_alone => self.lone_requests.saturating_add(1),
                 _ => 0,
             };
             self.commit().await?;
+            if is_alone && self.lone_requests > LONE_REQUESTS && self.replies.deferred.len() == 1 {
+                self.replies.disk.flush_here();
+            }
             let finished = poll_fn(|context| self.poll_event(gathered, cancelled.as_mut(), context)).await?;
             if let Some(end) = finished {
                 self.close(end).await;
@@ -130,27 +137,27 @@ impl<S: Stream, D: Disk> Connection<S, D> {
         }
     }
 
-    /// Takes every complete request the limits allow, and counts them: reads are answered, changes and flushes collected.
-    fn gather(&mut self) -> Result<(Gathered, usize), Fault> {
+    /// Takes every complete request the limits allow: reads are answered, changes and flushes collected.
+    fn gather(&mut self) -> Result<Gathered, Fault> {
         let geometry = self.replies.disk.geometry();
-        let mut requests = 0;
+        self.taken = 0;
         loop {
             if let Some((cookie, errno)) = self.receiver.skipped() {
                 self.replies.fail(cookie, errno);
             }
             if self.receiver.is_skipping() || self.replies.end == Some(End::Client) {
-                return Ok((Gathered::NeedsInput, requests));
+                return Ok(Gathered::NeedsInput);
             }
             if self.is_full() {
-                return Ok((Gathered::Full, requests));
+                return Ok(Gathered::Full);
             }
             let Some(request) = self.receiver.peek()? else {
-                return Ok((Gathered::NeedsInput, requests));
+                return Ok(Gathered::NeedsInput);
             };
             match validate(&request, geometry, self.replies.style) {
                 Err(errno) => self.refuse(&request, errno)?,
                 Ok(Task::Write) => match self.receiver.take_write(request.length as usize) {
-                    None => return Ok((Gathered::NeedsInput, requests)),
+                    None => return Ok(Gathered::NeedsInput),
                     Some(data) => self.collect(
                         &request,
                         Update::Write {
@@ -164,7 +171,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
                     self.accept(&request, task);
                 }
             }
-            requests += 1;
+            self.taken += 1;
         }
     }
 
@@ -231,7 +238,6 @@ impl<S: Stream, D: Disk> Connection<S, D> {
             stream,
             batch,
             replies,
-            lone_requests,
             ..
         } = self;
         let mut progress = Ok(());
@@ -259,9 +265,6 @@ impl<S: Stream, D: Disk> Connection<S, D> {
                 .flushes
                 .drain(..)
                 .for_each(|cookie| replies.deferred.push(position, cookie));
-        }
-        if *lone_requests >= LONE_REQUESTS && replies.deferred.len() == 1 {
-            replies.disk.flush_here();
         }
         progress
     }

@@ -12,7 +12,8 @@ pub(super) const RECEIVE_BYTES: usize = 256 << 10;
 pub(super) const RECEIVE_MIN_BYTES: usize = 64 << 10;
 /// A write longer than this is received alone, straight into its place.
 pub(super) const LARGE_WRITE_BYTES: usize = 64 << 10;
-/// A receive buffer larger than this is given back when the write that needed it is done.
+/// A receive buffer larger than this is given back when the write that needed it is done, one of replies when they are
+/// sent.
 pub(super) const RETAINED_BYTES: usize = (1 << 20) + (64 << 10);
 /// Changes journaled together at most.
 pub(super) const BATCH_UPDATES: usize = 1024;
@@ -32,7 +33,7 @@ pub(super) const COLD_READS: usize = 64;
 pub(super) const COLD_READ_BYTES: u64 = 16 << 20;
 
 /// After so many requests that came one at a time, with nothing owed before, a connection makes its flushes durable
-/// itself: the host sends nothing else meanwhile.
+/// itself: the host will hardly send anything else meanwhile.
 pub(super) const LONE_REQUESTS: u32 = 16;
 /// Options longer than this are not looked at.
 pub(super) const OPTION_BYTES: u32 = 16 << 10;

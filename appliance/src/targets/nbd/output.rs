@@ -1,6 +1,6 @@
 //! Replies on their way out, sent in bounded pieces.
 
-use super::limits::{COPIED_REPLY_BYTES, SEND_BYTES};
+use super::limits::{COPIED_REPLY_BYTES, RETAINED_BYTES, SEND_BYTES};
 use farside_protocol::nbd::{Errno, ReplyStyle, SIMPLE_REPLY_BYTES, put_done, put_failure};
 use std::collections::VecDeque;
 use std::io;
@@ -32,6 +32,9 @@ impl Piece {
     fn room(&mut self, length: usize) -> &mut [u8] {
         if self.sent == self.end {
             (self.sent, self.end) = (0, 0);
+            if self.bytes.len() > RETAINED_BYTES {
+                self.bytes = Vec::new();
+            }
         }
         if self.end + length > self.bytes.len() {
             self.make_room(length);

@@ -68,24 +68,28 @@ fn is_excused(world: &World, site: &Site, remote: &str) -> bool {
 /// # Panics
 /// When its reason needs an operator though nothing happened that would.
 pub fn ended(world: &World, site: &Site, remote: &str, reason: &CloseReason) {
-    if !reason.is_lasting() || is_for_a_while(reason) {
+    if !reason.is_lasting() || is_for_a_while(reason) || is_excused(world, site, remote) {
         return;
     }
     assert!(
-        is_excused(world, site, remote) || is_beyond_proof(world, site, remote),
+        is_beyond_proof(world, site, remote),
         "{}: the link to {remote} was refused for good: {reason}",
         site.name
     );
+    // From now on it counts as off its branch.
+    if let Some(home) = world.remote(remote).and_then(|remote| remote.home(&site.name)) {
+        home.is_off_branch.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whether a volume that went back in time forgot that the remote ever confirmed what it holds, and its journal does not
-/// reach back to there: the replica may be on its branch, but nothing shows it. From now on it counts as off it.
+/// reach back to there: the replica may be on its branch, but nothing shows it.
 fn is_beyond_proof(world: &World, site: &Site, remote: &str) -> bool {
     let known = world.remote(remote);
     let (Some(volume), Some(known)) = (site.volume.borrow().clone(), known) else {
         return false;
     };
-    let (Some(home), Some(replica)) = (known.home(&site.name), known.replica(&site.name)) else {
+    let Some(replica) = known.replica(&site.name) else {
         return false;
     };
     let held = replica.store().points().durable.record;
@@ -93,12 +97,7 @@ fn is_beyond_proof(world: &World, site: &Site, remote: &str) -> bool {
         .store()
         .consumer(remote)
         .map_or(0, |consumer| consumer.acked.record);
-    let is_beyond =
-        site.history.lock().has_branches() && held < volume.store().points().tail.record && confirmed <= held;
-    if is_beyond {
-        home.is_off_branch.store(true, Ordering::Relaxed);
-    }
-    is_beyond
+    site.history.lock().has_branches() && held < volume.store().points().tail.record && confirmed <= held
 }
 
 /// A unit that lost its power is taken for a second copy of itself until its old connection is given up.
