@@ -160,6 +160,17 @@ fn a_flush_on_the_thread_that_asks_is_durable_when_it_returns_and_told_like_any_
 }
 
 #[test]
+fn a_flush_after_the_end_is_no_failure_of_the_store() {
+    let (store, count) = (store(), Arc::new(Count::default()));
+    let (keeper, _sync, _image) = Keeper::apart(store.clone(), count.clone(), INTERVAL);
+    append(&store);
+    store.shut_down().unwrap();
+    keeper.flush_here();
+    assert_eq!(store.failure(), None);
+    assert!(count.0.lock().is_empty());
+}
+
+#[test]
 fn a_flush_on_the_thread_that_asks_goes_on_beside_the_keepers_own() {
     let (store, count) = (store(), Arc::new(Count::default()));
     let keeper = Keeper::start(store.clone(), count, Duration::from_micros(50)).unwrap();

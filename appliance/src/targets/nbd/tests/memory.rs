@@ -6,6 +6,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 
 /// Content and switches of a memory disk.
@@ -33,6 +34,8 @@ pub(crate) struct MemoryDisk {
     pub(crate) reads: AtomicUsize,
     /// Number of calls of `flush_here`.
     pub(crate) flushes_here: AtomicUsize,
+    /// How long one of these keeps its thread, in milliseconds.
+    pub(crate) flush_here_ms: AtomicU64,
 }
 
 impl MemoryDisk {
@@ -55,6 +58,7 @@ impl MemoryDisk {
             updates: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
             flushes_here: AtomicUsize::new(0),
+            flush_here_ms: AtomicU64::new(0),
         })
     }
 
@@ -150,6 +154,10 @@ impl Disk for MemoryDisk {
 
     fn flush_here(&self) {
         self.flushes_here.fetch_add(1, SeqCst);
+        let hangs = Duration::from_millis(self.flush_here_ms.load(SeqCst));
+        if !hangs.is_zero() {
+            tokio::task::block_in_place(|| std::thread::sleep(hangs));
+        }
     }
 
     fn journaled(&self) -> Position {

@@ -6,6 +6,7 @@ use crate::targets::nbd::Settings;
 use crate::targets::nbd::limits::LONE_REQUESTS;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 #[tokio::test]
 async fn thousand_pipelined_writes_are_all_answered_in_few_batches() {
@@ -185,7 +186,7 @@ async fn shutdown_does_not_wait_for_ever() {
     let disk = MemoryDisk::new(DISK_BYTES);
     disk.manual_sync.store(true, SeqCst);
     let settings = Settings {
-        drain: std::time::Duration::from_millis(100),
+        drain: Duration::from_millis(100),
         ..Settings::default()
     };
     let server = Server::with(&disk, settings).await;
@@ -215,4 +216,26 @@ async fn only_a_host_that_asks_for_one_thing_at_a_time_has_its_flushes_carried_o
     assert_eq!(client.reply().await, (0, 2));
     assert_eq!(client.ask(FLUSH, 0, 0, 0).await, 0);
     assert_eq!(disk.flushes_here.load(SeqCst), 2, "it may send more meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_does_not_wait_for_a_connection_that_a_disk_holds() {
+    let disk = MemoryDisk::new(DISK_BYTES);
+    let settings = Settings {
+        drain: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    let server = Server::with(&disk, settings).await;
+    let mut client = server.attached().await;
+    for _ in 0..LONE_REQUESTS {
+        assert_eq!(client.write(0, 0, b"one at a time").await, 0);
+    }
+    disk.flush_here_ms.store(8_000, SeqCst);
+    client.send(&request(FLUSH, 0, 1, (0, 0))).await;
+    while disk.flushes_here.load(SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    server.shutdown.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(5), server.task).await;
+    assert!(ended.is_ok(), "it does not wait for the disk");
 }
