@@ -64,7 +64,7 @@ pub fn recover(device: &dyn Device, superblock: &Superblock) -> Result<Recovered
     let mut search = Search::new(device, superblock);
     let start = search.start(&superblock.tail)?;
     let head = search.walk(start)?;
-    let contradicted = search.contradiction(&head, &superblock.tail)?;
+    let contradicted = search.contradiction(&head)?;
     let seen = outcome(
         superblock.clean,
         head.record,
@@ -202,16 +202,16 @@ impl<'a> Search<'a> {
     /// Whether a chunk beyond the head says that more was durable than the head holds, also one of a later lap: then
     /// the superblock is an old copy, the newer one was lost. Every block of the two
     /// segments in which the next chunk may stand is looked at, then the first of each segment of the window.
-    fn contradiction(&mut self, head: &ChainPoint, tail: &ChainPoint) -> Result<bool, StorageError> {
+    fn contradiction(&mut self, head: &ChainPoint) -> Result<bool, StorageError> {
         let layout = self.ring.layout;
-        let last = layout.segment_of(tail.address) + layout.segment_count;
         let here = layout.segment_of(head.address);
         if self.segment_contradicts(head.address, head)?
             || self.segment_contradicts(layout.segment_start(here + 1), head)?
         {
             return Ok(true);
         }
-        for segment in here + 2..=last.min(here + layout.window_segments + 2) {
+        // Also beyond where the ring ends by the superblock's tail: the ring may have gone on under a newer one.
+        for segment in here + 2..=here + layout.window_segments + 2 {
             let start = layout.segment_start(segment);
             self.look(start)?;
             let place = self.ring.place_of_any_lap(self.block.as_slice(), start);
