@@ -319,6 +319,7 @@ pub fn bury(world: &Rc<World>, remote: &Rc<Remote>, process: &Arc<Process>) {
             for platter in home.platters() {
                 platter.lose_power(&mut world.random.borrow_mut());
             }
+            checks::recovery::lost_power(world, &remote.name, home);
         }
     }
     world.net.gone(process, how == Some(Death::PowerLost));

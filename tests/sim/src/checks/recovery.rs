@@ -40,6 +40,18 @@ pub fn is_on_branch(home: &Home, history: &History) -> bool {
     })
 }
 
+/// A replica that was ahead when its volume went back in time may lose what was not durable then.
+pub fn lost_power(world: &World, remote: &str, home: &Home) {
+    for site in world.sites().iter().filter(|site| site.name == home.name) {
+        let mut left_ahead = site.left_ahead.borrow_mut();
+        if let (Some(left), Some(held)) = (left_ahead.get_mut(remote), held_by(home))
+            && held.record < left.record
+        {
+            *left = held;
+        }
+    }
+}
+
 /// A replica that was ahead when its volume went back in time still is what it was.
 ///
 /// # Panics
