@@ -200,8 +200,9 @@ impl<'a> Search<'a> {
     }
 
     /// Whether a chunk beyond the head says that more was durable than the head holds, also one of a later lap: then
-    /// the superblock is an old copy, the newer one was lost. Every block of the two
-    /// segments in which the next chunk may stand is looked at, then the first of each segment of the window.
+    /// the superblock is an old copy, the newer one was lost, and the ring may have gone on beyond where it ends by
+    /// that superblock. One that says so stands within a window of the head, if there is any. Every block of the two
+    /// segments in which the next chunk may stand is looked at, and of each later one that begins with a newer chunk.
     fn contradiction(&mut self, head: &ChainPoint) -> Result<bool, StorageError> {
         let layout = self.ring.layout;
         let here = layout.segment_of(head.address);
@@ -210,12 +211,12 @@ impl<'a> Search<'a> {
         {
             return Ok(true);
         }
-        // Also beyond where the ring ends by the superblock's tail: the ring may have gone on under a newer one.
         for segment in here + 2..=here + layout.window_segments + 2 {
             let start = layout.segment_start(segment);
             self.look(start)?;
             let place = self.ring.place_of_any_lap(self.block.as_slice(), start);
-            if place.is_some_and(|place| contradicts(&place, head)) {
+            let goes_on = place.is_some_and(|place| place.sequence > head.sequence);
+            if goes_on && self.segment_contradicts(start, head)? {
                 return Ok(true);
             }
         }

@@ -84,3 +84,25 @@ fn nor_when_the_chunk_after_its_head_rots_as_well() {
     let refused = refused.expect("chunk 10 says that 9 was durable").to_string();
     assert!(refused.contains("breaks off after record 8"), "{refused}");
 }
+
+/// What is durable by now is said by the next chunk only, which may stand anywhere within the window.
+#[test]
+fn nor_when_only_a_chunk_inside_a_later_segment_betrays_it() {
+    let world = World::new(Role::Volume, 16 << 10);
+    world.write(0, 1).unwrap();
+    world.store.sync().unwrap();
+    while world.store.drain().unwrap() {}
+    world.store.checkpoint().unwrap();
+    // Five chunks that all say that the first is durable: to the middle of the third segment.
+    (2..=5).for_each(|fill| _ = world.write(0, fill).unwrap());
+    world.store.sync().unwrap();
+    while world.store.drain().unwrap() {}
+    world.store.checkpoint().unwrap();
+    world.write(0, 6).unwrap();
+    rot_newest_superblock(&world);
+    let payload_of_the_second = (64 << 10) + 8192 + 4096 + 100;
+    world.journal.inner().flip(payload_of_the_second);
+    let refused = open(&world.journal, &world.image, &world.map).err();
+    let refused = refused.expect("chunk 6 says that 5 was durable").to_string();
+    assert!(refused.contains("breaks off after record 1"), "{refused}");
+}
