@@ -128,7 +128,7 @@ impl Store {
         superblock.starts += 1;
         superblock.clean = false;
         let known_durable = std::mem::replace(&mut superblock.head, recovered.head);
-        refuse_far_positions(devices.journal.name(), &superblock)?;
+        refuse_impossible_positions(devices.journal.name(), &superblock)?;
         let journal = Journal::new(devices.journal, &superblock);
         let state = opening_state(&superblock, &recovered.head, devices.maps)?;
         let store = Self {
@@ -219,7 +219,7 @@ impl Store {
 
 /// Positions only rise. One that no journal can have reached is damage or forgery, and the next would be one that the
 /// format does not have.
-fn refuse_far_positions(name: &str, superblock: &Superblock) -> Result<(), StorageError> {
+fn refuse_impossible_positions(name: &str, superblock: &Superblock) -> Result<(), StorageError> {
     let head = &superblock.head;
     let numbers = [
         superblock.epoch,
@@ -230,7 +230,19 @@ fn refuse_far_positions(name: &str, superblock: &Superblock) -> Result<(), Stora
         head.record,
         head.epoch,
     ];
-    if numbers.iter().all(|number| *number <= MAX_POSITION / 2) {
+    let known = [superblock.tail, superblock.mirrored, *head];
+    let in_order = |acked: &ChainPoint| {
+        known
+            .iter()
+            .all(|point| acked.address.cmp(&point.address) == acked.record.cmp(&point.record))
+    };
+    let holders = superblock
+        .consumers
+        .iter()
+        .filter(|slot| slot.state != ConsumerState::NeedsCopy);
+    if numbers.iter().all(|number| *number <= MAX_POSITION / 2)
+        && holders.map(|slot| &slot.acked).all(in_order)
+    {
         return Ok(());
     }
     let text = "the journal names positions that no journal can have reached; restore the file";
@@ -294,6 +306,7 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::test_disk::{Random, TestDisk};
     use crate::test_faults::FaultDisk;
+    use farside_protocol::journal::ConsumerSlot;
     use farside_protocol::journal::limits::SUPERBLOCK_OFFSETS;
     use std::sync::atomic::Ordering;
 
@@ -339,9 +352,32 @@ mod tests {
     }
 
     #[test]
+    fn a_remote_whose_position_contradicts_the_journals_is_refused_if_it_holds_the_tail() {
+        let mut superblock = parameters().superblock(1);
+        let point = |address, record| ChainPoint {
+            address,
+            record,
+            ..ChainPoint::default()
+        };
+        superblock.mirrored = point(24576, 4);
+        superblock.head = point(32768, 6);
+        let mut judge = |state, acked| {
+            let name = "far".to_owned();
+            superblock.consumers = vec![ConsumerSlot { name, state, acked }];
+            refuse_impossible_positions("journal", &superblock).is_ok()
+        };
+        for holds in [ConsumerState::Attached, ConsumerState::Copying] {
+            assert!(judge(holds, point(0, 0)) && judge(holds, point(28672, 5)));
+            assert!(judge(holds, point(40960, 9)), "the journal lost its end");
+            assert!(!judge(holds, point(0, 161)) && !judge(holds, point(24576, 5)));
+        }
+        assert!(judge(ConsumerState::NeedsCopy, point(0, 161)));
+    }
+
+    #[test]
     fn a_journal_at_the_end_of_all_numbers_is_refused_and_one_far_from_it_is_not() {
         let fresh = parameters().superblock(1);
-        assert!(refuse_far_positions("journal", &fresh).is_ok());
+        assert!(refuse_impossible_positions("journal", &fresh).is_ok());
         for change in [
             |found: &mut Superblock| found.epoch = MAX_POSITION,
             |found: &mut Superblock| found.starts = MAX_POSITION,
@@ -352,7 +388,7 @@ mod tests {
         ] {
             let mut far = fresh.clone();
             change(&mut far);
-            assert!(refuse_far_positions("journal", &far).is_err());
+            assert!(refuse_impossible_positions("journal", &far).is_err());
         }
     }
 }
