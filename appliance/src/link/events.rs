@@ -128,7 +128,7 @@ pub struct Progress {
     pub last_ack_ms: Option<u64>,
     /// Why a full copy was begun.
     pub copy_reason: Option<&'static str>,
-    /// Whether the remote confirmed something new in this session.
+    /// Whether the remote confirmed something new over this link connection.
     pub advanced: bool,
     /// Whether the replica is complete.
     pub complete: bool,

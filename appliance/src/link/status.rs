@@ -14,7 +14,7 @@ pub struct CopyProgress {
     pub done_bytes: u64,
     /// Bytes of the image.
     pub total_bytes: u64,
-    /// Mean speed of this session in bytes per second.
+    /// Mean speed of this link connection in bytes per second.
     pub rate_bytes_per_s: u64,
 }
 

@@ -19,7 +19,7 @@ pub(super) struct View<'a, S> {
     last_ack_ms: Option<u64>,
     copy_began: Option<(Instant, u64)>,
     confirmed_before: ChainPoint,
-    /// The remote followed at some time of this session.
+    /// The remote followed at some time of this link connection.
     streamed: bool,
     copying: bool,
 }

@@ -210,7 +210,7 @@ impl ReceiverCore {
                      which unit holds the newer data before going on"
                 ),
             )),
-            None => Err(gap(sequence, "is older than this session can compare")),
+            None => Err(gap(sequence, "is older than what this connection can compare")),
         }
     }
 

@@ -5,7 +5,7 @@ use crate::place::{NAME, VOLUME_BYTES};
 use anyhow::{Result, ensure};
 use farside::targets::nbd::{Export, Exports, Listener, Service, serve};
 use farside::volume::Volume;
-use farside_protocol::nbd::{OPTION_MAGIC, REQUEST_MAGIC};
+use farside_protocol::nbd::{OPTION_MAGIC, REQUEST_HEADER_BYTES, REQUEST_MAGIC, SIMPLE_REPLY_BYTES};
 use farside_tests::Random;
 use std::io;
 use std::sync::Arc;
@@ -18,9 +18,6 @@ use tokio_util::sync::CancellationToken;
 /// The option `GO` and the reply that ends the negotiation (NBD specification, "Option types", "Option reply types").
 const GO: u32 = 7;
 const ACK: u32 = 1;
-/// Bytes of a request without payload, and of a simple reply.
-const REQUEST_BYTES: usize = 28;
-const REPLY_BYTES: usize = 16;
 /// What a flush is (NBD specification, "Request types").
 const FLUSH: u16 = 3;
 
@@ -130,13 +127,13 @@ impl Host {
             Ask::Read => (0, 0, length),
             Ask::Write => (1, length, 0),
         };
-        let stride = REQUEST_BYTES + payload;
+        let stride = REQUEST_HEADER_BYTES + payload;
         // Payloads stay as they are: filling them is not the product's work.
         self.out.resize(count * stride, 7);
         for (cookie, request) in (0..).zip(self.out.chunks_mut(stride)) {
             let place = self.random.below(below.min(VOLUME_BYTES) / length as u64);
             let header = header(command, cookie, place * length as u64, u32::try_from(length)?);
-            request[..REQUEST_BYTES].copy_from_slice(&header);
+            request[..REQUEST_HEADER_BYTES].copy_from_slice(&header);
         }
         self.stream.write_all(&self.out).await?;
         self.answers(count, answer).await
@@ -157,9 +154,9 @@ impl Host {
     }
 
     async fn answers(&mut self, count: usize, payload: usize) -> Result<()> {
-        self.back.resize(count * (REPLY_BYTES + payload), 0);
+        self.back.resize(count * (SIMPLE_REPLY_BYTES + payload), 0);
         self.stream.read_exact(&mut self.back).await?;
-        for reply in self.back.chunks(REPLY_BYTES + payload) {
+        for reply in self.back.chunks(SIMPLE_REPLY_BYTES + payload) {
             ensure!(
                 reply[4..8] == [0; 4],
                 "a request was answered with an error: {:?}",
@@ -178,8 +175,8 @@ impl Host {
 }
 
 /// A request's header (NBD specification, "Request message").
-fn header(command: u16, cookie: u64, offset: u64, length: u32) -> [u8; REQUEST_BYTES] {
-    let mut header = [0; REQUEST_BYTES];
+fn header(command: u16, cookie: u64, offset: u64, length: u32) -> [u8; REQUEST_HEADER_BYTES] {
+    let mut header = [0; REQUEST_HEADER_BYTES];
     header[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
     header[6..8].copy_from_slice(&command.to_be_bytes());
     header[8..16].copy_from_slice(&cookie.to_be_bytes());
