@@ -3,7 +3,8 @@
 //! Media assumptions: what was synced stays; what was not may be there whole, in part, or not, in any order,
 //! per sector. At most the window of segments is ever non-durable, so everything before the window is in
 //! order and binary search over the segments' first chunks lands inside it. From one window before that
-//! place the chain is walked, payloads checked, to its end. Sequence and checksums decide, never the clock.
+//! place, but never before what the image holds durably, the chain is walked, payloads checked, to its end.
+//! Sequence and checksums decide, never the clock.
 //!
 //! | row | the chain ends where | and | then |
 //! | --- | --- | --- | --- |
@@ -62,7 +63,8 @@ struct Search<'a> {
 /// [`StorageError::Damaged`] when a chunk that was durable cannot be read, naming its place; [`StorageError::Io`].
 pub fn recover(device: &dyn Device, superblock: &Superblock) -> Result<Recovered, StorageError> {
     let mut search = Search::new(device, superblock);
-    let start = search.start(&superblock.tail)?;
+    // What the image has is not needed to open: the chunks before may rot, and only a remote that still wants them loses.
+    let start = search.start(&superblock.mirrored)?;
     let head = search.walk(start)?;
     let contradicted = search.contradiction(&head)?;
     let seen = outcome(
@@ -114,15 +116,15 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// A point of the chain at most one window and a segment before the head.
-    fn start(&mut self, tail: &ChainPoint) -> Result<ChainPoint, StorageError> {
+    /// A point of the chain at most one window and a segment before the head, and not before one that is known.
+    fn start(&mut self, known: &ChainPoint) -> Result<ChainPoint, StorageError> {
         let layout = self.ring.layout;
-        let first = layout.segment_of(tail.address);
+        let first = layout.segment_of(known.address);
         // The newest segment with a chunk of this round: true up to the durable head, false after the window.
         let (mut low, mut high) = (first, first + layout.segment_count);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
-            if self.segment_is_live(middle, tail)? {
+            if self.segment_is_live(middle, known)? {
                 low = middle
             } else {
                 high = middle - 1
@@ -130,12 +132,12 @@ impl<'a> Search<'a> {
         }
         let mut segment = low.saturating_sub(layout.window_segments + 1);
         while segment > first {
-            if let Some(point) = self.before_segment(segment, tail)? {
+            if let Some(point) = self.before_segment(segment, known)? {
                 return Ok(point);
             }
             segment -= 1;
         }
-        Ok(*tail)
+        Ok(*known)
     }
 
     fn look(&mut self, address: u64) -> Result<Found, StorageError> {
@@ -143,19 +145,19 @@ impl<'a> Search<'a> {
         self.ring.look(address, &mut self.block)
     }
 
-    fn segment_is_live(&mut self, segment: u64, tail: &ChainPoint) -> Result<bool, StorageError> {
+    fn segment_is_live(&mut self, segment: u64, known: &ChainPoint) -> Result<bool, StorageError> {
         let found = self.look(self.ring.layout.segment_start(segment))?;
-        Ok(matches!(found, Found::Chunk(place) if place.sequence > tail.sequence))
+        Ok(matches!(found, Found::Chunk(place) if place.sequence > known.sequence))
     }
 
     /// The point before the first chunk of a segment, as that chunk itself names it.
     fn before_segment(
         &mut self,
         segment: u64,
-        tail: &ChainPoint,
+        known: &ChainPoint,
     ) -> Result<Option<ChainPoint>, StorageError> {
         let address = self.ring.layout.segment_start(segment);
-        if !self.segment_is_live(segment, tail)? {
+        if !self.segment_is_live(segment, known)? {
             return Ok(None);
         }
         Ok(What::decode(self.block.as_slice())
