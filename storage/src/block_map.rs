@@ -20,6 +20,14 @@ fn trail_offset(header: &BlockMapHeader) -> u64 {
     BLOCK_BYTES_U64 + header.bits.div_ceil(8).next_multiple_of(BLOCK_BYTES_U64)
 }
 
+/// What one bit stands for, so that the bits of any volume fit into 2 MiB.
+pub(crate) fn block_bytes_for(volume_bytes: u64) -> u64 {
+    volume_bytes
+        .div_ceil(BLOCK_MAP_BITS)
+        .next_power_of_two()
+        .max(BLOCK_MAP_MIN_BYTES)
+}
+
 /// One bit per block of a volume.
 #[derive(Debug)]
 pub struct BlockMap {
@@ -36,10 +44,7 @@ impl BlockMap {
     /// Geometry for a volume: at most 2 MiB of bits, and no finer than 64 KiB a bit.
     #[must_use]
     pub fn header_for(volume: Uuid, volume_bytes: u64) -> BlockMapHeader {
-        let block_bytes = volume_bytes
-            .div_ceil(BLOCK_MAP_BITS)
-            .next_power_of_two()
-            .max(BLOCK_MAP_MIN_BYTES);
+        let block_bytes = block_bytes_for(volume_bytes);
         BlockMapHeader {
             volume,
             block_bytes,

@@ -8,6 +8,8 @@ use crate::limits::ZERO_BUFFER_BYTES;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
@@ -61,6 +63,15 @@ pub trait Device: Debug + Send + Sync {
     /// # Errors
     /// [`StorageError::Io`]; an unknown part may have been zeroed.
     fn zero_at(&self, offset: u64, length: u64, allocate: bool) -> Result<(), StorageError>;
+
+    /// Brings what was written to the range to the disk, if it can, without making it durable: so that a later
+    /// [`sync`](Self::sync) has less to do.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]: as that of a sync, which would not report it any more.
+    fn write_back(&self, _range: Range<u64>) -> Result<(), StorageError> {
+        Ok(())
+    }
 
     /// Makes everything written before durable.
     ///
@@ -177,6 +188,27 @@ impl FileDevice {
     }
 }
 
+/// Writes the dirty pages of a range and waits for them. The kernel reports an error of writing once for each open
+/// file, so whoever is told here is the only one. Where there is no such call nothing happens.
+#[expect(unsafe_code, reason = "no crate wraps this call")]
+fn sync_file_range(file: &File, range: Range<u64>) -> io::Result<()> {
+    let flags =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let (Ok(start), Ok(length)) = (range.start.try_into(), (range.end - range.start).try_into()) else {
+        return Ok(());
+    };
+    // SAFETY: the call takes numbers only, and the file is open.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, flags) };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EPERM) => Ok(()),
+        _ => Err(error),
+    }
+}
+
 impl Device for FileDevice {
     fn name(&self) -> &str {
         &self.name
@@ -234,6 +266,11 @@ impl Device for FileDevice {
             }
             Err(error) => Err(self.error(Operation::Zero, offset, error.into())),
         }
+    }
+
+    fn write_back(&self, range: Range<u64>) -> Result<(), StorageError> {
+        let start = range.start;
+        sync_file_range(&self.file, range).map_err(|error| self.error(Operation::Sync, start, error))
     }
 
     fn sync(&self) -> Result<(), StorageError> {

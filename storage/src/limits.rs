@@ -18,6 +18,14 @@ pub const COPY_CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
 /// Copied bytes that are not durable yet at which a checkpoint does not wait: half of a sender's window, so that
 /// it always has something to send.
 pub const EAGER_COPY_BYTES: u64 = 8 << 20;
+/// How long a part of the image may take on its way to the disk while hosts flush: what a flush waits behind it.
+pub const PART_TIME: Duration = Duration::from_micros(250);
+/// Smallest such part.
+pub const PART_MIN_BYTES: u64 = BLOCK_MAP_MIN_BYTES;
+/// Largest such part.
+pub const PART_MAX_BYTES: u64 = 4 << 20;
+/// How long after the last flush hosts do not flush any more.
+pub const FLUSHES_STOPPED: Duration = Duration::from_millis(50);
 /// Bytes of journal that one step of the image consumer reads, merges and writes.
 pub const DRAIN_BATCH_BYTES: usize = 8 << 20;
 /// Overlay pieces (pending ranges of the image) at which host writes wait for the image: about 40 MB of memory.

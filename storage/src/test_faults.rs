@@ -5,6 +5,7 @@ use crate::error::{Operation, StorageError};
 use crate::test_disk::TestDisk;
 use parking_lot::Mutex;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +22,8 @@ pub(crate) struct FaultDisk {
     pub(crate) fail_write: AtomicU64,
     pub(crate) fail_zero: AtomicU64,
     pub(crate) fail_sync: AtomicU64,
+    pub(crate) fail_write_back: AtomicU64,
+    written_back: AtomicU64,
     pub(crate) fail_read: AtomicU64,
     syncs: AtomicU64,
     /// Called before each sync has an effect, with its number from 1.
@@ -53,6 +56,11 @@ impl FaultDisk {
         self.syncs.load(Ordering::SeqCst)
     }
 
+    /// Bytes that were brought back in parts.
+    pub(crate) fn written_back(&self) -> u64 {
+        self.written_back.load(Ordering::SeqCst)
+    }
+
     fn count(counter: &AtomicU64, operation: Operation, error: i32) -> Result<(), StorageError> {
         let before = counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if before == Ok(1) {
@@ -81,6 +89,13 @@ impl Device for FaultDisk {
     fn zero_at(&self, offset: u64, length: u64, allocate: bool) -> Result<(), StorageError> {
         Self::count(&self.fail_zero, Operation::Zero, EIO)?;
         self.inner().zero_at(offset, length, allocate)
+    }
+
+    fn write_back(&self, range: Range<u64>) -> Result<(), StorageError> {
+        Self::count(&self.fail_write_back, Operation::Sync, EIO)?;
+        self.written_back
+            .fetch_add(range.end - range.start, Ordering::SeqCst);
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), StorageError> {

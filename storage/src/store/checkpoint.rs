@@ -57,6 +57,8 @@ impl Store {
     /// # Errors
     /// [`StorageError`]: final, the store is degraded.
     pub fn checkpoint(&self) -> Result<(), StorageError> {
+        // Before any lock is taken: positions can be recorded by others meanwhile.
+        self.write_back()?;
         let mut superblock = self.superblock.lock();
         self.check_usable()?;
         // Taken before the maps are written: a consumer that is cut loose meanwhile still holds the tail in this

@@ -8,16 +8,29 @@ use crate::error::StorageError;
 use crate::journal::ChunkSpan;
 use crate::limits::DRAIN_BATCH_BYTES;
 use crate::overlay::{Overlay, Piece, Source};
+use crate::written::Written;
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
 use farside_protocol::journal::{ChainPoint, RecordKind, What};
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 
 /// Buffers of the image consumer, kept between steps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Drain {
     buffer: Vec<u8>,
     merged: Overlay,
+    /// What was written to the image since the last checkpoint.
+    pub(super) written: Written,
+}
+
+impl Drain {
+    pub(super) fn new(volume_bytes: u64) -> Self {
+        Self {
+            buffer: Vec::new(),
+            merged: Overlay::default(),
+            written: Written::new(volume_bytes),
+        }
+    }
 }
 
 impl Store {
@@ -35,7 +48,11 @@ impl Store {
         if from.address >= limit.address {
             return Ok(false);
         }
-        let Drain { buffer, merged } = &mut *drain;
+        let Drain {
+            buffer,
+            merged,
+            written,
+        } = &mut *drain;
         // A durable chunk that cannot be read ends the way of the image for good, like a failed write.
         let read = self
             .journal
@@ -47,13 +64,16 @@ impl Store {
         let base = spans[0].address;
         self.guard(self.merge(&spans, buffer, merged))?;
         self.image_generation.fetch_add(1, Ordering::AcqRel);
-        let written = self.guard(self.write_image(merged, buffer, base));
-        if written.is_ok() {
+        let result = self.guard(self.write_image(merged, buffer, base));
+        if result.is_ok() {
+            merged
+                .iter()
+                .for_each(|piece| written.mark(&(piece.offset..piece.end)));
             self.step_applied(merged, last);
         }
         self.image_generation.fetch_add(1, Ordering::AcqRel);
         merged.clear();
-        written.map(|()| true)
+        result.map(|()| true)
     }
 
     fn lost_chunk(&self, after: &ChainPoint) -> StorageError {

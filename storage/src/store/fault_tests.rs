@@ -145,7 +145,7 @@ fn a_failed_sync_acknowledges_nothing_ever_after() {
 
 #[test]
 fn a_failed_image_write_zero_or_sync_is_final_and_reads_still_show_what_was_acknowledged() {
-    for fault in 0..4 {
+    for fault in 0..5 {
         let world = World::volume();
         world.write(1, 1).unwrap();
         let mut zero = change(2, 0);
@@ -156,12 +156,9 @@ fn a_failed_image_write_zero_or_sync_is_final_and_reads_still_show_what_was_ackn
             &world.image.fail_write,
             &world.image.fail_zero,
             &world.image.fail_sync,
-        ][fault.min(2)];
-        let counter = if fault == 3 {
-            &world.journal.fail_read
-        } else {
-            counter
-        };
+            &world.image.fail_write_back,
+            &world.journal.fail_read,
+        ][fault];
         counter.store(1, Ordering::SeqCst);
         let (drained, checked) = (world.store.drain(), world.store.checkpoint());
         assert!(drained.is_err() || checked.is_err(), "fault {fault}");
@@ -173,6 +170,25 @@ fn a_failed_image_write_zero_or_sync_is_final_and_reads_still_show_what_was_ackn
         assert_eq!(world.store.points().tail.record, 0, "fault {fault}");
         assert_eq!((world.block(1), world.block(2)), (1, 0), "fault {fault}");
     }
+}
+
+#[test]
+fn what_was_written_to_the_image_goes_to_the_disk_in_parts_once_and_unless_somebody_waits_for_room() {
+    let world = World::volume();
+    let checkpoint = |fill, wanted| {
+        world.write(1, fill).unwrap();
+        world.store.sync().unwrap();
+        while world.store.drain().unwrap() {}
+        world.store.state.lock().space_wanted = wanted;
+        let before = world.image.written_back();
+        world.store.checkpoint().unwrap();
+        world.image.written_back() - before
+    };
+    assert_eq!(checkpoint(1, false), 64 << 10);
+    assert_eq!(checkpoint(2, true), 0);
+    assert_eq!(checkpoint(3, false), 64 << 10);
+    world.store.checkpoint().unwrap();
+    assert_eq!(world.image.written_back(), 2 * (64 << 10));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod append;
 mod read;
 mod drain;
 mod checkpoint;
+mod write_back;
 mod consumers;
 mod replica;
 mod open;
@@ -61,6 +62,8 @@ pub struct Store {
     /// The same as last written, for readers that must not wait for a checkpoint.
     written_superblock: Mutex<Superblock>,
     state: Mutex<State>,
+    /// How often somebody asked for durability.
+    flushes_wanted: AtomicU64,
     /// Odd while the image is being written; changes with every batch.
     image_generation: AtomicU64,
     tail_address: AtomicU64,

@@ -7,6 +7,7 @@ use crate::schedule;
 use crate::stats::happened;
 use farside_storage::{Device, Extent, Operation, StorageError};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Longest extent that is reported at once: a copy takes several steps, however small the volume.
@@ -51,6 +52,42 @@ impl SimDisk {
             name: self.platter.name.clone(),
             offset,
             source: io::Error::from_raw_os_error(code),
+        }
+    }
+
+    /// A sync, or the attempt to write what a later sync would have to write. An attempt that goes well promises nothing:
+    /// what was written before may be on the platter or not, as at any time.
+    fn bring_to_the_platter(&self, lasts: bool) -> Result<(), StorageError> {
+        // What is written while a sync is under way may be durable after it, but nobody may rely on that.
+        let begun = self.platter.content.lock().version;
+        if !self.quiet {
+            schedule::at_slow_call(true);
+        }
+        let life = self.enter(Operation::Sync, 0)?;
+        let mut content = self.platter.content.lock();
+        let fails = content.fault(&[Fault::Sync]).is_some();
+        if matches!(life, Life::Ends(done) if done < Done::All) {
+            return Err(self.io(Operation::Sync, 0, EIO));
+        }
+        let lost = if fails {
+            Lost::draw(schedule::draw(6), schedule::draw(u64::MAX))
+        } else {
+            Lost::Nothing
+        };
+        if lasts || fails {
+            content.settle(begun, lost);
+        }
+        drop(content);
+        if fails {
+            return Err(self.io(Operation::Sync, 0, EIO));
+        }
+        if let Some(tap) = self.platter.tap().filter(|_| lasts && !self.quiet) {
+            tap.synced(&self.platter);
+        }
+        if life == Life::Goes {
+            Ok(())
+        } else {
+            Err(self.io(Operation::Sync, 0, EIO))
         }
     }
 
@@ -188,36 +225,12 @@ impl Device for SimDisk {
         }
     }
 
+    fn write_back(&self, _range: Range<u64>) -> Result<(), StorageError> {
+        self.bring_to_the_platter(false)
+    }
+
     fn sync(&self) -> Result<(), StorageError> {
-        // What is written while a sync is under way may be durable after it, but nobody may rely on that.
-        let begun = self.platter.content.lock().version;
-        if !self.quiet {
-            schedule::at_slow_call(true);
-        }
-        let life = self.enter(Operation::Sync, 0)?;
-        let mut content = self.platter.content.lock();
-        let fails = content.fault(&[Fault::Sync]).is_some();
-        if matches!(life, Life::Ends(done) if done < Done::All) {
-            return Err(self.io(Operation::Sync, 0, EIO));
-        }
-        let lost = if fails {
-            Lost::draw(schedule::draw(6), schedule::draw(u64::MAX))
-        } else {
-            Lost::Nothing
-        };
-        content.settle(begun, lost);
-        drop(content);
-        if fails {
-            return Err(self.io(Operation::Sync, 0, EIO));
-        }
-        if let Some(tap) = self.platter.tap().filter(|_| !self.quiet) {
-            tap.synced(&self.platter);
-        }
-        if life == Life::Goes {
-            Ok(())
-        } else {
-            Err(self.io(Operation::Sync, 0, EIO))
-        }
+        self.bring_to_the_platter(true)
     }
 
     fn extent_at(&self, offset: u64, end: u64) -> Result<Extent, StorageError> {
