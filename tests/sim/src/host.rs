@@ -87,7 +87,8 @@ fn range(random: &mut Random, size: u64) -> (u64, u64) {
     (offset, length.min(size - offset))
 }
 
-fn change(random: &mut Random, size: u64) -> Question {
+/// The next change of a host that asks for nothing else.
+pub fn change(random: &mut Random, size: u64) -> Question {
     let (offset, length) = range(random, size);
     let length = usize::try_from(length).unwrap_or(0);
     let (bytes, kind): (Arc<[u8]>, _) = match random.below(12) {

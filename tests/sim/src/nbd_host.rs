@@ -2,7 +2,7 @@
 //! time on one connection, which may go away in the middle.
 
 use crate::checks;
-use crate::host::{Question, ask};
+use crate::host::{Question, ask, change};
 use crate::local::Site;
 use crate::net::{End, ReadEnd, WriteEnd};
 use crate::process::Process;
@@ -133,13 +133,22 @@ impl Host {
         let mut cookie = 0;
         // Many hosts ask for one thing at a time, and the target treats them in a way of their own.
         let most = if self.random.chance(40) { 1 } else { 4 };
+        let mut pair = most == 1 && self.random.chance(50);
+        let mut flush = false;
         while self.world.hosts_go_on() {
             let pause = self.random.below(self.world.think_us);
             pause_us(pause).await;
             let mut open = BTreeMap::new();
             for _ in 0..self.random.between(1, most) {
                 cookie += 1;
-                let question = ask(&mut self.random, self.site.volume_bytes);
+                // Some flush after each change, as a database does, until they do something else now and then.
+                pair ^= most == 1 && self.random.chance(2);
+                let question = match (pair, flush) {
+                    (false, _) => ask(&mut self.random, self.site.volume_bytes),
+                    (true, false) => change(&mut self.random, self.site.volume_bytes),
+                    (true, true) => Question::Flush,
+                };
+                flush = matches!(question, Question::Change { .. });
                 let bytes = self.request(cookie, &question);
                 self.world
                     .stats

@@ -8,10 +8,11 @@ use super::batch::{Batch, Owed};
 use super::cold::ColdReads;
 use super::deferred::Deferred;
 use super::limits::{
-    BATCH_UPDATES, DEFERRED_REPLIES, INLINE_READ_BYTES, LINGER, LONE_REQUESTS, MAX_SKIPPED_BYTES,
-    OUTPUT_BYTES, RECEIVE_BYTES,
+    BATCH_UPDATES, DEFERRED_REPLIES, INLINE_READ_BYTES, LINGER, MAX_SKIPPED_BYTES, OUTPUT_BYTES,
+    RECEIVE_BYTES,
 };
 use super::listener::Stream;
+use super::lone::{LoneHost, Round};
 use super::negotiation::{Fault, Session};
 use super::output::Output;
 use super::receiver::Receiver;
@@ -68,8 +69,7 @@ pub(super) struct Connection<S, D> {
     replies: Replies<D>,
     /// Requests that were taken since the last commit.
     taken: u32,
-    /// So many requests came one at a time.
-    lone_requests: u32,
+    lone: LoneHost,
 }
 
 /// Everything that is answered later than it is received. Apart from [`Connection`] so that it can go on
@@ -99,7 +99,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
             batch: Batch::default(),
             replies,
             taken: 0,
-            lone_requests: 0,
+            lone: LoneHost::default(),
         }
     }
 
@@ -119,15 +119,11 @@ impl<S: Stream, D: Disk> Connection<S, D> {
         loop {
             let was_idle = self.replies.is_settled();
             let gathered = self.gather()?;
-            let is_alone = was_idle && self.taken == 1;
-            self.lone_requests = match self.taken {
-                0 => self.lone_requests,
-                _ if is_alone => self.lone_requests.saturating_add(1),
-                _ => 0,
-            };
+            let round = self.round(was_idle);
+            self.lone.note(round);
             self.commit().await?;
-            if is_alone && self.lone_requests > LONE_REQUESTS && self.replies.deferred.len() == 1 {
-                self.replies.disk.flush_here();
+            if self.lone.may_wait() {
+                self.flush_here(round).await?;
             }
             let finished = poll_fn(|context| self.poll_event(gathered, cancelled.as_mut(), context)).await?;
             if let Some(end) = finished {
@@ -135,6 +131,32 @@ impl<S: Stream, D: Disk> Connection<S, D> {
                 return Ok(end);
             }
         }
+    }
+
+    /// What was gathered, by a connection that owed nothing before or did.
+    fn round(&self, was_idle: bool) -> Round {
+        match (self.taken, self.batch.updates.len(), self.batch.flushes.len()) {
+            (0, ..) => Round::Nothing,
+            (1, 1, _) if was_idle => Round::Change,
+            (1, _, 1) if was_idle => Round::Flush,
+            (1, ..) if was_idle => Round::Other,
+            _ => Round::Several,
+        }
+    }
+
+    /// Makes durable what a lone host waits for, or will wait for as soon as it has its reply.
+    async fn flush_here(&mut self, round: Round) -> Result<(), Fault> {
+        if round == Round::Nothing {
+            return Ok(());
+        }
+        let replies = &mut self.replies;
+        if replies.deferred.len() == 0 && self.lone.will_flush() {
+            poll_fn(|context| Poll::Ready(replies.poll_progress(&mut self.stream, context))).await?;
+        }
+        if replies.deferred.len() == 1 || (self.lone.will_flush() && replies.is_settled()) {
+            replies.disk.flush_here();
+        }
+        Ok(())
     }
 
     /// Takes every complete request the limits allow: reads are answered, changes and flushes collected.

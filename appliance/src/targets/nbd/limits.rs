@@ -33,7 +33,8 @@ pub(super) const COLD_READS: usize = 64;
 pub(super) const COLD_READ_BYTES: u64 = 16 << 20;
 
 /// After so many requests that came one at a time, with nothing owed before, a connection makes its flushes durable
-/// itself: the host will hardly send anything else meanwhile.
+/// itself: the host will hardly send anything else meanwhile. After so many changes with a flush after each, the next
+/// flush is expected.
 pub(super) const LONE_REQUESTS: u32 = 16;
 /// Options longer than this are not looked at.
 pub(super) const OPTION_BYTES: u32 = 16 << 10;

@@ -10,6 +10,7 @@
 //! `limits` says. Never here: what a disk does with its updates, TLS, access control.
 
 mod limits;
+mod lone;
 mod counters;
 mod exports;
 mod listener;

@@ -218,6 +218,30 @@ async fn only_a_host_that_asks_for_one_thing_at_a_time_has_its_flushes_carried_o
     assert_eq!(disk.flushes_here.load(SeqCst), 2, "it may send more meanwhile");
 }
 
+#[tokio::test]
+async fn a_host_that_flushes_after_each_change_finds_the_sync_begun_when_it_asks() {
+    let (server, disk) = Server::new().await;
+    let mut client = server.attached().await;
+    for _ in 0..LONE_REQUESTS {
+        assert_eq!(client.write(0, 0, b"and a flush").await, 0);
+        assert_eq!(client.ask(FLUSH, 0, 0, 0).await, 0);
+    }
+    let asked = disk.flushes_here.load(SeqCst);
+    assert_eq!(client.write(0, 0, b"and a flush").await, 0);
+    while disk.flushes_here.load(SeqCst) == asked {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.ask(FLUSH, 0, 0, 0).await, 0);
+    assert_eq!(client.write(0, 0, b"and a flush").await, 0);
+    // Two changes without one between them: it has changed its mind.
+    assert_eq!(client.write(0, 0, b"and no flush").await, 0);
+    let asked = disk.flushes_here.load(SeqCst);
+    for _ in 0..4 {
+        assert_eq!(client.write(0, 0, b"and no flush").await, 0);
+    }
+    assert_eq!(disk.flushes_here.load(SeqCst), asked);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_does_not_wait_for_a_connection_that_a_disk_holds() {
     let disk = MemoryDisk::new(DISK_BYTES);
