@@ -345,6 +345,8 @@ pub fn start_link(
         Err(error) => {
             let excused = process.is_dead() || site.faulty.get() || site.is_hurt();
             assert!(excused, "{} has no link to {remote}: {error}", site.name);
+            // The operator sees that, and starts the unit again.
+            *site.broken.borrow_mut() = Some(format!("no link to {remote}: {error}"));
             return;
         }
     };
