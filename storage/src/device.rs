@@ -99,6 +99,8 @@ pub struct FileDevice {
     path: PathBuf,
     name: String,
     kind: Kind,
+    /// Whether the system has the call that writes back a range.
+    writes_back: bool,
 }
 
 impl FileDevice {
@@ -123,6 +125,8 @@ impl FileDevice {
             }
         };
         Ok(Self {
+            // Sandboxes may lack it. Asked once, here: later an error is one of the disk.
+            writes_back: sync_file_range(&file, &(0..0), 0).is_ok(),
             file,
             path: path.to_owned(),
             name,
@@ -188,24 +192,17 @@ impl FileDevice {
     }
 }
 
-/// Writes the dirty pages of a range and waits for them. The kernel reports an error of writing once for each open
-/// file, so whoever is told here is the only one. Where there is no such call nothing happens.
+/// Writes the dirty pages of a range and waits for them, as `flags` say: with none it does nothing. The kernel reports an
+/// error of writing once for each open file, so whoever is told here is the only one, whatever error it is.
 #[expect(unsafe_code, reason = "no crate wraps this call")]
-fn sync_file_range(file: &File, range: Range<u64>) -> io::Result<()> {
-    let flags =
-        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+fn sync_file_range(file: &File, range: &Range<u64>, flags: u32) -> io::Result<()> {
     let (Ok(start), Ok(length)) = (range.start.try_into(), (range.end - range.start).try_into()) else {
         return Ok(());
     };
     // SAFETY: the call takes numbers only, and the file is open.
-    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, flags) };
-    if result == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EPERM) => Ok(()),
-        _ => Err(error),
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -269,8 +266,14 @@ impl Device for FileDevice {
     }
 
     fn write_back(&self, range: Range<u64>) -> Result<(), StorageError> {
-        let start = range.start;
-        sync_file_range(&self.file, range).map_err(|error| self.error(Operation::Sync, start, error))
+        if !self.writes_back {
+            return Ok(());
+        }
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        sync_file_range(&self.file, &range, flags)
+            .map_err(|error| self.error(Operation::Sync, range.start, error))
     }
 
     fn sync(&self) -> Result<(), StorageError> {

@@ -163,7 +163,6 @@ impl Keeper {
 
     /// Somebody waits for durability: make everything journaled durable now.
     pub fn flush(&self) {
-        self.shared.store.flush_wanted();
         let mut wants = self.shared.wants.lock();
         if !wants.flush {
             wants.flush = true;
@@ -175,7 +174,6 @@ impl Keeper {
     /// waits for nothing else this saves two changes of thread.
     pub fn flush_here(&self) {
         let shared = &self.shared;
-        shared.store.flush_wanted();
         match shared.store.try_sync() {
             Some(Ok(durable)) => shared.tell_durable(durable),
             // A store that is only closed did not fail.

@@ -24,6 +24,8 @@ pub const PART_TIME: Duration = Duration::from_micros(250);
 pub const PART_MIN_BYTES: u64 = BLOCK_MAP_MIN_BYTES;
 /// Largest such part.
 pub const PART_MAX_BYTES: u64 = 4 << 20;
+/// How long the image goes to the disk in parts at most.
+pub const PARTS_TIME: Duration = Duration::from_secs(2);
 /// How long after the last flush hosts do not flush any more.
 pub const FLUSHES_STOPPED: Duration = Duration::from_millis(50);
 /// Bytes of journal that one step of the image consumer reads, merges and writes.

@@ -28,6 +28,8 @@ pub(crate) struct FaultDisk {
     syncs: AtomicU64,
     /// Called before each sync has an effect, with its number from 1.
     hook: Mutex<Option<Arc<Hook>>>,
+    /// Called before each part that is written back has an effect, with its offset.
+    write_back_hook: Mutex<Option<Arc<Hook>>>,
 }
 
 impl std::fmt::Debug for FaultDisk {
@@ -54,6 +56,10 @@ impl FaultDisk {
 
     pub(crate) fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn on_write_back(&self, hook: impl Fn(u64) + Send + Sync + 'static) {
+        *self.write_back_hook.lock() = Some(Arc::new(Box::new(hook)));
     }
 
     /// Bytes that were brought back in parts.
@@ -92,6 +98,10 @@ impl Device for FaultDisk {
     }
 
     fn write_back(&self, range: Range<u64>) -> Result<(), StorageError> {
+        let hook = self.write_back_hook.lock().clone();
+        if let Some(hook) = hook {
+            hook(range.start);
+        }
         Self::count(&self.fail_write_back, Operation::Sync, EIO)?;
         self.written_back
             .fetch_add(range.end - range.start, Ordering::SeqCst);

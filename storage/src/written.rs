@@ -1,7 +1,7 @@
 //! Which parts of an image wait for its disk, coarsely, so that they can be brought there a little at a time.
 //!
-//! One bit stands for 64 KiB or, with large volumes, for more, as in a dirty-block map: 2 MiB of memory at most. It is
-//! a help and not a record: what is durable is decided by the sync that follows.
+//! One bit stands for 64 KiB or, with large volumes, for more, as in a dirty-block map: 2 MiB of memory at most, twice
+//! while parts are under way. It is a help and not a record: what is durable is decided by the sync that follows.
 
 use crate::block_map::block_bytes_for;
 use fixedbitset::{FixedBitSet, IntoOnes};

@@ -277,11 +277,13 @@ impl Disk for Volume {
     }
 
     fn flush_here(&self) {
+        self.shared.store.flush_wanted();
         self.shared.flush_here();
     }
 
     async fn durable(&self, position: Position) -> Result<(), DiskError> {
         self.shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        self.shared.store.flush_wanted();
         let mut durable = self.shared.durable.subscribe();
         loop {
             let told = *durable.borrow_and_update();

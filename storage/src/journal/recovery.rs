@@ -63,7 +63,7 @@ struct Search<'a> {
 /// [`StorageError::Damaged`] when a chunk that was durable cannot be read, naming its place; [`StorageError::Io`].
 pub fn recover(device: &dyn Device, superblock: &Superblock) -> Result<Recovered, StorageError> {
     let mut search = Search::new(device, superblock);
-    // What the image has is not needed to open: the chunks before may rot, and only a remote that still wants them loses.
+    // The chunks that the image has may rot, and only a remote that still wants them loses.
     let start = search.start(&superblock.mirrored)?;
     let head = search.walk(start)?;
     let contradicted = search.contradiction(&head)?;

@@ -8,7 +8,6 @@ use super::core::{Plan, plan};
 use super::state::Points;
 use crate::error::StorageError;
 use crate::journal::{continues, point_after};
-use crate::limits::MAX_PENDING_PIECES;
 use bytes::Bytes;
 use farside_protocol::journal::limits::BLOCK_BYTES;
 use farside_protocol::journal::{ChainPoint, ChunkHeader, Place, Record, RecordKind, What, encode_what};
@@ -184,7 +183,7 @@ impl Store {
         {
             return Err(AppendError::NotDurable);
         }
-        if state.overlay.len() > MAX_PENDING_PIECES {
+        if state.has_no_room_for_pieces() {
             return Err(AppendError::Pending);
         }
         Ok(state.points)

@@ -74,7 +74,7 @@ impl Store {
                 .collect();
             (state.copy.written, maps)
         };
-        self.guard(self.image.sync())?;
+        self.sync_image(|image| image.sync())?;
         // Outside the lock, so that host I/O goes on meanwhile.
         for map in maps {
             self.guard(map.persist())?;

@@ -160,6 +160,7 @@ fn a_failed_image_write_zero_or_sync_is_final_and_reads_still_show_what_was_ackn
             &world.journal.fail_read,
         ][fault];
         counter.store(1, Ordering::SeqCst);
+        world.store.flush_wanted();
         let (drained, checked) = (world.store.drain(), world.store.checkpoint());
         assert!(drained.is_err() || checked.is_err(), "fault {fault}");
         assert!(world.store.failure().is_some(), "fault {fault}");
@@ -177,6 +178,7 @@ fn what_was_written_to_the_image_goes_to_the_disk_in_parts_once_and_unless_someb
     let world = World::volume();
     let checkpoint = |fill, wanted| {
         world.write(1, fill).unwrap();
+        world.store.flush_wanted();
         world.store.sync().unwrap();
         while world.store.drain().unwrap() {}
         world.store.state.lock().space_wanted = wanted;
@@ -187,8 +189,39 @@ fn what_was_written_to_the_image_goes_to_the_disk_in_parts_once_and_unless_someb
     assert_eq!(checkpoint(1, false), 64 << 10);
     assert_eq!(checkpoint(2, true), 0);
     assert_eq!(checkpoint(3, false), 64 << 10);
+    world.write(1, 4).unwrap();
+    world.store.sync().unwrap();
+    while world.store.drain().unwrap() {}
     world.store.checkpoint().unwrap();
-    assert_eq!(world.image.written_back(), 2 * (64 << 10));
+    assert_eq!(world.image.written_back(), 2 * (64 << 10), "no host flushed");
+}
+
+#[test]
+fn a_checkpoint_beside_a_part_that_fails_records_nothing() {
+    // The part is told of the lost write; a sync of the same file beside it would not be.
+    let world = World::volume();
+    world.write(1, 1).unwrap();
+    world.store.flush_wanted();
+    world.store.sync().unwrap();
+    while world.store.drain().unwrap() {}
+    let (reached, seen) = std::sync::mpsc::sync_channel(1);
+    world.image.on_write_back(move |_| {
+        reached.send(()).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+    });
+    world.image.fail_write_back.store(1, Ordering::SeqCst);
+    let generation = world.store.superblock().generation;
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| world.store.checkpoint());
+        seen.recv().unwrap();
+        assert!(world.store.checkpoint().is_err());
+        assert!(first.join().unwrap().is_err());
+    });
+    assert_eq!(world.store.superblock().generation, generation);
+    assert_eq!(
+        load_superblock(world.journal.as_ref()).unwrap().generation,
+        generation
+    );
 }
 
 #[test]

@@ -58,12 +58,15 @@ pub struct Store {
     sync_gate: Mutex<()>,
     /// Held from the beginning of a journal sync until its failure, if any, is latched.
     journal_sync: Mutex<()>,
+    /// The same for the image.
+    image_sync: Mutex<()>,
     superblock: Mutex<Superblock>,
     /// The same as last written, for readers that must not wait for a checkpoint.
     written_superblock: Mutex<Superblock>,
     state: Mutex<State>,
-    /// How often somebody asked for durability.
+    /// How often a host asked for durability, and how often before the last checkpoint.
     flushes_wanted: AtomicU64,
+    flushes_known: AtomicU64,
     /// Odd while the image is being written; changes with every batch.
     image_generation: AtomicU64,
     tail_address: AtomicU64,
@@ -208,18 +211,31 @@ impl Store {
     }
 
     /// Makes the journal durable. One at a time, and none after a failure: the operating system reports a lost
-    /// write to one sync only, so that a second one running beside it would succeed and acknowledge what is lost.
+    /// write once for each open file, so that a second sync beside the first would succeed and acknowledge what is lost.
     fn sync_journal(&self) -> Result<(), StorageError> {
         self.sync_journal_as(&self.journal_sync.lock())
     }
 
     /// The same for the one who may.
     fn sync_journal_as(&self, _one: &MutexGuard<'_, ()>) -> Result<(), StorageError> {
-        if let Some(problem) = self.failure() {
-            let name = self.name.clone();
-            return Err(StorageError::Failed { name, problem });
-        }
+        self.refuse_after_failure()?;
         self.guard(self.journal.device.sync())
+    }
+
+    /// Syncs the image, or brings a part of it to the disk: in the same way, and for the same reason.
+    fn sync_image(
+        &self,
+        sync: impl FnOnce(&dyn Device) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let _one = self.image_sync.lock();
+        self.refuse_after_failure()?;
+        self.guard(sync(self.image.as_ref()))
+    }
+
+    fn refuse_after_failure(&self) -> Result<(), StorageError> {
+        let name = self.name.clone();
+        self.failure()
+            .map_or(Ok(()), |problem| Err(StorageError::Failed { name, problem }))
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {

@@ -2,6 +2,7 @@
 
 use super::core::Space;
 use crate::block_map::BlockMap;
+use crate::limits::MAX_PENDING_PIECES;
 use crate::overlay::{Overlay, Source};
 use farside_protocol::journal::limits::BLOCK_BYTES_U64;
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, RecordKind, Totals, What};
@@ -140,6 +141,16 @@ impl State {
         self.consumers
             .iter()
             .filter(|consumer| consumer.state != ConsumerState::NeedsCopy)
+    }
+
+    /// Whether so much waits for the image that no more is taken.
+    pub(super) fn has_no_room_for_pieces(&self) -> bool {
+        self.overlay.len() > MAX_PENDING_PIECES
+    }
+
+    /// Whether a change waits until the image is further.
+    pub(super) fn image_is_waited_for(&self) -> bool {
+        self.space_wanted || self.has_no_room_for_pieces()
     }
 
     /// Where the tail can move once the image is durable up to `mirrored`.

@@ -2,34 +2,38 @@
 //!
 //! A sync of all that was written in seconds fills the queue of the disk for hundreds of milliseconds, and each flush
 //! of a host waits behind it. So as long as hosts flush, the image goes to the disk part by part, each as large as
-//! what takes [`PART_TIME`]. While nobody flushes, or somebody waits for room, one sync is faster.
+//! what takes [`PART_TIME`]. If nobody flushed since the last checkpoint, or somebody waits for room, one sync is faster;
+//! and after [`PARTS_TIME`] too, because nothing is applied meanwhile.
 
 use super::Store;
 use crate::error::StorageError;
-use crate::limits::{FLUSHES_STOPPED, PART_MAX_BYTES, PART_MIN_BYTES, PART_TIME};
+use crate::limits::{FLUSHES_STOPPED, PART_MAX_BYTES, PART_MIN_BYTES, PART_TIME, PARTS_TIME};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 impl Store {
-    /// Somebody waits for durability now.
-    pub(crate) fn flush_wanted(&self) {
+    /// A host waits for durability now.
+    pub fn flush_wanted(&self) {
         self.flushes_wanted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Brings to the disk what waits for it, as long as that helps anybody. What is left is the next sync's to do.
+    /// Brings to the disk what waits for it, as long as that helps a host. What is left is the next sync's to do.
     ///
     /// # Errors
     /// [`StorageError`]: final, as that of a sync.
     pub(super) fn write_back(&self) -> Result<(), StorageError> {
         let mut parts = self.drain.lock().written.take();
+        let flushes = self.flushes_wanted.load(Ordering::Relaxed);
+        if self.flushes_known.swap(flushes, Ordering::Relaxed) == flushes {
+            return Ok(());
+        }
         let mut now = self.clock.monotonic();
-        let mut pace = Pace::new(self.flushes_wanted.load(Ordering::Relaxed), now);
+        let mut pace = Pace::new(flushes, now);
         while pace.goes_on(self.flushes_wanted.load(Ordering::Relaxed), now)
-            && !self.state.lock().space_wanted
+            && !self.state.lock().image_is_waited_for()
             && let Some(part) = parts.next(pace.part_bytes)
         {
-            self.check_usable()?;
-            self.guard(self.image.write_back(part))?;
+            self.sync_image(|image| image.write_back(part))?;
             let after = self.clock.monotonic();
             pace.took(after - now);
             now = after;
@@ -44,6 +48,7 @@ struct Pace {
     part_bytes: u64,
     flushes: u64,
     last_flush: Duration,
+    begun: Duration,
 }
 
 impl Pace {
@@ -52,15 +57,16 @@ impl Pace {
             part_bytes: PART_MIN_BYTES,
             flushes,
             last_flush: now,
+            begun: now,
         }
     }
 
-    /// Whether flushes, of which there were so many by now, still come.
+    /// Whether flushes, of which there were so many by now, still come, and the image has not been held up for long.
     fn goes_on(&mut self, flushes: u64, now: Duration) -> bool {
         if flushes != self.flushes {
             (self.flushes, self.last_flush) = (flushes, now);
         }
-        now.saturating_sub(self.last_flush) < FLUSHES_STOPPED
+        now.saturating_sub(self.last_flush) < FLUSHES_STOPPED && now.saturating_sub(self.begun) < PARTS_TIME
     }
 
     fn took(&mut self, time: Duration) {
@@ -97,5 +103,18 @@ mod tests {
         assert!(pace.goes_on(8, FLUSHES_STOPPED));
         assert!(pace.goes_on(8, FLUSHES_STOPPED * 3 / 2));
         assert!(!pace.goes_on(8, FLUSHES_STOPPED * 2));
+    }
+
+    #[test]
+    fn the_image_is_not_held_up_for_ever() {
+        let mut pace = Pace::new(0, Duration::ZERO);
+        let steps = (PARTS_TIME.as_millis() / FLUSHES_STOPPED.as_millis() * 2)
+            .try_into()
+            .unwrap();
+        for flushes in 1..steps {
+            let now = FLUSHES_STOPPED / 2 * u32::try_from(flushes).unwrap();
+            assert!(pace.goes_on(flushes, now), "{now:?}");
+        }
+        assert!(!pace.goes_on(steps, PARTS_TIME));
     }
 }
