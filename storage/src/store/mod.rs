@@ -95,7 +95,7 @@ pub struct UnderWay {
     pub syncing: bool,
     /// The image is being written.
     pub draining: bool,
-    /// Positions are being recorded.
+    /// Positions are being recorded, or the image is being brought to its disk for that.
     pub recording: bool,
 }
 
@@ -107,7 +107,7 @@ impl Store {
             appending: self.appender.is_locked(),
             syncing: self.sync_gate.is_locked() || self.journal_sync.is_locked(),
             draining: self.drain.is_locked(),
-            recording: self.superblock.is_locked(),
+            recording: self.superblock.is_locked() || self.image_sync.is_locked(),
         }
     }
 
