@@ -233,9 +233,10 @@ impl Store {
     }
 
     fn refuse_after_failure(&self) -> Result<(), StorageError> {
-        let name = self.name.clone();
-        self.failure()
-            .map_or(Ok(()), |problem| Err(StorageError::Failed { name, problem }))
+        self.failure().map_or(Ok(()), |problem| {
+            let name = self.name.clone();
+            Err(StorageError::Failed { name, problem })
+        })
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {
