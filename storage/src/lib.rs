@@ -12,7 +12,6 @@ mod small_file;
 mod overlay;
 mod journal;
 mod block_map;
-mod written;
 mod store;
 mod image_mark;
 mod made_directories;

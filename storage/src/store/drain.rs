@@ -4,11 +4,11 @@
 //! again. A crash in the middle is repaired by doing the same once more.
 
 use super::Store;
+use super::written::Written;
 use crate::error::StorageError;
 use crate::journal::ChunkSpan;
 use crate::limits::DRAIN_BATCH_BYTES;
 use crate::overlay::{Overlay, Piece, Source};
-use crate::written::Written;
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
 use farside_protocol::journal::{ChainPoint, RecordKind, What};
 use std::io::IoSlice;
@@ -21,6 +21,8 @@ pub(super) struct Drain {
     merged: Overlay,
     /// What was written to the image since the last checkpoint.
     pub(super) written: Written,
+    /// How often a host had asked for durability at the last checkpoint.
+    pub(super) flushes_known: u64,
 }
 
 impl Drain {
@@ -29,6 +31,7 @@ impl Drain {
             buffer: Vec::new(),
             merged: Overlay::default(),
             written: Written::new(volume_bytes),
+            flushes_known: 0,
         }
     }
 }
@@ -52,6 +55,7 @@ impl Store {
             buffer,
             merged,
             written,
+            ..
         } = &mut *drain;
         // A durable chunk that cannot be read ends the way of the image for good, like a failed write.
         let read = self

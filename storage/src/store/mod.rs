@@ -15,6 +15,7 @@ mod read;
 mod drain;
 mod checkpoint;
 mod write_back;
+mod written;
 mod consumers;
 mod replica;
 mod open;
@@ -64,9 +65,8 @@ pub struct Store {
     /// The same as last written, for readers that must not wait for a checkpoint.
     written_superblock: Mutex<Superblock>,
     state: Mutex<State>,
-    /// How often a host asked for durability, and how often before the last checkpoint.
+    /// How often a host asked for durability.
     flushes_wanted: AtomicU64,
-    flushes_known: AtomicU64,
     /// Odd while the image is being written; changes with every batch.
     image_generation: AtomicU64,
     tail_address: AtomicU64,

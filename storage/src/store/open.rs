@@ -143,7 +143,6 @@ impl Store {
             image_sync: Mutex::new(()),
             state: Mutex::new(state),
             flushes_wanted: AtomicU64::new(0),
-            flushes_known: AtomicU64::new(0),
             image_generation: AtomicU64::new(0),
             tail_address: AtomicU64::new(superblock.tail.address),
             failure: Mutex::new(None),

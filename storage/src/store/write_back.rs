@@ -22,9 +22,15 @@ impl Store {
     /// # Errors
     /// [`StorageError`]: final, as that of a sync.
     pub(super) fn write_back(&self) -> Result<(), StorageError> {
-        let mut parts = self.drain.lock().written.take();
         let flushes = self.flushes_wanted.load(Ordering::Relaxed);
-        if self.flushes_known.swap(flushes, Ordering::Relaxed) == flushes {
+        let (known, mut parts) = {
+            let mut drain = self.drain.lock();
+            (
+                std::mem::replace(&mut drain.flushes_known, flushes),
+                drain.written.take(),
+            )
+        };
+        if known == flushes {
             return Ok(());
         }
         let mut now = self.clock.monotonic();

@@ -10,13 +10,13 @@ use std::ops::Range;
 
 /// The parts of an image that were written since they were last taken.
 #[derive(Debug)]
-pub(crate) struct Written {
+pub(super) struct Written {
     block_bytes: u64,
     blocks: FixedBitSet,
 }
 
 impl Written {
-    pub(crate) fn new(volume_bytes: u64) -> Self {
+    pub(super) fn new(volume_bytes: u64) -> Self {
         let block_bytes = block_bytes_for(volume_bytes);
         let count = usize::try_from(volume_bytes.div_ceil(block_bytes)).unwrap_or(0);
         Self {
@@ -26,14 +26,14 @@ impl Written {
     }
 
     /// Notes that `range` was written: not empty, and within the volume.
-    pub(crate) fn mark(&mut self, range: &Range<u64>) {
+    pub(super) fn mark(&mut self, range: &Range<u64>) {
         let block = |offset: u64| usize::try_from(offset / self.block_bytes).unwrap_or(usize::MAX);
         self.blocks
             .insert_range(block(range.start)..block(range.end - 1) + 1);
     }
 
     /// All parts, of which none is left behind.
-    pub(crate) fn take(&mut self) -> Parts {
+    pub(super) fn take(&mut self) -> Parts {
         let empty = FixedBitSet::with_capacity(self.blocks.len());
         Parts {
             block_bytes: self.block_bytes,
@@ -43,14 +43,14 @@ impl Written {
 }
 
 /// Parts of an image in order of offset.
-pub(crate) struct Parts {
+pub(super) struct Parts {
     block_bytes: u64,
     blocks: Peekable<IntoOnes>,
 }
 
 impl Parts {
     /// The next one: without a gap, and no longer than `most` bytes or one block.
-    pub(crate) fn next(&mut self, most: u64) -> Option<Range<u64>> {
+    pub(super) fn next(&mut self, most: u64) -> Option<Range<u64>> {
         let first = self.blocks.next()? as u64;
         let mut end = first + 1;
         while (end - first + 1) * self.block_bytes <= most
