@@ -124,9 +124,17 @@ impl FileDevice {
                 ));
             }
         };
+        let ask = || sync_file_range(&file, &(0..1), libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+        // A lost write of whoever used the file before is reported to the next who opens it. It says nothing about what is
+        // written from now on, and a store writes anew what was not synced before.
+        let earlier = ask();
+        // Sandboxes may lack the call. Asked once, here: later an error is one of the disk.
+        let writes_back = ask().is_ok();
+        if writes_back && let Err(error) = earlier {
+            tracing::warn!("{name} lost something that was written before it was opened: {error}");
+        }
         Ok(Self {
-            // Sandboxes may lack it. Asked once, here: later an error is one of the disk.
-            writes_back: sync_file_range(&file, &(0..0), 0).is_ok(),
+            writes_back,
             file,
             path: path.to_owned(),
             name,
@@ -192,8 +200,8 @@ impl FileDevice {
     }
 }
 
-/// Writes the dirty pages of a range and waits for them, as `flags` say: with none it does nothing. The kernel reports an
-/// error of writing once for each open file, so whoever is told here is the only one, whatever error it is.
+/// Writes the dirty pages of a range and waits for them, as `flags` say. The kernel reports an error of writing once for each
+/// open file, wherever in it, so whoever is told here is the only one, whatever error it is.
 #[expect(unsafe_code, reason = "no crate wraps this call")]
 fn sync_file_range(file: &File, range: &Range<u64>, flags: u32) -> io::Result<()> {
     let (Ok(start), Ok(length)) = (range.start.try_into(), (range.end - range.start).try_into()) else {
