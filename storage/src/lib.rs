@@ -42,7 +42,7 @@ pub use keeper::{ImageSteps, Keeper, StoreEvent, StoreObserver, SyncSteps};
 pub use overlay::{Overlay, Piece, Source};
 pub use small_file::{read_small_file, remove_file_durably, replace_file, sync_directory};
 pub use store::{
-    AppendError, Appended, Change, Consumer, ConsumerView, CopyProgress, Counters, Points, ReadOutcome,
-    Relief, Snapshot, Store, StoreDevices, StoreParameters, UnderWay,
+    Allocation, AppendError, Appended, Change, Consumer, ConsumerView, CopyProgress, Counters, Points,
+    ReadOutcome, Relief, Snapshot, Store, StoreDevices, StoreParameters, Stretch, UnderWay,
 };
 pub use workers::{SystemWorkers, Work, Workers, done_elsewhere};

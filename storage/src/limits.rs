@@ -42,6 +42,8 @@ pub const MAX_WINDOW_BYTES: u64 = 128 << 20;
 pub const READ_PIECE_BYTES: usize = 256 << 10;
 /// How often an optimistic read is tried before it waits for the image consumer.
 pub const READ_ATTEMPTS: usize = 3;
+/// Ranges that wait for the image of which one question about the allocation takes notice.
+pub const ALLOCATION_PIECES: usize = 4096;
 /// Blocks in one dirty-block map: the granularity grows with the volume instead of the memory.
 pub const BLOCK_MAP_BITS: u64 = 1 << 24;
 /// Finest granularity of a dirty-block map.

@@ -4,6 +4,7 @@
 //! durability is a position: a flush is "wait until everything journaled so far is durable".
 
 use bytes::Bytes;
+use farside_storage::Stretch;
 use std::future::Future;
 use tokio_util::sync::CancellationToken;
 
@@ -37,14 +38,14 @@ pub enum Update {
         /// First byte changed.
         offset: u64,
         /// Number of bytes changed.
-        length: u32,
+        length: u64,
     },
     /// The range reads as zeroes afterwards; with `allocate` its space stays reserved (NBD `NO_HOLE`).
     Zero {
         /// First byte changed.
         offset: u64,
         /// Number of bytes changed.
-        length: u32,
+        length: u64,
         /// Keep the space reserved.
         allocate: bool,
     },
@@ -91,6 +92,15 @@ pub trait Disk: Send + Sync + 'static {
         length: u32,
         into: Vec<u8>,
     ) -> impl Future<Output = Result<Vec<u8>, DiskError>> + Send;
+
+    /// What is known of the first parts of a range, which is not empty, without reading it: at least one part, at most `most`,
+    /// without gaps; they may end before the range does.
+    fn allocation(
+        self: &std::sync::Arc<Self>,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Stretch>, DiskError>> + Send;
 
     /// The last record journaled so far: what a flush that arrives now has to cover.
     fn journaled(&self) -> Position;

@@ -19,3 +19,5 @@ pub(super) const WARM_BYTES: u64 = 64 << 20;
 pub(super) const MARKS: usize = 4096;
 /// Shortest time between two of them.
 pub(super) const MARK_INTERVAL_US: u64 = 50_000;
+/// Longest trim or zeroing in one record; writes are shorter, by the limits of the targets.
+pub(super) const CHANGE_BYTES: u64 = 2 << 30;

@@ -18,8 +18,8 @@ pub use source::LinkSource;
 use crate::targets::{Disk, DiskError, DiskGeometry, Position, Update};
 use bytes::Bytes;
 use farside_protocol::journal::{RecordKind, Superblock};
-use farside_storage::{Change, ReadOutcome, StorageError, Store, Workers, done_elsewhere};
-use limits::{COLD_READ_BYTES, SYNC_INTERVAL};
+use farside_storage::{Change, ReadOutcome, StorageError, Store, Stretch, Workers, done_elsewhere};
+use limits::{CHANGE_BYTES, COLD_READ_BYTES, SYNC_INTERVAL};
 use shared::{HostCounters, Observer, Shared};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -145,8 +145,7 @@ impl Volume {
         let arrived_us = self.shared.store.clock().wall_us();
         let changes: VecDeque<Change> = batch
             .drain(..)
-            .map(|update| change(update, arrived_us))
-            .filter(|change| change.length > 0)
+            .flat_map(|update| changes(update, arrived_us))
             .collect();
         let bytes = changes.iter().map(|change| u64::from(change.length)).sum();
         self.shared
@@ -174,38 +173,25 @@ impl Volume {
     }
 }
 
-fn change(update: Update, arrived_us: u64) -> Change {
-    let no_data = Bytes::new();
-    match update {
-        Update::Write { offset, data } => {
-            let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-            Change {
-                offset,
-                length,
-                kind: RecordKind::Write,
-                data,
-                arrived_us,
-            }
-        }
-        Update::Trim { offset, length } => Change {
-            offset,
-            length,
-            kind: RecordKind::Trim,
-            data: no_data,
-            arrived_us,
-        },
+/// An update as changes: a range too long for one record is several.
+fn changes(update: Update, arrived_us: u64) -> impl Iterator<Item = Change> {
+    let (offset, length, kind, data) = match update {
+        Update::Write { offset, data } => (offset, data.len() as u64, RecordKind::Write, data),
+        Update::Trim { offset, length } => (offset, length, RecordKind::Trim, Bytes::new()),
         Update::Zero {
             offset,
             length,
             allocate,
-        } => Change {
-            offset,
-            length,
-            kind: RecordKind::Zero { allocate },
-            data: no_data,
-            arrived_us,
-        },
-    }
+        } => (offset, length, RecordKind::Zero { allocate }, Bytes::new()),
+    };
+    let pieces = (0..length.div_ceil(CHANGE_BYTES)).map(|piece| piece * CHANGE_BYTES);
+    pieces.map(move |from| Change {
+        offset: offset + from,
+        length: u32::try_from((length - from).min(CHANGE_BYTES)).unwrap_or(u32::MAX),
+        kind,
+        data: data.clone(),
+        arrived_us,
+    })
 }
 
 impl Disk for Volume {
@@ -270,6 +256,23 @@ impl Disk for Volume {
             Ok(into)
         });
         reading.await.unwrap_or(Err(DiskError::ShuttingDown))
+    }
+
+    async fn allocation(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> Result<Vec<Stretch>, DiskError> {
+        if self.shared.is_stopping() {
+            return Err(DiskError::ShuttingDown);
+        }
+        let volume = self.clone();
+        let looking = done_elsewhere(&*self.shared.workers, move || {
+            let found = volume.shared.store.allocation(offset, offset + length, most);
+            found.map_err(|error| volume.io_error(&error))
+        });
+        looking.await.unwrap_or(Err(DiskError::ShuttingDown))
     }
 
     fn journaled(&self) -> Position {

@@ -10,15 +10,21 @@ pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Before every request ("Request message").
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Before every request once extended headers are negotiated ("Request message", extension `EXTENDED_HEADERS`).
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 /// Before every simple reply ("Simple reply message").
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Before every chunk of a structured reply ("Structured reply chunk message").
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// Before every chunk of an extended reply ("Extended reply chunk message").
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Size in bytes of an option without its data.
 pub const OPTION_HEADER_BYTES: usize = 16;
 /// Size in bytes of a request without its payload.
 pub const REQUEST_HEADER_BYTES: usize = 28;
+/// Size in bytes of an extended request without its payload.
+pub const EXTENDED_REQUEST_HEADER_BYTES: usize = 32;
 /// Size in bytes of a simple reply without its payload.
 pub const SIMPLE_REPLY_BYTES: usize = 16;
 /// Longest string the protocol allows, in bytes ("Conventions").
@@ -60,6 +66,10 @@ impl TransmissionFlags {
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
     /// The cache command is understood.
     pub const SEND_CACHE: u16 = 1 << 10;
+    /// Write zeroes is refused rather than slow, if asked for so.
+    pub const SEND_FAST_ZERO: u16 = 1 << 11;
+    /// A query of the block status may name the contexts it is about; only with extended headers.
+    pub const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
 }
 
 /// Flags of a request, section "Command flags".
@@ -73,6 +83,12 @@ impl CommandFlags {
     pub const NO_HOLE: u16 = 1 << 1;
     /// At most one content chunk in the reply.
     pub const DF: u16 = 1 << 2;
+    /// One extent only, no longer than the request.
+    pub const REQ_ONE: u16 = 1 << 3;
+    /// Write zeroes only if that is faster than writing them.
+    pub const FAST_ZERO: u16 = 1 << 4;
+    /// The length is that of a payload; only with extended headers.
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Codes of the options, section "Option types".

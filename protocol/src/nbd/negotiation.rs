@@ -6,6 +6,7 @@ use super::constants::{
     OPTION_MAGIC, OPTION_REPLY_MAGIC, option_code,
 };
 use super::error::ProtocolError;
+use super::meta_context::{MetaContextRequest, string};
 use bytes::BufMut;
 
 /// Size in bytes of the client's answer to the greeting.
@@ -84,6 +85,12 @@ pub enum ClientOption<'a> {
     Go(InfoRequest<'a>),
     /// Use structured replies.
     StructuredReply,
+    /// Use extended headers, and with them structured replies.
+    ExtendedHeaders,
+    /// Name the metadata contexts of an export.
+    ListMetaContext(MetaContextRequest<'a>),
+    /// Choose metadata contexts of an export.
+    SetMetaContext(MetaContextRequest<'a>),
     /// Begin TLS.
     StartTls,
     /// An option this server does not implement.
@@ -120,6 +127,13 @@ impl<'a> ClientOption<'a> {
             option_code::LIST => without_data(Self::List, data),
             option_code::STARTTLS => without_data(Self::StartTls, data),
             option_code::STRUCTURED_REPLY => without_data(Self::StructuredReply, data),
+            option_code::EXTENDED_HEADERS => without_data(Self::ExtendedHeaders, data),
+            option_code::LIST_META_CONTEXT => {
+                Ok(Self::ListMetaContext(MetaContextRequest::decode(code, data)?))
+            }
+            option_code::SET_META_CONTEXT => {
+                Ok(Self::SetMetaContext(MetaContextRequest::decode(code, data)?))
+            }
             option_code::INFO => Ok(Self::Info(InfoRequest::decode(data)?)),
             option_code::GO => Ok(Self::Go(InfoRequest::decode(data)?)),
             _ => Ok(Self::Unsupported),
@@ -145,9 +159,7 @@ fn export_name(bytes: &[u8]) -> Result<&str, MalformedOption> {
 impl<'a> InfoRequest<'a> {
     fn decode(data: &'a [u8]) -> Result<Self, MalformedOption> {
         const SHORT: MalformedOption = MalformedOption("option data ends too early");
-        let (name_bytes, rest) = data.split_first_chunk::<4>().ok_or(SHORT)?;
-        let name_bytes = usize::try_from(u32::from_be_bytes(*name_bytes)).map_err(|_| SHORT)?;
-        let (name, rest) = rest.split_at_checked(name_bytes).ok_or(SHORT)?;
+        let (name, rest) = string(data)?;
         let (count, kinds) = rest.split_first_chunk::<2>().ok_or(SHORT)?;
         let (kinds, odd) = kinds.as_chunks::<2>();
         if kinds.len() != usize::from(u16::from_be_bytes(*count)) || !odd.is_empty() {
@@ -157,7 +169,7 @@ impl<'a> InfoRequest<'a> {
         }
         let wants = |kind: u16| kinds.contains(&kind.to_be_bytes());
         Ok(Self {
-            name: export_name(name)?,
+            name,
             wants_name: wants(INFO_NAME),
             wants_description: wants(INFO_DESCRIPTION),
             wants_block_size: wants(INFO_BLOCK_SIZE),
@@ -175,6 +187,8 @@ pub enum OptionReply {
     Server = 2,
     /// One piece of information.
     Info = 3,
+    /// One metadata context.
+    MetaContext = 4,
     /// The option is not implemented.
     Unsupported = (1 << 31) + 1,
     /// The option breaks the protocol.
@@ -183,6 +197,8 @@ pub enum OptionReply {
     Unknown = (1 << 31) + 6,
     /// The option's data is too long.
     TooBig = (1 << 31) + 9,
+    /// Extended headers are in use, and what is asked for would be a step back.
+    ExtendedHeadersRequired = (1 << 31) + 10,
 }
 
 /// Sizes in bytes a server announces, section "Size constraints".
@@ -262,7 +278,7 @@ fn put_info_header(out: &mut impl BufMut, code: u32, kind: u16, payload_bytes: u
     out.put_u16(kind);
 }
 
-fn put_reply_header(out: &mut impl BufMut, code: u32, reply: OptionReply, data_bytes: usize) {
+pub(super) fn put_reply_header(out: &mut impl BufMut, code: u32, reply: OptionReply, data_bytes: usize) {
     out.put_u64(OPTION_REPLY_MAGIC);
     out.put_u32(code);
     out.put_u32(reply as u32);

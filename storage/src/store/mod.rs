@@ -12,6 +12,7 @@ mod core;
 mod state;
 mod append;
 mod read;
+mod allocation;
 mod drain;
 mod checkpoint;
 mod write_back;
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use self::core::Relief;
+pub use allocation::{Allocation, Stretch};
 pub use append::{AppendError, Appended, Change};
 pub use consumers::ConsumerView;
 pub use open::{StoreDevices, StoreParameters};

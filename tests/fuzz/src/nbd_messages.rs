@@ -6,17 +6,20 @@
 use crate::allocation::measured;
 use crate::draw::Draw;
 use farside_protocol::nbd::{
-    BlockSizes, ClientFlags, ClientOption, Command, Errno, InfoRequest, MAX_STRING_BYTES,
-    OPTION_HEADER_BYTES, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReply, REQUEST_HEADER_BYTES,
-    REQUEST_MAGIC, ReplyStyle, Request, STRUCTURED_REPLY_MAGIC, option_code, put_done, put_export_name_reply,
-    put_failure, put_info_block_size, put_info_description, put_info_export, put_info_name, put_option_reply,
-    put_read_header, put_server, read_header_bytes,
+    BASE_ALLOCATION, BlockSizes, BlockStatus, ClientFlags, ClientOption, Command, CommandFlags,
+    EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, Errno, InfoRequest, MAX_STRING_BYTES, MessageStyle,
+    MetaContextRequest, OPTION_HEADER_BYTES, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReply,
+    REQUEST_MAGIC, ReplyTo, Request, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, block_status_bytes,
+    chunk_bytes, option_code, put_block_status, put_data_header, put_done, put_export_name_reply,
+    put_failure, put_hole, put_info_block_size, put_info_description, put_info_export, put_info_name,
+    put_option_reply, put_read_header, put_server, read_header_bytes,
 };
 
 pub(crate) fn run(input: &[u8]) -> bool {
     let mut draw = Draw::new(input);
-    match draw.u8() % 4 {
-        0 => request(draw.rest()),
+    match draw.u8() % 5 {
+        0 => request(MessageStyle::Simple, draw.rest()),
+        4 => request(MessageStyle::Extended, draw.rest()),
         1 => option_header(draw.rest()),
         2 => {
             let code = u32::from(draw.u8());
@@ -26,26 +29,29 @@ pub(crate) fn run(input: &[u8]) -> bool {
     }
 }
 
-fn request(bytes: &[u8]) -> bool {
-    let (decoded, held) = measured(|| Request::decode(bytes));
+fn request(style: MessageStyle, bytes: &[u8]) -> bool {
+    let (decoded, held) = measured(|| Request::decode(bytes, style));
     assert_eq!(held, 0, "decoding a request takes no memory");
     let Ok(request) = decoded else { return false };
     let Some(request) = request else {
-        assert!(bytes.len() < REQUEST_HEADER_BYTES, "a whole header is decoded");
+        assert!(bytes.len() < style.request_bytes(), "a whole header is decoded");
         return false;
     };
-    assert_eq!(encode_request(&request), bytes[..REQUEST_HEADER_BYTES]);
-    let payload = if request.command == Command::Write {
-        request.length
+    assert_eq!(encode_request(style, &request), bytes[..style.request_bytes()]);
+    let has_payload = if style == MessageStyle::Extended {
+        request.has(CommandFlags::PAYLOAD_LEN)
     } else {
-        0
+        request.command == Command::Write
     };
-    assert_eq!(request.payload_bytes(), payload);
+    assert_eq!(
+        request.payload_bytes(),
+        if has_payload { request.length } else { 0 }
+    );
     assert!(request.has(request.flags) && request.has(0));
     true
 }
 
-fn encode_request(request: &Request) -> Vec<u8> {
+fn encode_request(style: MessageStyle, request: &Request) -> Vec<u8> {
     let command = match request.command {
         Command::Read => 0,
         Command::Write => 1,
@@ -54,15 +60,21 @@ fn encode_request(request: &Request) -> Vec<u8> {
         Command::Trim => 4,
         Command::Cache => 5,
         Command::WriteZeroes => 6,
+        Command::BlockStatus => 7,
         Command::Unknown(code) => code,
     };
+    let length = request.length.to_be_bytes();
+    let (magic, length) = match style {
+        MessageStyle::Extended => (EXTENDED_REQUEST_MAGIC, &length[..]),
+        MessageStyle::Simple | MessageStyle::Structured => (REQUEST_MAGIC, &length[4..]),
+    };
     [
-        REQUEST_MAGIC.to_be_bytes().as_slice(),
+        magic.to_be_bytes().as_slice(),
         &request.flags.to_be_bytes(),
         &u16::to_be_bytes(command),
         &request.cookie.to_be_bytes(),
         &request.offset.to_be_bytes(),
-        &request.length.to_be_bytes(),
+        length,
     ]
     .concat()
 }
@@ -94,7 +106,7 @@ fn option(code: u32, data: &[u8]) -> bool {
     let (decoded, held) = measured(|| ClientOption::decode(code, data));
     assert_eq!(held, 0, "decoding an option takes no memory");
     let Ok(decoded) = decoded else { return false };
-    let known = !matches!(code, 1 | 2 | 3 | 5 | 6 | 7 | 8);
+    let known = !matches!(code, 1 | 2 | 3 | 5..=11);
     assert_eq!(known, decoded == ClientOption::Unsupported);
     match &decoded {
         ClientOption::ExportName(name) => assert_eq!(name.as_bytes(), data),
@@ -102,18 +114,40 @@ fn option(code: u32, data: &[u8]) -> bool {
             let again = info_data(request);
             assert_eq!(ClientOption::decode(code, &again).as_ref(), Ok(&decoded));
         }
-        ClientOption::List | ClientOption::StructuredReply | ClientOption::StartTls => {
+        ClientOption::ListMetaContext(request) | ClientOption::SetMetaContext(request) => {
+            let again = meta_context_data(request);
+            assert_eq!(ClientOption::decode(code, &again).as_ref(), Ok(&decoded));
+        }
+        ClientOption::List
+        | ClientOption::StructuredReply
+        | ClientOption::ExtendedHeaders
+        | ClientOption::StartTls => {
             assert!(data.is_empty());
         }
         ClientOption::Abort | ClientOption::Unsupported => {}
     }
     if let ClientOption::ExportName(name)
     | ClientOption::Info(InfoRequest { name, .. })
-    | ClientOption::Go(InfoRequest { name, .. }) = decoded
+    | ClientOption::Go(InfoRequest { name, .. })
+    | ClientOption::ListMetaContext(MetaContextRequest { name, .. })
+    | ClientOption::SetMetaContext(MetaContextRequest { name, .. }) = decoded
     {
         assert!(name.len() <= MAX_STRING_BYTES);
     }
     true
+}
+
+fn meta_context_data(request: &MetaContextRequest<'_>) -> Vec<u8> {
+    let query = if request.allocation {
+        BASE_ALLOCATION
+    } else {
+        "other:"
+    };
+    let bytes = |text: &str| {
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        [length.to_be_bytes().as_slice(), text.as_bytes()].concat()
+    };
+    [bytes(request.name), vec![0, 0, 0, 1], bytes(query)].concat()
 }
 
 fn info_data(request: &InfoRequest<'_>) -> Vec<u8> {
@@ -161,21 +195,53 @@ fn replies(draw: &mut Draw<'_>) -> bool {
         rest = rest.get(20 + data..).expect("a reply is as long as it says");
     }
     assert!(rest.is_empty());
-    for style in [ReplyStyle::Simple, ReplyStyle::Structured] {
+    let to = ReplyTo { cookie, offset };
+    for style in [
+        MessageStyle::Simple,
+        MessageStyle::Structured,
+        MessageStyle::Extended,
+    ] {
         let mut out = Vec::new();
-        put_read_header(&mut out, style, cookie, offset, length);
+        put_read_header(&mut out, style, to, length);
         assert_eq!(out.len(), read_header_bytes(style, length));
         out.clear();
-        put_failure(&mut out, style, cookie, Errno::Overflow);
-        let structured = out[..4] == STRUCTURED_REPLY_MAGIC.to_be_bytes();
-        assert_eq!(structured, style == ReplyStyle::Structured);
+        put_failure(&mut out, style, to, Errno::Overflow);
+        let magic = match style {
+            MessageStyle::Simple => SIMPLE_REPLY_MAGIC,
+            MessageStyle::Structured => STRUCTURED_REPLY_MAGIC,
+            MessageStyle::Extended => EXTENDED_REPLY_MAGIC,
+        };
+        assert_eq!(out[..4], magic.to_be_bytes());
         assert!(out[8..16] == cookie.to_be_bytes());
+        out.clear();
+        put_done(&mut out, style, to);
+        assert_eq!(out.len(), style.done_bytes());
+        if style.has_chunks() {
+            chunks(style, to, length);
+        }
     }
     let mut out = Vec::new();
-    put_done(&mut out, cookie);
     put_export_name_reply(&mut out, size_bytes, flags, length.is_multiple_of(2));
-    assert_eq!(out.len(), 16 + if length.is_multiple_of(2) { 10 } else { 134 });
+    assert_eq!(out.len(), if length.is_multiple_of(2) { 10 } else { 134 });
     true
+}
+
+/// Pieces of a read and the block status are as long as they say.
+fn chunks(style: MessageStyle, to: ReplyTo, length: u32) {
+    let mut out = Vec::new();
+    put_data_header(&mut out, style, to, (to.offset, 5), false);
+    assert_eq!(out.len() + 5, chunk_bytes(style, 8 + 5));
+    out.clear();
+    put_hole(&mut out, style, to, (to.offset, length), true);
+    assert_eq!(out.len(), chunk_bytes(style, 12));
+    out.clear();
+    let extent = BlockStatus {
+        length: u64::from(length) + 1,
+        hole: true,
+        zero: length.is_multiple_of(2),
+    };
+    put_block_status(&mut out, style, to, 7, &[extent; 3]);
+    assert_eq!(out.len(), block_status_bytes(style, 3));
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
@@ -186,8 +252,21 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             cookie: 0x0102_0304_0506_0708,
             offset,
             length,
+            has_payload: false,
         };
-        [&[0], encode_request(&request).as_slice()].concat()
+        [&[0], encode_request(MessageStyle::Simple, &request).as_slice()].concat()
+    };
+    let extended = Request {
+        flags: CommandFlags::PAYLOAD_LEN,
+        command: Command::Write,
+        cookie: 5,
+        offset: 1 << 40,
+        length: 1 << 33,
+        has_payload: true,
+    };
+    let allocation = MetaContextRequest {
+        name: "disk0",
+        allocation: true,
     };
     let info = InfoRequest {
         name: "disk0",
@@ -211,6 +290,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         [&[2, 6], data.as_slice()].concat(),
         [&[2, 7], data.as_slice()].concat(),
         [&[2, 1], b"disk0".as_slice()].concat(),
+        [&[4], encode_request(MessageStyle::Extended, &extended).as_slice()].concat(),
+        [&[2, 9], meta_context_data(&allocation).as_slice()].concat(),
+        [&[2, 10], meta_context_data(&allocation).as_slice()].concat(),
         vec![2, 3],
         vec![2, 8],
         [&[3], [5; 27].as_slice(), b"disk0"].concat(),

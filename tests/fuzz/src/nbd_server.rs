@@ -9,8 +9,10 @@ use crate::draw::Draw;
 use farside::targets::nbd::{Export, Exports, Listener, Service, serve};
 use farside::targets::{Disk, DiskError, DiskGeometry, Position, Update};
 use farside_protocol::nbd::{
-    OPTION_MAGIC, OPTION_REPLY_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
+    CommandFlags, EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, MessageStyle, OPTION_MAGIC,
+    OPTION_REPLY_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
 };
+use farside_storage::{Allocation, Stretch};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -52,7 +54,7 @@ impl Disk for Small {
             let (offset, length, data) = match update {
                 Update::Write { offset, data } => (offset, data.len(), Some(data)),
                 Update::Trim { offset, length } | Update::Zero { offset, length, .. } => {
-                    (offset, length as usize, None)
+                    (offset, usize::try_from(length).expect("inside the disk"), None)
                 }
             };
             let start = usize::try_from(offset).expect("inside the disk");
@@ -92,6 +94,32 @@ impl Disk for Small {
                 .expect("inside the disk"),
         );
         Ok(into)
+    }
+
+    async fn allocation(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> Result<Vec<Stretch>, DiskError> {
+        tokio::task::yield_now().await;
+        assert!(offset + length <= DISK_BYTES as u64, "inside the disk");
+        // Of every four KiB the last is said to be zero, though it may not be: what the messages look like is at stake.
+        let (mut found, mut at) = (Vec::new(), offset);
+        while at < offset + length && found.len() < most {
+            let next = (at / 1024 * 1024 + 1024).min(offset + length);
+            let allocation = match at / 1024 % 4 {
+                3 => Allocation::Hole,
+                2 => Allocation::Zero,
+                _ => Allocation::Data,
+            };
+            found.push(Stretch {
+                length: next - at,
+                allocation,
+            });
+            at = next;
+        }
+        Ok(found)
     }
 
     fn journaled(&self) -> Position {
@@ -219,8 +247,8 @@ pub(crate) fn run(input: &[u8]) -> bool {
 struct Sent {
     bytes: Vec<u8>,
     /// Requests by their cookie: command and length.
-    requests: HashMap<u64, (u16, u32)>,
-    structured: bool,
+    requests: HashMap<u64, (u16, u64)>,
+    style: MessageStyle,
     /// Only what a client may send was sent, to its end.
     in_order: bool,
 }
@@ -231,7 +259,11 @@ impl Sent {
         let mut sent = Self {
             bytes: vec![0, 0, 0, 1 | (how & 2)],
             requests: HashMap::new(),
-            structured: how & 4 != 0,
+            style: match how & 0x24 {
+                0 => MessageStyle::Simple,
+                4 => MessageStyle::Structured,
+                _ => MessageStyle::Extended,
+            },
             in_order: true,
         };
         if how & 1 != 0 {
@@ -262,25 +294,38 @@ impl Sent {
             let (code, length) = (u32::from(draw.u8() % 16), usize::from(draw.u8()));
             let data = draw.bytes(length);
             // These two end the negotiation, or leave it for the transmission.
-            let excluded = matches!(code, 1 | 2 | 7) || (code == 8 && data.is_empty());
+            let excluded = matches!(code, 1 | 2 | 7) || (matches!(code, 8 | 11) && data.is_empty());
             if !excluded {
                 self.option(code, data);
             }
         }
-        if self.structured {
-            self.option(8, &[]);
+        match self.style {
+            MessageStyle::Simple => {}
+            MessageStyle::Structured => self.option(8, &[]),
+            MessageStyle::Extended => self.option(11, &[]),
+        }
+        if how & 0x40 != 0 {
+            self.option(10, b"\0\0\0\x05disk0\0\0\0\x01\0\0\0\x0fbase:allocation");
         }
         self.option(7, b"\0\0\0\x05disk0\0\0");
     }
 
-    fn put_request(&mut self, flags: u16, command: u16, (offset, length): (u64, u32)) {
+    fn put_request(&mut self, flags: u16, command: u16, (offset, length): (u64, u64)) {
         let cookie = self.requests.len() as u64 + 1;
-        self.bytes.extend_from_slice(&REQUEST_MAGIC.to_be_bytes());
+        let extended = self.style == MessageStyle::Extended;
+        let magic = if extended {
+            EXTENDED_REQUEST_MAGIC
+        } else {
+            REQUEST_MAGIC
+        };
+        self.bytes.extend_from_slice(&magic.to_be_bytes());
         self.bytes.extend_from_slice(&flags.to_be_bytes());
         self.bytes.extend_from_slice(&command.to_be_bytes());
         self.bytes.extend_from_slice(&cookie.to_be_bytes());
         self.bytes.extend_from_slice(&offset.to_be_bytes());
-        self.bytes.extend_from_slice(&length.to_be_bytes());
+        let length_bytes = length.to_be_bytes();
+        self.bytes
+            .extend_from_slice(&length_bytes[if extended { 0 } else { 4 }..]);
         if command != 2 {
             self.requests.insert(cookie, (command, length));
         }
@@ -294,34 +339,41 @@ impl Sent {
             self.in_order = false;
             return;
         }
-        let command = [0, 1, 3, 4, 5, 6, 77, 1][usize::from(how & 7)];
-        let flags = if how & 0x80 == 0 {
+        let command = [0, 1, 3, 4, 5, 6, 77, 7][usize::from(how & 7)];
+        let mut flags = if how & 0x80 == 0 {
             u16::from((how >> 3) & 1)
         } else {
             u16::from(draw.u8())
         };
+        let extended = self.style == MessageStyle::Extended;
+        if extended && command == 1 && how & 0x80 == 0 {
+            flags |= CommandFlags::PAYLOAD_LEN;
+        }
         let offset = if how & 0x40 == 0 {
             draw.below(128) * 512
         } else {
             draw.near(DISK_BYTES as u64)
         };
         let length = match how & 0x30 {
-            0x30 => draw.u32() & 0x07FF_FFFF,
-            _ => u32::from(draw.u8()) * 64,
+            0x30 => u64::from(draw.u32() & 0x07FF_FFFF),
+            _ => u64::from(draw.u8()) * 64,
         };
-        self.put_request(
-            flags,
-            command,
-            if command == 3 { (0, 0) } else { (offset, length) },
-        );
-        if command == 1 {
+        let range = if command == 3 { (0, 0) } else { (offset, length) };
+        self.put_request(flags, command, range);
+        let has_payload = if extended {
+            flags & CommandFlags::PAYLOAD_LEN != 0
+        } else {
+            command == 1
+        };
+        if has_payload {
             let fill = draw.u8();
+            let payload = usize::try_from(range.1).unwrap_or(usize::MAX);
             // A payload that is announced and does not come ends the stream in the middle.
-            if length as usize > MOST_PAYLOAD_BYTES {
+            if payload > MOST_PAYLOAD_BYTES {
                 self.in_order = false;
             }
-            let payload = (length as usize).min(MOST_PAYLOAD_BYTES);
-            self.bytes.resize(self.bytes.len() + payload, fill);
+            self.bytes
+                .resize(self.bytes.len() + payload.min(MOST_PAYLOAD_BYTES), fill);
         }
     }
 
@@ -398,27 +450,102 @@ impl<'a> Out<'a> {
     }
 
     /// The cookie of a reply that fits its request.
-    fn reply(&mut self, requests: &HashMap<u64, (u16, u32)>) -> Option<u64> {
-        let magic = self.u32()?;
-        if magic == SIMPLE_REPLY_MAGIC {
+    fn reply(&mut self, requests: &HashMap<u64, (u16, u64)>) -> Option<u64> {
+        if self.rest.first_chunk() == Some(&SIMPLE_REPLY_MAGIC.to_be_bytes()) {
+            self.u32()?;
             let (error, cookie) = (self.u32()?, self.u64()?);
             let (command, length) = *requests.get(&cookie).expect("a reply to a request");
             if command == 0 && error == 0 {
-                self.take(length as usize)?;
+                self.take(usize::try_from(length).ok()?)?;
             }
             return Some(cookie);
         }
-        assert_eq!(magic, STRUCTURED_REPLY_MAGIC, "a reply begins with its magic");
-        let kinds = self.take(4)?;
-        let (cookie, length) = (self.u64()?, self.u32()?);
-        let (command, wanted) = *requests.get(&cookie).expect("a reply to a request");
-        assert_eq!(kinds[..2], [0, 1], "one chunk is the whole reply");
-        if kinds[2] & 0x80 == 0 {
-            assert_eq!(command, 0, "only reads are answered with data");
-            assert_eq!(length, if wanted == 0 { 0 } else { wanted + 8 });
+        let mut told = 0;
+        loop {
+            let chunk = self.chunk()?;
+            let (command, wanted) = *requests.get(&chunk.cookie).expect("a reply to a request");
+            match chunk.kind {
+                0x8001 => return Some(chunk.cookie),
+                0 => assert!(chunk.payload.is_empty() && chunk.last),
+                1 | 2 => assert_eq!(command, 0, "only reads are answered with data"),
+                5 | 6 => assert_eq!(command, 7, "only queries are answered with the block status"),
+                kind => panic!("a chunk of type {kind}"),
+            }
+            told += chunk.told();
+            if chunk.last {
+                assert!(
+                    command != 0 || told == wanted,
+                    "{told} of {wanted} bytes were told"
+                );
+                assert!(chunk.kind < 5 || (told > 0 && told <= wanted.max(told.min(8))));
+                return Some(chunk.cookie);
+            }
         }
-        self.take(length as usize)?;
-        Some(cookie)
+    }
+
+    fn chunk(&mut self) -> Option<Chunk<'a>> {
+        let magic = self.u32()?;
+        let extended = magic == EXTENDED_REPLY_MAGIC;
+        assert!(
+            extended || magic == STRUCTURED_REPLY_MAGIC,
+            "a reply begins with its magic"
+        );
+        let kinds = self.take(4)?;
+        let cookie = self.u64()?;
+        let length = if extended {
+            self.u64()?;
+            self.u64()?
+        } else {
+            u64::from(self.u32()?)
+        };
+        assert!(kinds[0] == 0 && kinds[1] <= 1, "flags {:?}", &kinds[..2]);
+        Some(Chunk {
+            last: kinds[1] == 1,
+            kind: u16::from_be_bytes([kinds[2], kinds[3]]),
+            cookie,
+            payload: self.take(usize::try_from(length).ok()?)?,
+        })
+    }
+}
+
+struct Chunk<'a> {
+    last: bool,
+    kind: u16,
+    cookie: u64,
+    payload: &'a [u8],
+}
+
+impl Chunk<'_> {
+    /// Bytes of the disk that it is about.
+    fn told(&self) -> u64 {
+        let mut fields = Out { rest: self.payload };
+        match self.kind {
+            1 => self.payload.len() as u64 - 8,
+            2 => {
+                assert_eq!(self.payload.len(), 12);
+                fields.u64();
+                u64::from(fields.u32().expect("the size of a hole"))
+            }
+            5 => {
+                assert_eq!(fields.u32(), Some(1), "the id of the context");
+                let extents = fields.rest.as_chunks::<8>().0;
+                assert_eq!(extents.len() * 8, fields.rest.len());
+                let lengths = extents
+                    .iter()
+                    .map(|[a, b, c, d, ..]| u32::from_be_bytes([*a, *b, *c, *d]));
+                lengths.map(u64::from).sum()
+            }
+            6 => {
+                assert_eq!(fields.u32(), Some(1), "the id of the context");
+                let count = fields.u32().expect("the number of extents") as usize;
+                let extents = fields.rest.as_chunks::<16>().0;
+                assert_eq!(extents.len(), count);
+                assert_eq!(count * 16, fields.rest.len());
+                let lengths = extents.iter().filter_map(|extent| extent.first_chunk());
+                lengths.map(|length| u64::from_be_bytes(*length)).sum()
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -431,6 +558,15 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     vec![
         with(0, &requests),
         with(4, &requests),
+        with(
+            0x44,
+            &[&requests, [7, 0, 200, 0x87, 0, 200, 8].as_slice()].concat(),
+        ),
+        with(
+            0x60,
+            &[&requests, [7, 0, 200, 0x87, 0, 200, 8].as_slice()].concat(),
+        ),
+        with(0x24, &requests),
         with(2, &requests.repeat(8)),
         with(
             8 + 4,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use farside::targets::{Disk, DiskError, Update};
 use farside::volume::Volume;
 use farside_protocol::journal::RecordKind;
+use farside_storage::Allocation;
 use farside_tests::random::Random;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -223,7 +224,34 @@ impl Host {
         Ok(())
     }
 
+    /// Asks what is zero, which has to read as such.
+    async fn allocation(&mut self, offset: u64, length: u32) -> Result<(), DiskError> {
+        let from = checks::reads::begun(&self.site, &self.volume);
+        let found = self.volume.allocation(offset, u64::from(length), 4).await?;
+        if self.process.is_dead() {
+            return Ok(());
+        }
+        let mut at = offset;
+        for stretch in &found {
+            if stretch.allocation != Allocation::Data {
+                let zeroes = vec![0; usize::try_from(stretch.length).unwrap_or(usize::MAX)];
+                checks::reads::ended(&self.site, at, &zeroes, from);
+            }
+            at += stretch.length;
+        }
+        let whole = offset + u64::from(length);
+        assert!(
+            at > offset && at <= whole && (at == whole || found.len() <= 4),
+            "{} said {found:?} about {length} bytes",
+            self.site.name
+        );
+        Ok(())
+    }
+
     async fn read(&mut self, offset: u64, length: u32) -> Result<(), DiskError> {
+        if self.random.chance(10) {
+            return self.allocation(offset, length).await;
+        }
         let from = checks::reads::begun(&self.site, &self.volume);
         let mut found = vec![0; length as usize];
         let quick = self.random.chance(50) && self.volume.read_cached(offset, &mut found)?;
@@ -238,7 +266,7 @@ impl Host {
 }
 
 fn update(offset: u64, bytes: &Arc<[u8]>, kind: RecordKind) -> Update {
-    let length = u32::try_from(bytes.len()).unwrap_or(0);
+    let length = bytes.len() as u64;
     match kind {
         RecordKind::Trim => Update::Trim { offset, length },
         RecordKind::Zero { allocate } => Update::Zero {

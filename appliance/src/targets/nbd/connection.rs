@@ -8,19 +8,19 @@ use super::batch::{Batch, Owed};
 use super::cold::ColdReads;
 use super::deferred::Deferred;
 use super::limits::{
-    BATCH_UPDATES, DEFERRED_REPLIES, INLINE_READ_BYTES, LINGER, MAX_SKIPPED_BYTES, OUTPUT_BYTES,
-    RECEIVE_BYTES,
+    ALLOCATION_CONTEXT, BATCH_UPDATES, DEFERRED_REPLIES, INLINE_READ_BYTES, LINGER, MAX_SKIPPED_BYTES,
+    OUTPUT_BYTES, RECEIVE_BYTES,
 };
 use super::listener::Stream;
 use super::lone::{LoneHost, Round};
-use super::negotiation::{Fault, Session};
+use super::negotiation::{Fault, Session, Terms};
 use super::output::Output;
 use super::receiver::Receiver;
 use super::validate::{Task, validate};
 use crate::targets::{Disk, DiskError, Position, Update};
 use bytes::Bytes;
 use farside_protocol::nbd::{
-    Command, CommandFlags, Errno, ReplyStyle, Request, put_read_header, read_header_bytes,
+    CommandFlags, Errno, MessageStyle, ReplyTo, Request, put_read_header, read_header_bytes,
 };
 use std::fmt;
 use std::future::poll_fn;
@@ -76,7 +76,7 @@ pub(super) struct Connection<S, D> {
 /// while a batch waits for the journal.
 struct Replies<D> {
     disk: Arc<D>,
-    style: ReplyStyle,
+    terms: Terms,
     output: Output,
     deferred: Deferred,
     cold: ColdReads,
@@ -87,7 +87,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
     pub(super) fn new(stream: S, session: Session<D>) -> Self {
         let replies = Replies {
             disk: session.export.disk,
-            style: session.style,
+            terms: session.terms,
             output: Output::default(),
             deferred: Deferred::default(),
             cold: ColdReads::default(),
@@ -95,7 +95,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
         };
         Self {
             stream,
-            receiver: Receiver::new(session.received),
+            receiver: Receiver::new(session.received, session.terms.style),
             batch: Batch::default(),
             replies,
             taken: 0,
@@ -164,8 +164,8 @@ impl<S: Stream, D: Disk> Connection<S, D> {
         let geometry = self.replies.disk.geometry();
         self.taken = 0;
         loop {
-            if let Some((cookie, errno)) = self.receiver.skipped() {
-                self.replies.fail(cookie, errno);
+            if let Some((to, errno)) = self.receiver.skipped() {
+                self.replies.fail(to, errno);
             }
             if self.receiver.is_skipping() || self.replies.end == Some(End::Client) {
                 return Ok(Gathered::NeedsInput);
@@ -176,18 +176,15 @@ impl<S: Stream, D: Disk> Connection<S, D> {
             let Some(request) = self.receiver.peek()? else {
                 return Ok(Gathered::NeedsInput);
             };
-            match validate(&request, geometry, self.replies.style) {
+            match validate(&request, geometry, self.replies.terms) {
                 Err(errno) => self.refuse(&request, errno)?,
-                Ok(Task::Write) => match self.receiver.take_write(request.length as usize) {
-                    None => return Ok(Gathered::NeedsInput),
-                    Some(data) => self.collect(
-                        &request,
-                        Update::Write {
-                            offset: request.offset,
-                            data,
-                        },
-                    ),
-                },
+                Ok(task) if request.has_payload => {
+                    let payload_bytes = usize::try_from(request.length).unwrap_or(usize::MAX);
+                    match self.receiver.take_payload(payload_bytes) {
+                        None => return Ok(Gathered::NeedsInput),
+                        Some(payload) => self.accept_payload(&request, task, payload),
+                    }
+                }
                 Ok(task) => {
                     self.receiver.consume_header();
                     self.accept(&request, task);
@@ -197,18 +194,52 @@ impl<S: Stream, D: Disk> Connection<S, D> {
         }
     }
 
+    /// A valid request with its payload.
+    fn accept_payload(&mut self, request: &Request, task: Task, payload: Bytes) {
+        match task {
+            Task::Write => {
+                let offset = request.offset;
+                self.collect(
+                    request,
+                    Update::Write {
+                        offset,
+                        data: payload,
+                    },
+                );
+            }
+            Task::BlockStatus { .. } => self.filtered_status(request, &payload),
+            other => self.accept(request, other),
+        }
+    }
+
+    /// A query of the block status whose payload is its length and the contexts it is about.
+    fn filtered_status(&mut self, request: &Request, payload: &[u8]) {
+        let to = request.reply_to();
+        let Some((length, contexts)) = payload.split_first_chunk::<8>() else {
+            return self.replies.fail(to, Errno::Inval);
+        };
+        let query = Request {
+            flags: request.flags & !CommandFlags::PAYLOAD_LEN,
+            length: u64::from_be_bytes(*length),
+            has_payload: false,
+            ..*request
+        };
+        match validate(&query, self.replies.disk.geometry(), self.replies.terms) {
+            Ok(_) if contexts.is_empty() => self.replies.done(to),
+            Ok(task) if contexts == ALLOCATION_CONTEXT.to_be_bytes() => self.accept(&query, task),
+            _ => self.replies.fail(to, Errno::Inval),
+        }
+    }
+
     /// A valid request without payload.
     fn accept(&mut self, request: &Request, task: Task) {
         let (offset, length) = (request.offset, request.length);
         match task {
             Task::Read => self.replies.read(request),
-            Task::Write => self.collect(
-                request,
-                Update::Write {
-                    offset,
-                    data: Bytes::new(),
-                },
-            ),
+            Task::Write => {
+                let data = Bytes::new();
+                self.collect(request, Update::Write { offset, data });
+            }
             Task::Trim => self.collect(request, Update::Trim { offset, length }),
             Task::Zero { allocate } => self.collect(
                 request,
@@ -218,8 +249,9 @@ impl<S: Stream, D: Disk> Connection<S, D> {
                     allocate,
                 },
             ),
-            Task::Flush => self.batch.flushes.push(request.cookie),
-            Task::Nothing => self.replies.output.done(request.cookie),
+            Task::BlockStatus { one } => self.replies.block_status(request, one),
+            Task::Flush => self.batch.flushes.push(request.reply_to()),
+            Task::Nothing => self.replies.done(request.reply_to()),
             Task::Disconnect => self.replies.end = Some(End::Client),
         }
     }
@@ -228,7 +260,7 @@ impl<S: Stream, D: Disk> Connection<S, D> {
         self.batch.push(
             update,
             Owed {
-                cookie: request.cookie,
+                to: request.reply_to(),
                 forced: request.has(CommandFlags::FUA),
             },
         );
@@ -236,17 +268,19 @@ impl<S: Stream, D: Disk> Connection<S, D> {
 
     /// Answers an invalid request, after its payload if it has one.
     fn refuse(&mut self, request: &Request, errno: Errno) -> Result<(), Fault> {
-        if request.command != Command::Write {
+        let to = request.reply_to();
+        if !request.has_payload {
             self.receiver.consume_header();
-            self.replies.fail(request.cookie, errno);
+            self.replies.fail(to, errno);
             return Ok(());
         }
-        if request.length > MAX_SKIPPED_BYTES {
-            return Err(Fault::WriteTooLong(request.length));
+        match usize::try_from(request.length) {
+            Ok(payload_bytes) if payload_bytes <= MAX_SKIPPED_BYTES => {
+                self.receiver.skip_payload(payload_bytes, to, errno);
+                Ok(())
+            }
+            _ => Err(Fault::PayloadTooLong(request.length)),
         }
-        self.receiver
-            .skip_write(request.length as usize, request.cookie, errno);
-        Ok(())
     }
 
     fn is_full(&self) -> bool {
@@ -279,14 +313,14 @@ impl<S: Stream, D: Disk> Connection<S, D> {
                 .drain(..)
                 .for_each(|owed| replies.settle(owed, result));
         }
-        batch.updates.clear();
+        batch.forget_updates();
         if !batch.flushes.is_empty() {
             // Covers what every connection has had acknowledged: the promise of CAN_MULTI_CONN.
             let position = replies.disk.journaled();
             batch
                 .flushes
                 .drain(..)
-                .for_each(|cookie| replies.deferred.push(position, cookie));
+                .for_each(|to| replies.deferred.push(position, to));
         }
         progress
     }
@@ -349,19 +383,15 @@ impl<D: Disk> Replies<D> {
 
     /// Answers a valid read from the cache, or starts it beside the connection.
     fn read(&mut self, request: &Request) {
-        if request.length > INLINE_READ_BYTES {
-            return self.cold.start(&self.disk, *request, self.style);
-        }
-        let header_bytes = read_header_bytes(self.style, request.length);
-        let reply_bytes = header_bytes + request.length as usize;
+        let style = self.terms.style;
+        let length = match u32::try_from(request.length) {
+            Ok(length) if length <= INLINE_READ_BYTES => length,
+            _ => return self.cold.read(&self.disk, *request, style),
+        };
+        let header_bytes = read_header_bytes(style, length);
+        let reply_bytes = header_bytes + length as usize;
         let (mut header, data) = self.output.room(reply_bytes).split_at_mut(header_bytes);
-        put_read_header(
-            &mut header,
-            self.style,
-            request.cookie,
-            request.offset,
-            request.length,
-        );
+        put_read_header(&mut header, style, request.reply_to(), length);
         if data.is_empty() {
             return;
         }
@@ -371,44 +401,55 @@ impl<D: Disk> Replies<D> {
         }
         match cached {
             Ok(true) => {}
-            Ok(false) => self.cold.start(&self.disk, *request, self.style),
-            Err(error) => self.fail_disk(request.cookie, error),
+            Ok(false) => self.cold.read(&self.disk, *request, style),
+            Err(error) => self.fail_disk(request.reply_to(), error),
         }
+    }
+
+    /// Starts a valid query of the block status.
+    fn block_status(&mut self, request: &Request, one: bool) {
+        self.cold
+            .block_status(&self.disk, *request, one, self.terms.style);
     }
 
     /// Answers a change that was journaled or refused, or defers the answer until it is durable.
     fn settle(&mut self, owed: Owed, result: Result<Position, DiskError>) {
         match result {
-            Ok(position) if owed.forced => self.deferred.push(position, owed.cookie),
-            Ok(_) => self.output.done(owed.cookie),
-            Err(error) => self.fail_disk(owed.cookie, error),
+            Ok(position) if owed.forced => self.deferred.push(position, owed.to),
+            Ok(_) => self.done(owed.to),
+            Err(error) => self.fail_disk(owed.to, error),
         }
     }
 
-    fn fail(&mut self, cookie: u64, errno: Errno) {
-        self.output.failed(self.style, cookie, errno);
+    fn done(&mut self, to: ReplyTo) {
+        self.output.done(self.terms.style, to);
     }
 
-    fn fail_disk(&mut self, cookie: u64, error: DiskError) {
-        fail_disk(&mut self.output, &mut self.end, self.style, (cookie, error));
+    fn fail(&mut self, to: ReplyTo, errno: Errno) {
+        self.output.failed(self.terms.style, to, errno);
+    }
+
+    fn fail_disk(&mut self, to: ReplyTo, error: DiskError) {
+        fail_disk(&mut self.output, &mut self.end, self.terms.style, (to, error));
     }
 
     /// Collects what has become durable or was read, and sends what can be sent.
     fn poll_progress<S: Stream>(&mut self, stream: &mut S, context: &mut Context<'_>) -> Result<(), Fault> {
         let Self {
             disk,
-            style,
+            terms,
             output,
             deferred,
             cold,
             end,
         } = self;
-        deferred.poll(disk, context, |cookie, result| match result {
-            Ok(()) => output.done(cookie),
-            Err(error) => fail_disk(output, end, *style, (cookie, error)),
+        let style = terms.style;
+        deferred.poll(disk, context, |to, result| match result {
+            Ok(()) => output.done(style, to),
+            Err(error) => fail_disk(output, end, style, (to, error)),
         });
-        cold.poll(context, output, |output, cookie, error| {
-            fail_disk(output, end, *style, (cookie, error))
+        cold.poll(context, output, |output, to, error| {
+            fail_disk(output, end, style, (to, error))
         })?;
         match output.poll_send(stream, context) {
             Poll::Ready(Err(lost)) => Err(lost.into()),
@@ -421,8 +462,8 @@ impl<D: Disk> Replies<D> {
 fn fail_disk(
     output: &mut Output,
     end: &mut Option<End>,
-    style: ReplyStyle,
-    (cookie, error): (u64, DiskError),
+    style: MessageStyle,
+    (to, error): (ReplyTo, DiskError),
 ) {
     let errno = match error {
         DiskError::Io => Errno::Io,
@@ -433,5 +474,5 @@ fn fail_disk(
             Errno::Shutdown
         }
     };
-    output.failed(style, cookie, errno);
+    output.failed(style, to, errno);
 }

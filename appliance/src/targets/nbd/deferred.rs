@@ -5,6 +5,7 @@
 //! because it may be the one that carries out the sync for others.
 
 use crate::targets::{Disk, DiskError, Position};
+use farside_protocol::nbd::ReplyTo;
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ type Waiting = Pin<Box<dyn Future<Output = Result<(), DiskError>> + Send>>;
 /// Replies in the order of the positions they wait for.
 #[derive(Default)]
 pub(super) struct Deferred {
-    replies: VecDeque<(Position, u64)>,
+    replies: VecDeque<(Position, ReplyTo)>,
     waiting: Option<(Position, Waiting)>,
 }
 
@@ -34,14 +35,14 @@ impl Deferred {
         self.replies.len()
     }
 
-    /// Owes the reply `cookie` when `position` is durable. A position below its predecessor's, which no disk
+    /// Owes the reply `to` a request when `position` is durable. A position below its predecessor's, which no disk
     /// should give, waits with it.
-    pub(super) fn push(&mut self, position: Position, cookie: u64) {
+    pub(super) fn push(&mut self, position: Position, to: ReplyTo) {
         let position = self
             .replies
             .back()
             .map_or(position, |(last, _)| position.max(*last));
-        self.replies.push_back((position, cookie));
+        self.replies.push_back((position, to));
     }
 
     /// Hands every reply that is due now to `reply`.
@@ -49,7 +50,7 @@ impl Deferred {
         &mut self,
         disk: &Arc<D>,
         context: &mut Context<'_>,
-        mut reply: impl FnMut(u64, Result<(), DiskError>),
+        mut reply: impl FnMut(ReplyTo, Result<(), DiskError>),
     ) {
         while let Some((front, _)) = self.replies.front() {
             let (position, future) = self.waiting.get_or_insert_with(|| (*front, wait(disk, *front)));
@@ -58,8 +59,8 @@ impl Deferred {
             };
             let reached = *position;
             self.waiting = None;
-            while let Some((_, cookie)) = self.replies.pop_front_if(|(position, _)| *position <= reached) {
-                reply(cookie, result);
+            while let Some((_, to)) = self.replies.pop_front_if(|(position, _)| *position <= reached) {
+                reply(to, result);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Longest payload of a read or write, in bytes; announced as the maximum payload size.
 pub(super) const MAX_PAYLOAD_BYTES: u32 = 64 << 20;
 /// A write announcing more than this ends the connection instead of being skipped.
-pub(super) const MAX_SKIPPED_BYTES: u32 = 256 << 20;
+pub(super) const MAX_SKIPPED_BYTES: usize = 256 << 20;
 /// Room for one receive.
 pub(super) const RECEIVE_BYTES: usize = 256 << 10;
 /// With less room than this a new receive buffer is taken rather than receiving into what is left.
@@ -23,6 +23,17 @@ pub(super) const OUTPUT_BYTES: usize = 256 << 10;
 pub(super) const SEND_BYTES: usize = 1 << 20;
 /// Longer reads go to the disk's own threads even when cached, so that copying them delays nobody else.
 pub(super) const INLINE_READ_BYTES: u32 = 1 << 20;
+/// Reads of at least this length that have to wait for the disk are asked first for zeroes that need not be sent.
+pub(super) const SPARSE_READ_BYTES: u32 = 64 << 10;
+/// Pieces of which the reply to such a read consists at most, and extents of one block status.
+pub(super) const EXTENTS: usize = 4096;
+/// The only metadata context has this id.
+pub(super) const ALLOCATION_CONTEXT: u32 = 1;
+/// Lengths of the payload of a query of the block status: a length, and no or one metadata context. Longer ones name a
+/// context twice, or one that does not exist.
+pub(super) const STATUS_PAYLOADS: [u64; 2] = [8, 12];
+/// Bytes of the ranges to trim or to zero that are journaled together at most; one range may exceed it.
+pub(super) const BATCH_RANGE_BYTES: u64 = 1 << 40;
 /// A reply longer than this is sent from its own buffer instead of being copied behind the others.
 pub(super) const COPIED_REPLY_BYTES: usize = 32 << 10;
 /// Replies of one connection that wait for durability.

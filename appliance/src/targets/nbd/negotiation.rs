@@ -8,17 +8,25 @@ use super::listener::Stream;
 use super::options::{Agreed, Next, answer};
 use bytes::{Buf, BytesMut};
 use farside_protocol::nbd::{
-    CLIENT_FLAGS_BYTES, ClientFlags, OPTION_HEADER_BYTES, OptionHeader, OptionReply, ProtocolError,
-    ReplyStyle, option_code, put_greeting, put_option_reply,
+    CLIENT_FLAGS_BYTES, ClientFlags, MessageStyle, OPTION_HEADER_BYTES, OptionHeader, OptionReply,
+    ProtocolError, option_code, put_greeting, put_option_reply,
 };
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// What both sides agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) style: MessageStyle,
+    /// The client may ask which parts are allocated.
+    pub(super) block_status: bool,
+}
 
 /// A finished negotiation.
 #[derive(Debug)]
 pub(super) struct Session<D> {
     pub(super) export: Export<D>,
-    pub(super) style: ReplyStyle,
+    pub(super) terms: Terms,
     /// What the client sent behind its last option.
     pub(super) received: BytesMut,
 }
@@ -34,8 +42,8 @@ pub(super) enum Fault {
     OptionTooLong(u32),
     #[error("client sent too many options")]
     TooManyOptions,
-    #[error("client announced a write of {0} bytes, too many to skip")]
-    WriteTooLong(u32),
+    #[error("client announced a payload of {0} bytes, too many to skip")]
+    PayloadTooLong(u64),
     #[error("a read of the disk ended by a defect")]
     ReadLost,
 }
@@ -56,10 +64,7 @@ pub(super) async fn negotiate<S: Stream, E: Exports>(
     put_greeting(&mut out);
     input.send(&mut out).await?;
     let client = ClientFlags::decode(input.take::<CLIENT_FLAGS_BYTES>().await?)?;
-    let mut agreed = Agreed {
-        client,
-        structured: false,
-    };
+    let mut agreed = Agreed::new(client);
     for _ in 0..OPTIONS {
         let header = OptionHeader::decode(&input.take::<OPTION_HEADER_BYTES>().await?)?;
         let next = if header.length > OPTION_BYTES {
@@ -73,14 +78,9 @@ pub(super) async fn negotiate<S: Stream, E: Exports>(
             Next::Option => {}
             Next::Close => return Ok(None),
             Next::Transmission(export) => {
-                let style = if agreed.structured {
-                    ReplyStyle::Structured
-                } else {
-                    ReplyStyle::Simple
-                };
                 return Ok(Some(Session {
+                    terms: agreed.terms(&export.name),
                     export,
-                    style,
                     received: input.buffer,
                 }));
             }

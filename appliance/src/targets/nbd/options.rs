@@ -1,20 +1,41 @@
 //! Decides the answer to each option; no sockets here.
 
 use super::exports::{Export, Exports, resolve};
-use super::limits::{MAX_PAYLOAD_BYTES, PREFERRED_BLOCK_BYTES};
+use super::limits::{ALLOCATION_CONTEXT, MAX_PAYLOAD_BYTES, PREFERRED_BLOCK_BYTES};
+use super::negotiation::Terms;
 use crate::targets::{Disk, DiskGeometry};
 use bytes::BytesMut;
 use farside_protocol::nbd::{
-    BlockSizes, ClientFlags, ClientOption, InfoRequest, OptionReply, TransmissionFlags as Flags,
-    put_export_name_reply, put_info_block_size, put_info_description, put_info_export, put_info_name,
-    put_option_reply, put_server,
+    BASE_ALLOCATION, BlockSizes, ClientFlags, ClientOption, InfoRequest, MessageStyle, MetaContextRequest,
+    OptionReply, TransmissionFlags as Flags, option_code, put_export_name_reply, put_info_block_size,
+    put_info_description, put_info_export, put_info_name, put_meta_context, put_option_reply, put_server,
 };
 
 /// What the client has negotiated so far.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Agreed {
-    pub(super) client: ClientFlags,
-    pub(super) structured: bool,
+    client: ClientFlags,
+    style: MessageStyle,
+    /// The export for which the client chose the one metadata context.
+    allocation_of: Option<String>,
+}
+
+impl Agreed {
+    pub(super) fn new(client: ClientFlags) -> Self {
+        Self {
+            client,
+            style: MessageStyle::Simple,
+            allocation_of: None,
+        }
+    }
+
+    /// What holds for a client that attaches to the export of this name.
+    pub(super) fn terms(&self, export: &str) -> Terms {
+        Terms {
+            style: self.style,
+            block_status: self.allocation_of.as_deref() == Some(export),
+        }
+    }
 }
 
 /// What follows an option.
@@ -37,18 +58,18 @@ pub(super) fn answer<E: Exports>(
 ) -> Next<E::Disk> {
     let option = match ClientOption::decode(code, data) {
         Ok(option) => option,
-        Err(_) if code == farside_protocol::nbd::option_code::EXPORT_NAME => return Next::Close,
+        Err(_) if code == option_code::EXPORT_NAME => return Next::Close,
         Err(malformed) => {
             put_option_reply(out, code, OptionReply::Invalid, malformed.0);
             return Next::Option;
         }
     };
     match option {
-        ClientOption::ExportName(name) => return attach_by_name(*agreed, name, exports, out),
+        ClientOption::ExportName(name) => return attach_by_name(agreed, name, exports, out),
         ClientOption::Go(request) => {
-            return describe(*agreed, (code, request), exports, out).map_or(Next::Option, Next::Transmission);
+            return describe(agreed, (code, request), exports, out).map_or(Next::Option, Next::Transmission);
         }
-        ClientOption::Info(request) => drop(describe(*agreed, (code, request), exports, out)),
+        ClientOption::Info(request) => drop(describe(agreed, (code, request), exports, out)),
         ClientOption::Abort => {
             put_option_reply(out, code, OptionReply::Ack, "");
             return Next::Close;
@@ -57,9 +78,20 @@ pub(super) fn answer<E: Exports>(
             exports.names().iter().for_each(|name| put_server(out, name));
             put_option_reply(out, code, OptionReply::Ack, "");
         }
+        ClientOption::StructuredReply if agreed.style == MessageStyle::Extended => {
+            let text = "extended headers are in use already";
+            put_option_reply(out, code, OptionReply::ExtendedHeadersRequired, text);
+        }
         ClientOption::StructuredReply => {
-            agreed.structured = true;
+            agreed.style = MessageStyle::Structured;
             put_option_reply(out, code, OptionReply::Ack, "");
+        }
+        ClientOption::ExtendedHeaders => {
+            agreed.style = MessageStyle::Extended;
+            put_option_reply(out, code, OptionReply::Ack, "");
+        }
+        ClientOption::ListMetaContext(request) | ClientOption::SetMetaContext(request) => {
+            meta_context(agreed, (code, request), exports, out);
         }
         ClientOption::StartTls => {
             put_option_reply(
@@ -76,20 +108,50 @@ pub(super) fn answer<E: Exports>(
     Next::Option
 }
 
-/// `NBD_OPT_EXPORT_NAME` has no way to refuse but to close.
-fn attach_by_name<E: Exports>(agreed: Agreed, name: &str, exports: &E, out: &mut BytesMut) -> Next<E::Disk> {
-    let Some(export) = resolve(exports, name) else {
-        return Next::Close;
+/// `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`, of which the second replaces what was chosen before,
+/// also when it fails.
+fn meta_context<E: Exports>(
+    agreed: &mut Agreed,
+    (code, request): (u32, MetaContextRequest<'_>),
+    exports: &E,
+    out: &mut BytesMut,
+) {
+    let sets = code == option_code::SET_META_CONTEXT;
+    if sets {
+        agreed.allocation_of = None;
+    }
+    if sets && !agreed.style.has_chunks() {
+        let text = "negotiate structured replies or extended headers first";
+        return put_option_reply(out, code, OptionReply::Invalid, text);
+    }
+    let Some(export) = resolve(exports, request.name) else {
+        return put_option_reply(out, code, OptionReply::Unknown, "no export of this name");
+    };
+    if request.allocation {
+        let id = if sets { ALLOCATION_CONTEXT } else { 0 };
+        put_meta_context(out, code, id, BASE_ALLOCATION);
+        if sets {
+            agreed.allocation_of = Some(export.name);
+        }
+    }
+    put_option_reply(out, code, OptionReply::Ack, "");
+}
+
+/// `NBD_OPT_EXPORT_NAME` has no way to refuse but to close. It is not for clients with extended headers.
+fn attach_by_name<E: Exports>(agreed: &Agreed, name: &str, exports: &E, out: &mut BytesMut) -> Next<E::Disk> {
+    let export = match resolve(exports, name) {
+        Some(export) if agreed.style != MessageStyle::Extended => export,
+        _ => return Next::Close,
     };
     let geometry = export.disk.geometry();
-    let flags = transmission_flags(geometry, agreed.structured);
+    let flags = transmission_flags(geometry, agreed.terms(&export.name));
     put_export_name_reply(out, geometry.size_bytes, flags, agreed.client.no_zeroes);
     Next::Transmission(export)
 }
 
 /// `NBD_OPT_INFO` and `NBD_OPT_GO`: the two have the same answer.
 fn describe<E: Exports>(
-    agreed: Agreed,
+    agreed: &Agreed,
     (code, request): (u32, InfoRequest<'_>),
     exports: &E,
     out: &mut BytesMut,
@@ -103,7 +165,7 @@ fn describe<E: Exports>(
         out,
         code,
         geometry.size_bytes,
-        transmission_flags(geometry, agreed.structured),
+        transmission_flags(geometry, agreed.terms(&export.name)),
     );
     if request.wants_name {
         put_info_name(out, code, &export.name);
@@ -120,17 +182,27 @@ fn describe<E: Exports>(
 
 /// Section "Transmission flags". Multiple connections are safe because durability is a position of the disk's
 /// one journal, not of a connection.
-fn transmission_flags(geometry: DiskGeometry, structured: bool) -> u16 {
+fn transmission_flags(geometry: DiskGeometry, terms: Terms) -> u16 {
     let always = Flags::HAS_FLAGS
         | Flags::SEND_FLUSH
         | Flags::SEND_FUA
         | Flags::SEND_TRIM
         | Flags::SEND_WRITE_ZEROES
         | Flags::CAN_MULTI_CONN
-        | Flags::SEND_CACHE;
+        | Flags::SEND_CACHE
+        | Flags::SEND_FAST_ZERO;
     let read_only = if geometry.read_only { Flags::READ_ONLY } else { 0 };
-    let unfragmented = if structured { Flags::SEND_DF } else { 0 };
-    always | read_only | unfragmented
+    let unfragmented = if terms.style.has_chunks() {
+        Flags::SEND_DF
+    } else {
+        0
+    };
+    let filtered = if terms.style == MessageStyle::Extended && terms.block_status {
+        Flags::BLOCK_STATUS_PAYLOAD
+    } else {
+        0
+    };
+    always | read_only | unfragmented | filtered
 }
 
 fn block_sizes(geometry: DiskGeometry) -> BlockSizes {

@@ -1,7 +1,7 @@
 //! Replies on their way out, sent in bounded pieces.
 
 use super::limits::{COPIED_REPLY_BYTES, RETAINED_BYTES, SEND_BYTES};
-use farside_protocol::nbd::{Errno, ReplyStyle, SIMPLE_REPLY_BYTES, put_done, put_failure};
+use farside_protocol::nbd::{Errno, MessageStyle, ReplyTo, put_done, put_failure};
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -73,14 +73,14 @@ impl Output {
     }
 
     /// Appends the success of a command without data.
-    pub(super) fn done(&mut self, cookie: u64) {
-        put_done(&mut self.room(SIMPLE_REPLY_BYTES), cookie);
+    pub(super) fn done(&mut self, style: MessageStyle, to: ReplyTo) {
+        put_done(&mut self.room(style.done_bytes()), style, to);
     }
 
     /// Appends the failure of a command.
-    pub(super) fn failed(&mut self, style: ReplyStyle, cookie: u64, errno: Errno) {
+    pub(super) fn failed(&mut self, style: MessageStyle, to: ReplyTo, errno: Errno) {
         let mut reply = Vec::new();
-        put_failure(&mut reply, style, cookie, errno);
+        put_failure(&mut reply, style, to, errno);
         self.room(reply.len()).copy_from_slice(&reply);
     }
 

@@ -4,7 +4,7 @@
 
 use super::limits::{LARGE_WRITE_BYTES, RECEIVE_BYTES, RECEIVE_MIN_BYTES, RETAINED_BYTES};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use farside_protocol::nbd::{Errno, ProtocolError, REQUEST_HEADER_BYTES, Request};
+use farside_protocol::nbd::{Errno, MessageStyle, ProtocolError, ReplyTo, Request};
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 #[derive(Debug)]
 pub(super) struct Receiver {
     buffer: BytesMut,
+    style: MessageStyle,
     /// Bytes of a refused payload still to throw away, and the reply that is due then.
     skipping: Option<Skipping>,
     /// Bytes the request at the front still lacks, as far as known.
@@ -25,14 +26,15 @@ pub(super) struct Receiver {
 #[derive(Debug)]
 struct Skipping {
     left_bytes: usize,
-    cookie: u64,
+    to: ReplyTo,
     errno: Errno,
 }
 
 impl Receiver {
-    pub(super) fn new(received: BytesMut) -> Self {
+    pub(super) fn new(received: BytesMut, style: MessageStyle) -> Self {
         Self {
             buffer: received,
+            style,
             skipping: None,
             missing_bytes: 0,
             enlarged: false,
@@ -41,17 +43,17 @@ impl Receiver {
 
     /// The request at the front, if its header is complete.
     pub(super) fn peek(&self) -> Result<Option<Request>, ProtocolError> {
-        Request::decode(&self.buffer)
+        Request::decode(&self.buffer, self.style)
     }
 
     /// Consumes the header at the front.
     pub(super) fn consume_header(&mut self) {
-        self.buffer.advance(REQUEST_HEADER_BYTES);
+        self.buffer.advance(self.style.request_bytes());
     }
 
     /// Consumes the header at the front and its payload; `None`, and nothing consumed, until all is there.
-    pub(super) fn take_write(&mut self, payload_bytes: usize) -> Option<Bytes> {
-        let total_bytes = REQUEST_HEADER_BYTES + payload_bytes;
+    pub(super) fn take_payload(&mut self, payload_bytes: usize) -> Option<Bytes> {
+        let total_bytes = self.style.request_bytes() + payload_bytes;
         if self.buffer.len() < total_bytes {
             self.missing_bytes = total_bytes - self.buffer.len();
             return None;
@@ -63,18 +65,18 @@ impl Receiver {
 
     /// Consumes the header at the front and throws its payload away as it arrives. The reply is due only after
     /// the payload: a client need not expect it while it is still sending.
-    pub(super) fn skip_write(&mut self, payload_bytes: usize, cookie: u64, errno: Errno) {
+    pub(super) fn skip_payload(&mut self, payload_bytes: usize, to: ReplyTo, errno: Errno) {
         self.missing_bytes = 0;
         self.consume_header();
         self.skipping = Some(Skipping {
             left_bytes: payload_bytes,
-            cookie,
+            to,
             errno,
         });
     }
 
-    /// Throws away what may be thrown away. `Some` when a refused write has been skipped whole.
-    pub(super) fn skipped(&mut self) -> Option<(u64, Errno)> {
+    /// Throws away what may be thrown away. `Some` when a refused payload has been skipped whole.
+    pub(super) fn skipped(&mut self) -> Option<(ReplyTo, Errno)> {
         let skipping = self.skipping.as_mut()?;
         let bytes = skipping.left_bytes.min(self.buffer.len());
         self.buffer.advance(bytes);
@@ -82,7 +84,7 @@ impl Receiver {
         if skipping.left_bytes > 0 {
             return None;
         }
-        self.skipping.take().map(|done| (done.cookie, done.errno))
+        self.skipping.take().map(|done| (done.to, done.errno))
     }
 
     /// Whether a refused payload is still arriving.
@@ -104,7 +106,7 @@ impl Receiver {
     /// Makes room for the next receive and says how much of it to use.
     fn make_room(&mut self) -> usize {
         if self.missing_bytes + self.buffer.len() > LARGE_WRITE_BYTES {
-            let wanted = self.missing_bytes + REQUEST_HEADER_BYTES;
+            let wanted = self.missing_bytes + self.style.request_bytes();
             self.enlarged |= wanted + self.buffer.len() > RETAINED_BYTES;
             self.buffer.reserve(wanted);
             return wanted;

@@ -2,9 +2,10 @@
 //!
 //! Rules: NBD spec, sections "Command flags", "Request types", "Error values" and "Size constraints".
 
-use super::limits::MAX_PAYLOAD_BYTES;
+use super::limits::{MAX_PAYLOAD_BYTES, STATUS_PAYLOADS};
+use super::negotiation::Terms;
 use crate::targets::DiskGeometry;
-use farside_protocol::nbd::{Command, CommandFlags, Errno, ReplyStyle, Request};
+use farside_protocol::nbd::{Command, CommandFlags, Errno, MessageStyle, Request};
 
 /// What a valid request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,11 @@ pub(super) enum Task {
         /// Keep the space reserved.
         allocate: bool,
     },
+    /// Tell which parts are allocated.
+    BlockStatus {
+        /// One extent only.
+        one: bool,
+    },
     /// Wait until what is completed is durable.
     Flush,
     /// Nothing to do but to say so: cache hints and changes of zero length.
@@ -32,8 +38,8 @@ pub(super) enum Task {
 ///
 /// # Errors
 /// The value to answer with.
-pub(super) fn validate(request: &Request, geometry: DiskGeometry, style: ReplyStyle) -> Result<Task, Errno> {
-    check_flags(request, style)?;
+pub(super) fn validate(request: &Request, geometry: DiskGeometry, terms: Terms) -> Result<Task, Errno> {
+    check_flags(request, terms.style)?;
     match request.command {
         Command::Disconnect => Ok(Task::Disconnect),
         Command::Unknown(_) => Err(Errno::Inval),
@@ -41,12 +47,13 @@ pub(super) fn validate(request: &Request, geometry: DiskGeometry, style: ReplySt
         Command::Flush => Ok(Task::Flush),
         Command::Read => {
             check_range(request, geometry, Errno::Inval)?;
-            check_read_length(request, style)?;
+            check_read_length(request, terms.style)?;
             Ok(Task::Read)
         }
         Command::Cache => check_range(request, geometry, Errno::Inval).map(|()| Task::Nothing),
+        Command::Write if !request.has_payload => Err(Errno::Inval),
         Command::Write => {
-            if request.length > MAX_PAYLOAD_BYTES {
+            if request.length > u64::from(MAX_PAYLOAD_BYTES) {
                 return Err(Errno::Inval);
             }
             check_change(request, geometry, Errno::NoSpc, Task::Write)
@@ -56,16 +63,21 @@ pub(super) fn validate(request: &Request, geometry: DiskGeometry, style: ReplySt
             let allocate = request.has(CommandFlags::NO_HOLE);
             check_change(request, geometry, Errno::NoSpc, Task::Zero { allocate })
         }
+        Command::BlockStatus => check_block_status(request, geometry, terms),
     }
 }
 
 /// FUA is accepted with every command, because clients are known to set it anywhere; the others only where they
-/// are defined. Fast zero is never offered and so never valid.
-fn check_flags(request: &Request, style: ReplyStyle) -> Result<(), Errno> {
+/// are defined. A zeroing is one record however long it is: always fast.
+fn check_flags(request: &Request, style: MessageStyle) -> Result<(), Errno> {
+    let extended = style == MessageStyle::Extended;
+    let payload = if extended { CommandFlags::PAYLOAD_LEN } else { 0 };
     let special = match request.command {
         Command::Disconnect => return Ok(()),
-        Command::Read if style == ReplyStyle::Structured => CommandFlags::DF,
-        Command::WriteZeroes => CommandFlags::NO_HOLE,
+        Command::Read if style.has_chunks() => CommandFlags::DF,
+        Command::Write => payload,
+        Command::WriteZeroes => CommandFlags::NO_HOLE | CommandFlags::FAST_ZERO,
+        Command::BlockStatus => CommandFlags::REQ_ONE | payload,
         _ => 0,
     };
     if request.flags & !(CommandFlags::FUA | special) == 0 {
@@ -73,6 +85,23 @@ fn check_flags(request: &Request, style: ReplyStyle) -> Result<(), Errno> {
     } else {
         Err(Errno::Inval)
     }
+}
+
+/// With a payload the range is not known yet.
+fn check_block_status(request: &Request, geometry: DiskGeometry, terms: Terms) -> Result<Task, Errno> {
+    let one = request.has(CommandFlags::REQ_ONE);
+    if !terms.block_status || request.length == 0 {
+        return Err(Errno::Inval);
+    }
+    if request.has_payload {
+        return if STATUS_PAYLOADS.contains(&request.length) {
+            Ok(Task::BlockStatus { one })
+        } else {
+            Err(Errno::Inval)
+        };
+    }
+    check_range(request, geometry, Errno::Inval)?;
+    Ok(Task::BlockStatus { one })
 }
 
 fn check_change(request: &Request, geometry: DiskGeometry, beyond: Errno, task: Task) -> Result<Task, Errno> {
@@ -84,17 +113,17 @@ fn check_change(request: &Request, geometry: DiskGeometry, beyond: Errno, task: 
 }
 
 fn check_range(request: &Request, geometry: DiskGeometry, beyond: Errno) -> Result<(), Errno> {
-    match request.offset.checked_add(u64::from(request.length)) {
+    match request.offset.checked_add(request.length) {
         Some(end) if end <= geometry.size_bytes => Ok(()),
         _ => Err(beyond),
     }
 }
 
 /// "Too large" may be said only to clients that know unfragmented reads ("Error values").
-fn check_read_length(request: &Request, style: ReplyStyle) -> Result<(), Errno> {
-    match (request.length <= MAX_PAYLOAD_BYTES, style) {
+fn check_read_length(request: &Request, style: MessageStyle) -> Result<(), Errno> {
+    match (request.length <= u64::from(MAX_PAYLOAD_BYTES), style) {
         (true, _) => Ok(()),
-        (false, ReplyStyle::Structured) => Err(Errno::Overflow),
-        (false, ReplyStyle::Simple) => Err(Errno::Inval),
+        (false, MessageStyle::Structured | MessageStyle::Extended) => Err(Errno::Overflow),
+        (false, MessageStyle::Simple) => Err(Errno::Inval),
     }
 }

@@ -19,7 +19,9 @@ pub(super) const DISK_BYTES: usize = 8 << 20;
 pub(super) const FUA: u16 = 1;
 pub(super) const NO_HOLE: u16 = 2;
 pub(super) const DF: u16 = 4;
+pub(super) const REQ_ONE: u16 = 8;
 pub(super) const FAST_ZERO: u16 = 16;
+pub(super) const PAYLOAD_LEN: u16 = 32;
 pub(super) const READ: u16 = 0;
 pub(super) const WRITE: u16 = 1;
 pub(super) const DISC: u16 = 2;
@@ -27,6 +29,7 @@ pub(super) const FLUSH: u16 = 3;
 pub(super) const TRIM: u16 = 4;
 pub(super) const CACHE: u16 = 5;
 pub(super) const ZEROES: u16 = 6;
+pub(super) const BLOCK_STATUS: u16 = 7;
 
 pub(super) struct Server {
     pub(super) address: SocketAddr,
@@ -95,6 +98,27 @@ impl Server {
         client
     }
 
+    /// A client in transmission, behind these options, each of which is acknowledged.
+    pub(super) async fn attached_with(&self, options: &[(u32, &[u8])]) -> (Client, u16) {
+        let mut client = self.greeted().await;
+        for (code, data) in options {
+            client.send(&option(*code, data)).await;
+            loop {
+                match client.option_reply().await {
+                    (replied, 1, _) if replied == *code => break,
+                    (replied, 4, context) if replied == *code => {
+                        assert_eq!(&context[4..], b"base:allocation");
+                    }
+                    other => panic!("unexpected option reply {other:?}"),
+                }
+            }
+        }
+        client.send(&option(7, &go("disk0", &[]))).await;
+        let info = client.info_until_ack(7).await;
+        let flags = u16::from_be_bytes(info[0][10..12].try_into().unwrap());
+        (client, flags)
+    }
+
     /// Waits until the server has let go of every connection.
     pub(super) async fn until_idle(&self) {
         let idle = async {
@@ -160,11 +184,28 @@ impl Client {
 
     /// Type, cookie and payload of a structured chunk that is the last of its reply.
     pub(super) async fn chunk(&mut self) -> (u16, u64, Vec<u8>) {
+        let (last, chunk) = self.piece().await;
+        assert!(last, "one chunk is the whole reply");
+        chunk
+    }
+
+    /// Whether a structured chunk is the last of its reply; its type, cookie and payload.
+    pub(super) async fn piece(&mut self) -> (bool, (u16, u64, Vec<u8>)) {
         let head = self.take(20).await;
-        assert_eq!(head[..6], [0x66, 0x8e, 0x33, 0xef, 0, 1]);
+        assert_eq!(head[..5], [0x66, 0x8e, 0x33, 0xef, 0]);
         let kind = u16::from_be_bytes([head[6], head[7]]);
-        let cookie = u64::from_be_bytes(head[8..16].try_into().unwrap());
-        (kind, cookie, self.take(be32(&head[16..]) as usize).await)
+        let cookie = be64(&head[8..]);
+        let payload = self.take(be32(&head[16..]) as usize).await;
+        (head[5] == 1, (kind, cookie, payload))
+    }
+
+    /// Type, cookie, offset and payload of an extended chunk that is the last of its reply.
+    pub(super) async fn extended(&mut self) -> (u16, u64, u64, Vec<u8>) {
+        let head = self.take(32).await;
+        assert_eq!(head[..6], [0x6e, 0x8a, 0x27, 0x8c, 0, 1]);
+        let kind = u16::from_be_bytes([head[6], head[7]]);
+        let payload = self.take(usize::try_from(be64(&head[24..])).unwrap()).await;
+        (kind, be64(&head[8..]), be64(&head[16..]), payload)
     }
 
     /// Sends one request and gives the error of its reply.
@@ -247,4 +288,36 @@ pub(super) fn write(flags: u16, cookie: u64, offset: u64, data: &[u8]) -> Vec<u8
 
 pub(super) fn be32(bytes: &[u8]) -> u32 {
     u32::from_be_bytes(bytes[..4].try_into().unwrap())
+}
+
+pub(super) fn be64(bytes: &[u8]) -> u64 {
+    u64::from_be_bytes(bytes[..8].try_into().unwrap())
+}
+
+/// Data of the options about metadata contexts.
+pub(super) fn contexts(name: &str, queries: &[&str]) -> Vec<u8> {
+    let string = |text: &str| {
+        let length = u32::try_from(text.len()).unwrap();
+        [&length.to_be_bytes(), text.as_bytes()].concat()
+    };
+    let count = u32::try_from(queries.len()).unwrap();
+    let queries: Vec<u8> = queries.iter().flat_map(|query| string(query)).collect();
+    [string(name), count.to_be_bytes().to_vec(), queries].concat()
+}
+
+pub(super) fn extended_request(
+    command: u16,
+    flags: u16,
+    cookie: u64,
+    (offset, length): (u64, u64),
+) -> Vec<u8> {
+    [
+        0x21e4_1c71_u32.to_be_bytes().as_slice(),
+        &flags.to_be_bytes(),
+        &command.to_be_bytes(),
+        &cookie.to_be_bytes(),
+        &offset.to_be_bytes(),
+        &length.to_be_bytes(),
+    ]
+    .concat()
 }

@@ -2,12 +2,16 @@
 
 use super::targets::nbd::{Export, Exports};
 use super::targets::{Disk, DiskError, DiskGeometry, Position, Update};
+use farside_storage::{Allocation, Stretch};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
+
+/// Size of what can be a hole.
+const HOLE_BYTES: u64 = 4096;
 
 /// Content and switches of a memory disk.
 #[derive(Debug)]
@@ -113,7 +117,7 @@ impl Disk for MemoryDisk {
             let (offset, length, data) = match update {
                 Update::Write { offset, data } => (offset, data.len(), Some(data)),
                 Update::Trim { offset, length } | Update::Zero { offset, length, .. } => {
-                    (offset, length as usize, None)
+                    (offset, usize::try_from(length).expect("inside the disk"), None)
                 }
             };
             let start = usize::try_from(offset).expect("inside the disk");
@@ -150,6 +154,41 @@ impl Disk for MemoryDisk {
         into.resize(start + length as usize, 0);
         self.copy(offset, &mut into[start..]);
         Ok(into)
+    }
+
+    /// Blocks of 4 KiB that are all zeroes are holes.
+    async fn allocation(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> Result<Vec<Stretch>, DiskError> {
+        self.failure()?;
+        let content = self.content.read();
+        let mut found: Vec<Stretch> = Vec::new();
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let next = (at / HOLE_BYTES * HOLE_BYTES + HOLE_BYTES).min(end);
+            let index = |offset: u64| usize::try_from(offset).expect("inside the disk");
+            let block = index(at / HOLE_BYTES * HOLE_BYTES)
+                ..index(next.next_multiple_of(HOLE_BYTES)).min(content.len());
+            let allocation = if content[block].iter().all(|byte| *byte == 0) {
+                Allocation::Hole
+            } else {
+                Allocation::Data
+            };
+            let full = found.len() == most;
+            match found.last_mut() {
+                Some(last) if last.allocation == allocation => last.length += next - at,
+                _ if full => break,
+                _ => found.push(Stretch {
+                    length: next - at,
+                    allocation,
+                }),
+            }
+            at = next;
+        }
+        Ok(found)
     }
 
     fn flush_here(&self) {

@@ -6,5 +6,7 @@ mod harness;
 mod memory;
 mod negotiation;
 mod requests;
+mod block_status;
+mod extended;
 mod ordering;
 mod hardship;

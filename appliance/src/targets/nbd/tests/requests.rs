@@ -44,7 +44,8 @@ async fn unaligned_and_odd_sized_requests_change_exactly_their_bytes() {
     assert_eq!(client.ask(TRIM, 0, 777, 1001).await, 0);
     assert_eq!(client.ask(ZEROES, FUA, 5003, 3).await, 0);
     assert_eq!(client.ask(ZEROES, NO_HOLE, 6001, 4097).await, 0);
-    for (start, length) in [(777, 1001), (5003, 3), (6001, 4097)] {
+    assert_eq!(client.ask(ZEROES, FAST_ZERO, 9001, 7).await, 0);
+    for (start, length) in [(777, 1001), (5003, 3), (6001, 4097), (9001, 7)] {
         model[start..start + length].fill(0);
     }
     assert_eq!(disk.content(0..300_000), model);
@@ -106,7 +107,7 @@ async fn unknown_commands_and_flags_are_invalid() {
         (READ, DF),
         (READ, NO_HOLE),
         (TRIM, NO_HOLE),
-        (ZEROES, FAST_ZERO),
+        (TRIM, FAST_ZERO),
         (FLUSH, 8),
         (CACHE, 1 << 15),
     ];
