@@ -6,6 +6,7 @@ pub mod targets;
 pub mod volume;
 pub mod link;
 pub mod unit;
+pub mod tls;
 pub mod config;
 pub mod inspect;
 pub mod cli;

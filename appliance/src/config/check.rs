@@ -2,12 +2,13 @@
 
 use super::names::{is_host, is_loopback, is_name};
 use super::places::Places;
-use super::raw::{RawConfig, RawLink, RawNbd, RawRemote, RawSize, RawUnit, RawVolume};
+use super::raw::{RawConfig, RawLink, RawNbd, RawRemote, RawSize, RawTls, RawUnit, RawVolume};
 use super::size::parse_size;
 use super::{
-    Config, ConfigError, LimitsConfig, LinkConfig, NbdConfig, Problem, RemoteConfig, UnitConfig,
-    VolumeConfig, limits,
+    Access, Config, ConfigError, LimitsConfig, LinkConfig, NbdConfig, NbdTls, Problem, RemoteConfig,
+    UnitConfig, VolumeConfig, limits,
 };
+use crate::tls::TlsFiles;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -129,13 +130,30 @@ impl Checker<'_> {
     }
 
     fn nbd(&mut self, raw: &RawNbd) -> NbdConfig {
-        let listen = self.addresses(&raw.listen, "nbd", raw.trust_network);
+        let tls = raw.tls.as_ref().map(|tls| self.tls(tls));
+        let sure_of_hosts = tls
+            .as_ref()
+            .is_some_and(|tls| tls.required && tls.files.client_ca.is_some());
+        let listen = self.addresses(&raw.listen, "nbd", raw.trust_network || sure_of_hosts);
         let socket = raw.socket.as_ref().map(|setting| {
             let path = self.path(setting);
             self.socket_length(setting, &path);
             path
         });
-        NbdConfig { listen, socket }
+        NbdConfig { listen, socket, tls }
+    }
+
+    /// Whether the files can be used is seen when they are read.
+    fn tls(&mut self, raw: &RawTls) -> NbdTls {
+        let files = TlsFiles {
+            certificate: self.path(&raw.certificate),
+            key: self.path(&raw.key),
+            client_ca: raw.client_ca.as_ref().map(|setting| self.path(setting)),
+        };
+        NbdTls {
+            files,
+            required: raw.required,
+        }
     }
 
     fn link(&mut self, raw: &RawLink) -> LinkConfig {
@@ -187,10 +205,14 @@ impl Checker<'_> {
             };
             if !trusted && !address.ip().is_loopback() {
                 let message = format!(
-                    "{address} is reachable from other machines, and {section} has neither pairing nor TLS yet"
+                    "{address} is reachable from other machines, and [{section}] does not ask them who they are"
                 );
+                let other = match section {
+                    "nbd" => "give [nbd.tls] with required = true and a client_ca, ",
+                    _ => "",
+                };
                 let remedy = format!(
-                    "give a loopback address, or set trust_network = true in [{section}] if every machine on that network may be trusted"
+                    "give a loopback address, {other}or set trust_network = true in [{section}] if every machine on that network may be trusted"
                 );
                 self.refuse(&setting.span(), message, &remedy);
             }
@@ -232,6 +254,19 @@ impl Checker<'_> {
                 let message = format!("there are two volumes named '{}'", name.escape_debug());
                 self.refuse(&raw_volume.name.span(), message, "give each volume its own name");
             }
+            if let Some(required) = raw_volume
+                .require_tls
+                .as_ref()
+                .filter(|required| *required.get_ref())
+                && raw.nbd.tls.is_none()
+            {
+                let message = format!("volume '{}' requires TLS, and there is none", name.escape_debug());
+                self.refuse(
+                    &required.span(),
+                    message,
+                    "add [nbd.tls] with a certificate and its key",
+                );
+            }
             let volume = self.volume(raw_volume, unit, &mut places);
             let remotes = self.remotes(raw_volume, link, raw.link.trust_network);
             volumes.push(VolumeConfig { remotes, ..volume });
@@ -264,6 +299,13 @@ impl Checker<'_> {
             journal_size_bytes,
             mirror,
             journal,
+            access: Access {
+                read_only: raw.read_only,
+                require_tls: raw
+                    .require_tls
+                    .as_ref()
+                    .is_some_and(|required| *required.get_ref()),
+            },
             remotes: Vec::new(),
         }
     }

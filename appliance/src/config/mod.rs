@@ -23,6 +23,7 @@ pub use file::{load, read_text, write_text};
 pub use names::is_name;
 pub use overrides::Overrides;
 
+use crate::tls::TlsFiles;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -67,6 +68,17 @@ pub struct NbdConfig {
     pub listen: Vec<SocketAddr>,
     /// Unix socket.
     pub socket: Option<PathBuf>,
+    /// Encryption, if there is any.
+    pub tls: Option<NbdTls>,
+}
+
+/// `[nbd.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NbdTls {
+    /// Certificates.
+    pub files: TlsFiles,
+    /// No volume can be attached over TCP without TLS.
+    pub required: bool,
 }
 
 /// `[link]`.
@@ -95,8 +107,19 @@ pub struct VolumeConfig {
     pub mirror: PathBuf,
     /// The journal: a file or a block device.
     pub journal: PathBuf,
+    /// What hosts may do.
+    pub access: Access,
     /// Where the volume is sent.
     pub remotes: Vec<RemoteConfig>,
+}
+
+/// Of `[[volume]]`: what hosts may do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Access {
+    /// They can read only.
+    pub read_only: bool,
+    /// They can attach it over TCP only with TLS.
+    pub require_tls: bool,
 }
 
 /// `[[volume.remote]]`.

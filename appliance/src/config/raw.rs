@@ -40,6 +40,17 @@ pub(super) struct RawNbd {
     pub(super) socket: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) trust_network: bool,
+    pub(super) tls: Option<RawTls>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) certificate: Spanned<String>,
+    pub(super) key: Spanned<String>,
+    pub(super) client_ca: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) required: bool,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -68,6 +79,9 @@ pub(super) struct RawVolume {
     pub(super) journal_size: Option<Spanned<RawSize>>,
     pub(super) mirror: Option<Spanned<String>>,
     pub(super) journal: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) read_only: bool,
+    pub(super) require_tls: Option<Spanned<bool>>,
     #[serde(default)]
     pub(super) remote: Vec<RawRemote>,
 }

@@ -255,6 +255,10 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
             None => {}
         }
     }
+    for (name, access) in &steps.set_access {
+        shared.parts.set_access(name, *access);
+    }
+    let certificates = shared.parts.read_certificates();
     let mut failed = Vec::new();
     for (name, remote) in &steps.add_remotes {
         if let Some(volume) = open_volume(shared, name)
@@ -267,6 +271,10 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
     let retry = {
         let mut view = shared.view.write();
         view.config = in_force_after(&view.config, wanted);
+        if let Err(error) = certificates {
+            tracing::error!("the certificates of before stay in use: {error}");
+            view.config_error = Some(format!("the certificates of before stay in use: {error}"));
+        }
         // Not in force, so that the next reload tries again.
         for (name, remote, error) in failed {
             let volume = view.config.volumes.iter_mut().find(|volume| volume.name == *name);

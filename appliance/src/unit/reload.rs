@@ -1,6 +1,6 @@
 //! What changes between two configurations, and which of it can change while the unit runs.
 
-use crate::config::{Config, RemoteConfig, VolumeConfig};
+use crate::config::{Access, Config, RemoteConfig, VolumeConfig};
 
 /// The way from one configuration to another.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Changes {
     pub add_remotes: Vec<(String, RemoteConfig)>,
     /// Remotes to stop: volume and remote by name. A remote with another address is stopped and started.
     pub remove_remotes: Vec<(String, String)>,
+    /// Volumes for which hosts may do something else from now on.
+    pub set_access: Vec<(String, Access)>,
     /// Settings that wait for a restart, by their key.
     pub pending_restart: Vec<String>,
 }
@@ -44,6 +46,7 @@ pub fn in_force_after(in_force: &Config, wanted: &Config) -> Config {
     let keep_files = |new: &VolumeConfig| match in_force.volume(&new.name) {
         Some(old) => VolumeConfig {
             remotes: new.remotes.clone(),
+            access: new.access,
             ..old.clone()
         },
         None => new.clone(),
@@ -70,6 +73,7 @@ fn fixed_settings(old: &Config, new: &Config) -> Vec<String> {
         ("unit.log", old.unit.log != new.unit.log),
         ("nbd.listen", old.nbd.listen != new.nbd.listen),
         ("nbd.socket", old.nbd.socket != new.nbd.socket),
+        ("nbd.tls", old.nbd.tls != new.nbd.tls),
         ("link.listen", old.link.listen != new.link.listen),
         ("link.window", old.link.window_bytes != new.link.window_bytes),
         ("link.accept", old.link.accept != new.link.accept),
@@ -99,6 +103,9 @@ fn compare_volume(old: &VolumeConfig, new: &VolumeConfig, changes: &mut Changes)
     ];
     for (key, _) in fixed.into_iter().filter(|(_, differs)| *differs) {
         changes.pending_restart.push(format!("volume.{}.{key}", new.name));
+    }
+    if old.access != new.access {
+        changes.set_access.push((new.name.clone(), new.access));
     }
     for gone in old.remotes.iter().filter(|remote| !new.remotes.contains(remote)) {
         changes.remove_remotes.push((new.name.clone(), gone.name.clone()));
@@ -144,6 +151,12 @@ mod tests {
                 .iter()
                 .map(|(volume, to)| format!("+{volume}/{}={}", to.name, to.address)),
         );
+        steps.extend(
+            changes
+                .set_access
+                .iter()
+                .map(|(name, to)| format!("{name} {to:?}")),
+        );
         steps.extend(changes.pending_restart.iter().map(|key| format!("restart {key}")));
         steps
     }
@@ -163,6 +176,14 @@ mod tests {
                 vec!["+a/s=127.0.0.1:7"],
             ),
             (old.replace("1G", "2G"), vec!["restart volume.a.size"]),
+            (
+                old.replace("size=", "read_only=true\nsize="),
+                vec!["a Access { read_only: true, require_tls: false }"],
+            ),
+            (
+                old.replace("[[volume]]", "[nbd.tls]\ncertificate='c'\nkey='k'\n[[volume]]"),
+                vec!["restart nbd.tls"],
+            ),
             (
                 old.replace("127.0.0.1:1'", "127.0.0.1:2'"),
                 vec!["restart nbd.listen"],

@@ -120,6 +120,11 @@ impl Volume {
         }
     }
 
+    /// Whether hosts may change something; what is under way is finished.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.shared.read_only.store(read_only, Ordering::Relaxed);
+    }
+
     /// Refuses new work from now on; what waits is answered.
     pub fn begin_stop(&self) {
         self.shared.stopping.cancel();
@@ -200,7 +205,7 @@ impl Disk for Volume {
         DiskGeometry {
             size_bytes,
             preferred_block_bytes: 4096,
-            read_only: false,
+            read_only: self.shared.read_only.load(Ordering::Relaxed),
         }
     }
 

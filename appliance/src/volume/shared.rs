@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) changed: watch::Sender<u64>,
     pub(super) keeper: OnceLock<Arc<Keeper>>,
     pub(super) workers: Arc<dyn Workers>,
+    /// Hosts may not change anything.
+    pub(super) read_only: AtomicBool,
     /// Cancelled: no new work.
     pub(super) stopping: CancellationToken,
     /// Nothing becomes durable any more.
@@ -60,6 +62,7 @@ impl Shared {
             changed: watch::Sender::new(0),
             keeper: OnceLock::new(),
             workers,
+            read_only: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             ended: AtomicBool::new(false),
         }

@@ -193,6 +193,8 @@ pub enum OptionReply {
     Unsupported = (1 << 31) + 1,
     /// The option breaks the protocol.
     Invalid = (1 << 31) + 3,
+    /// Only after TLS has begun.
+    TlsRequired = (1 << 31) + 5,
     /// There is no such export.
     Unknown = (1 << 31) + 6,
     /// The option's data is too long.

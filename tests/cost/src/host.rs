@@ -52,6 +52,7 @@ impl Exports for OneExport {
         (name == NAME).then(|| Export {
             name: name.to_owned(),
             description: String::new(),
+            requires_tls: false,
             disk: self.0.clone(),
         })
     }

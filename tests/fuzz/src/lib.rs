@@ -12,6 +12,7 @@ pub mod seal;
 mod golden;
 mod points;
 mod nbd_messages;
+mod nbd_replies;
 mod nbd_server;
 mod link_frame;
 mod link_stream;

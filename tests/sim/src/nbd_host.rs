@@ -53,6 +53,7 @@ impl Exports for OneExport {
         (name == self.0).then(|| Export {
             name: name.to_owned(),
             description: String::new(),
+            requires_tls: false,
             disk: self.1.clone(),
         })
     }

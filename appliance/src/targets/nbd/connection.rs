@@ -378,7 +378,7 @@ impl<D: Disk> Replies<D> {
     }
 
     fn is_settled(&self) -> bool {
-        self.output.len() == 0 && self.deferred.len() == 0 && self.cold.len() == 0
+        self.output.is_sent() && self.deferred.len() == 0 && self.cold.len() == 0
     }
 
     /// Answers a valid read from the cache, or starts it beside the connection.

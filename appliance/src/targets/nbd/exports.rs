@@ -28,6 +28,8 @@ pub struct Export<D> {
     pub name: String,
     /// A sentence for people, empty if there is none.
     pub description: String,
+    /// Only for hosts whose connection is encrypted, or cannot leave the machine.
+    pub requires_tls: bool,
     /// What is served.
     pub disk: Arc<D>,
 }

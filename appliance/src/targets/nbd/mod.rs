@@ -7,7 +7,7 @@
 //!
 //! Guarantees: a flush or FUA reply is sent only after the journal is durable up to it, whichever connection
 //! wrote; no input of a client panics, reaches another client, or makes a connection hold more memory than
-//! `limits` says. Never here: what a disk does with its updates, TLS, access control.
+//! `limits` says. Never here: what a disk does with its updates, access control.
 
 mod limits;
 mod lone;
@@ -29,7 +29,7 @@ pub use counters::Counters;
 pub use exports::{Export, Exports};
 pub use limits::Settings;
 pub use listener::{Listener, Stream};
-pub use server::{Service, serve};
+pub use server::{Security, Service, serve};
 
 #[cfg(test)]
 mod tests;

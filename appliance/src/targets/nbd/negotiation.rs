@@ -40,6 +40,10 @@ pub(super) enum Fault {
     Protocol(#[from] ProtocolError),
     #[error("client sent {0} bytes of option data, too many to skip")]
     OptionTooLong(u32),
+    #[error("client sent data between its wish for TLS and the handshake")]
+    DataBeforeTls,
+    #[error("the TLS handshake failed: {0}")]
+    Tls(io::Error),
     #[error("client sent too many options")]
     TooManyOptions,
     #[error("client announced a payload of {0} bytes, too many to skip")]
@@ -48,23 +52,45 @@ pub(super) enum Fault {
     ReadLost,
 }
 
-/// Negotiates until an export is chosen; `None` when the client ends the session or cannot be served.
+/// How a negotiation goes on.
+#[derive(Debug)]
+pub(super) enum Outcome<D> {
+    /// With requests.
+    Session(Session<D>),
+    /// With a TLS handshake, and from the beginning.
+    Tls,
+    /// Not at all: the client ended it, or cannot be served.
+    Ended,
+}
+
+/// Greets a client.
+///
+/// # Errors
+/// As [`negotiate`].
+pub(super) async fn greet<S: Stream>(stream: &mut S) -> Result<ClientFlags, Fault> {
+    let mut out = BytesMut::new();
+    put_greeting(&mut out);
+    stream.write_all(&out).await?;
+    stream.flush().await?;
+    let mut flags = [0; CLIENT_FLAGS_BYTES];
+    stream.read_exact(&mut flags).await?;
+    Ok(ClientFlags::decode(flags)?)
+}
+
+/// Negotiates with a greeted client until an export or TLS is chosen.
 ///
 /// # Errors
 /// [`Fault`] when the stream fails or the client breaks the protocol; the connection is to be dropped.
 pub(super) async fn negotiate<S: Stream, E: Exports>(
     stream: &mut S,
+    mut agreed: Agreed,
     exports: &E,
-) -> Result<Option<Session<E::Disk>>, Fault> {
+) -> Result<Outcome<E::Disk>, Fault> {
     let mut input = Input {
         stream,
         buffer: BytesMut::new(),
     };
     let mut out = BytesMut::new();
-    put_greeting(&mut out);
-    input.send(&mut out).await?;
-    let client = ClientFlags::decode(input.take::<CLIENT_FLAGS_BYTES>().await?)?;
-    let mut agreed = Agreed::new(client);
     for _ in 0..OPTIONS {
         let header = OptionHeader::decode(&input.take::<OPTION_HEADER_BYTES>().await?)?;
         let next = if header.length > OPTION_BYTES {
@@ -76,9 +102,12 @@ pub(super) async fn negotiate<S: Stream, E: Exports>(
         input.send(&mut out).await?;
         match next {
             Next::Option => {}
-            Next::Close => return Ok(None),
+            Next::Close => return Ok(Outcome::Ended),
+            // What came before the handshake must not be taken for what comes after it.
+            Next::Tls if !input.buffer.is_empty() => return Err(Fault::DataBeforeTls),
+            Next::Tls => return Ok(Outcome::Tls),
             Next::Transmission(export) => {
-                return Ok(Some(Session {
+                return Ok(Outcome::Session(Session {
                     terms: agreed.terms(&export.name),
                     export,
                     received: input.buffer,

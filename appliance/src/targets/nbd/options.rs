@@ -11,22 +11,47 @@ use farside_protocol::nbd::{
     put_info_description, put_info_export, put_info_name, put_meta_context, put_option_reply, put_server,
 };
 
+const TLS_REQUIRED: &str = "this export is only for connections with TLS";
+
+/// How far a connection can be trusted, section "TLS support".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channel {
+    /// Encrypted.
+    Tls,
+    /// It cannot be encrypted.
+    Plain,
+    /// It can be, and has to be for some exports (`SELECTIVETLS`) or for all (`FORCEDTLS`).
+    Upgradable {
+        /// For all.
+        forced: bool,
+    },
+}
+
 /// What the client has negotiated so far.
 #[derive(Debug, Clone)]
 pub(super) struct Agreed {
     client: ClientFlags,
+    channel: Channel,
+    /// No other machine can see what is sent.
+    private: bool,
     style: MessageStyle,
     /// The export for which the client chose the one metadata context.
     allocation_of: Option<String>,
 }
 
 impl Agreed {
-    pub(super) fn new(client: ClientFlags) -> Self {
+    pub(super) fn new(client: ClientFlags, channel: Channel, local: bool) -> Self {
         Self {
             client,
+            channel,
+            private: local || channel == Channel::Tls,
             style: MessageStyle::Simple,
             allocation_of: None,
         }
+    }
+
+    fn may_use<D>(&self, export: &Export<D>) -> bool {
+        self.private || !export.requires_tls
     }
 
     /// What holds for a client that attaches to the export of this name.
@@ -43,6 +68,8 @@ impl Agreed {
 pub(super) enum Next<D> {
     /// The next option.
     Option,
+    /// The TLS handshake.
+    Tls,
     /// The transmission phase.
     Transmission(Export<D>),
     /// The end of the connection, after what was appended is sent.
@@ -56,6 +83,16 @@ pub(super) fn answer<E: Exports>(
     exports: &E,
     out: &mut BytesMut,
 ) -> Next<E::Disk> {
+    if !agreed.private
+        && agreed.channel == (Channel::Upgradable { forced: true })
+        && ![option_code::STARTTLS, option_code::ABORT].contains(&code)
+    {
+        if code == option_code::EXPORT_NAME {
+            return Next::Close;
+        }
+        put_option_reply(out, code, OptionReply::TlsRequired, TLS_REQUIRED);
+        return Next::Option;
+    }
     let option = match ClientOption::decode(code, data) {
         Ok(option) => option,
         Err(_) if code == option_code::EXPORT_NAME => return Next::Close,
@@ -75,7 +112,10 @@ pub(super) fn answer<E: Exports>(
             return Next::Close;
         }
         ClientOption::List => {
-            exports.names().iter().for_each(|name| put_server(out, name));
+            let names = exports.names().into_iter();
+            names
+                .filter(|name| exports.find(name).is_some_and(|export| agreed.may_use(&export)))
+                .for_each(|name| put_server(out, &name));
             put_option_reply(out, code, OptionReply::Ack, "");
         }
         ClientOption::StructuredReply if agreed.style == MessageStyle::Extended => {
@@ -93,14 +133,17 @@ pub(super) fn answer<E: Exports>(
         ClientOption::ListMetaContext(request) | ClientOption::SetMetaContext(request) => {
             meta_context(agreed, (code, request), exports, out);
         }
-        ClientOption::StartTls => {
-            put_option_reply(
-                out,
-                code,
-                OptionReply::Unsupported,
-                "TLS is not available on this listener",
-            );
-        }
+        ClientOption::StartTls => match agreed.channel {
+            Channel::Upgradable { .. } => {
+                put_option_reply(out, code, OptionReply::Ack, "");
+                return Next::Tls;
+            }
+            Channel::Tls => put_option_reply(out, code, OptionReply::Invalid, "TLS is in use already"),
+            Channel::Plain => {
+                let text = "TLS is not available on this listener";
+                put_option_reply(out, code, OptionReply::Unsupported, text);
+            }
+        },
         ClientOption::Unsupported => {
             put_option_reply(out, code, OptionReply::Unsupported, "option not supported");
         }
@@ -124,7 +167,8 @@ fn meta_context<E: Exports>(
         let text = "negotiate structured replies or extended headers first";
         return put_option_reply(out, code, OptionReply::Invalid, text);
     }
-    let Some(export) = resolve(exports, request.name) else {
+    let export = resolve(exports, request.name).filter(|export| agreed.may_use(export));
+    let Some(export) = export else {
         return put_option_reply(out, code, OptionReply::Unknown, "no export of this name");
     };
     if request.allocation {
@@ -140,7 +184,7 @@ fn meta_context<E: Exports>(
 /// `NBD_OPT_EXPORT_NAME` has no way to refuse but to close. It is not for clients with extended headers.
 fn attach_by_name<E: Exports>(agreed: &Agreed, name: &str, exports: &E, out: &mut BytesMut) -> Next<E::Disk> {
     let export = match resolve(exports, name) {
-        Some(export) if agreed.style != MessageStyle::Extended => export,
+        Some(export) if agreed.style != MessageStyle::Extended && agreed.may_use(&export) => export,
         _ => return Next::Close,
     };
     let geometry = export.disk.geometry();
@@ -160,6 +204,10 @@ fn describe<E: Exports>(
         put_option_reply(out, code, OptionReply::Unknown, "no export of this name");
         return None;
     };
+    if !agreed.may_use(&export) {
+        put_option_reply(out, code, OptionReply::TlsRequired, TLS_REQUIRED);
+        return None;
+    }
     let geometry = export.disk.geometry();
     put_info_export(
         out,

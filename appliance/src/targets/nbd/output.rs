@@ -14,6 +14,8 @@ pub(super) struct Output {
     sealed: VecDeque<Piece>,
     sealed_bytes: usize,
     open: Piece,
+    /// What was given to the stream may still be in it, if it encrypts.
+    in_stream: bool,
 }
 
 /// Bytes of which some are sent. What it ever made room for stays initialised, so that room costs no zeroes.
@@ -59,6 +61,11 @@ impl Piece {
 impl Output {
     pub(super) fn len(&self) -> usize {
         self.sealed_bytes + self.open.len()
+    }
+
+    /// Whether everything is on its way.
+    pub(super) fn is_sent(&self) -> bool {
+        self.len() == 0 && !self.in_stream
     }
 
     /// Room for a reply of this length behind the others. It holds bytes of earlier replies of this connection:
@@ -121,10 +128,15 @@ impl Output {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             front.sent += sent;
+            self.in_stream = true;
             if sealed {
                 self.sealed_bytes -= sent;
                 self.sealed.pop_front_if(|front| front.len() == 0);
             }
+        }
+        if self.in_stream {
+            ready!(Pin::new(stream).poll_flush(context))?;
+            self.in_stream = false;
         }
         Poll::Ready(Ok(()))
     }

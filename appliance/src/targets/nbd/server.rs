@@ -7,14 +7,28 @@ use super::counters::Counters;
 use super::exports::Exports;
 use super::limits::{ACCEPT_PAUSE, Settings};
 use super::listener::{Listener, Stream};
-use super::negotiation::negotiate;
+use super::negotiation::{Fault, Outcome, Session, greet, negotiate};
+use super::options::{Agreed, Channel};
+use crate::tls::TlsSlot;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
+
+/// What a listener demands of connections.
+#[derive(Debug, Clone, Default)]
+pub struct Security {
+    /// What connections can be encrypted with.
+    pub tls: Arc<TlsSlot>,
+    /// They have to be, if they can.
+    pub required: bool,
+    /// They cannot leave the machine, and nobody but its owner can open them: nothing has to be encrypted.
+    pub local: bool,
+}
 
 /// What one or more listeners serve.
 #[derive(Debug)]
@@ -25,6 +39,8 @@ pub struct Service<E> {
     pub counters: Arc<Counters>,
     /// Limits.
     pub settings: Settings,
+    /// Encryption.
+    pub security: Security,
 }
 
 impl<E> Clone for Service<E> {
@@ -34,6 +50,7 @@ impl<E> Clone for Service<E> {
             exports,
             counters,
             settings: self.settings,
+            security: self.security.clone(),
         }
     }
 }
@@ -46,6 +63,7 @@ impl<E> Service<E> {
             exports,
             counters: Arc::default(),
             settings: Settings::default(),
+            security: Security::default(),
         }
     }
 }
@@ -95,26 +113,71 @@ fn admit<E: Exports, S: Stream>(
 
 /// One connection from greeting to end.
 async fn attend<E: Exports, S: Stream>(
-    mut stream: S,
+    stream: S,
     peer: String,
     service: Service<E>,
     shutdown: CancellationToken,
 ) {
     let _open = service.counters.connection();
-    let negotiation = timeout(
-        service.settings.negotiation,
-        negotiate(&mut stream, &*service.exports),
-    );
-    let session = tokio::select! {
+    let introduction = timeout(service.settings.negotiation, introduce(stream, &service));
+    let introduced = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
-        outcome = negotiation => match outcome {
-            Ok(Ok(Some(session))) => session,
-            Ok(Ok(None)) => return,
+        outcome = introduction => match outcome {
+            Ok(Ok(introduced)) => introduced,
             Ok(Err(fault)) => return debug!(peer, %fault, "NBD negotiation ended"),
             Err(_) => return debug!(peer, "NBD negotiation took too long"),
         },
     };
+    match introduced {
+        Introduced::Nobody => {}
+        Introduced::Plain(stream, session) => converse(stream, session, peer, &service, &shutdown).await,
+        Introduced::Tls(stream, session) => converse(*stream, session, peer, &service, &shutdown).await,
+    }
+}
+
+/// A connection of which it is known what it is for.
+enum Introduced<S, D> {
+    Nobody,
+    Plain(S, Session<D>),
+    Tls(Box<TlsStream<S>>, Session<D>),
+}
+
+/// The negotiation, with TLS in the middle if the client wants it.
+async fn introduce<E: Exports, S: Stream>(
+    mut stream: S,
+    service: &Service<E>,
+) -> Result<Introduced<S, E::Disk>, Fault> {
+    let client = greet(&mut stream).await?;
+    let acceptor = service.security.tls.acceptor();
+    let channel = match &acceptor {
+        None => Channel::Plain,
+        Some(_) => Channel::Upgradable {
+            forced: service.security.required,
+        },
+    };
+    let agreed = Agreed::new(client, channel, service.security.local);
+    let acceptor = match (negotiate(&mut stream, agreed, &*service.exports).await?, acceptor) {
+        (Outcome::Session(session), _) => return Ok(Introduced::Plain(stream, session)),
+        (Outcome::Tls, Some(acceptor)) => acceptor,
+        (Outcome::Tls, None) | (Outcome::Ended, _) => return Ok(Introduced::Nobody),
+    };
+    let mut stream = Box::new(acceptor.accept(stream).await.map_err(Fault::Tls)?);
+    let agreed = Agreed::new(client, Channel::Tls, service.security.local);
+    match negotiate(&mut *stream, agreed, &*service.exports).await? {
+        Outcome::Session(session) => Ok(Introduced::Tls(stream, session)),
+        Outcome::Tls | Outcome::Ended => Ok(Introduced::Nobody),
+    }
+}
+
+/// An attached client.
+async fn converse<E: Exports, S: Stream>(
+    stream: S,
+    session: Session<E::Disk>,
+    peer: String,
+    service: &Service<E>,
+    shutdown: &CancellationToken,
+) {
     let name = session.export.name.clone();
     let _attached = service.counters.attach(&name);
     let logged = service.counters.may_log();
@@ -123,7 +186,7 @@ async fn attend<E: Exports, S: Stream>(
     } else {
         debug!(peer, export = name, "NBD client attached");
     }
-    let ended = Connection::new(stream, session).run(&shutdown).await;
+    let ended = Connection::new(stream, session).run(shutdown).await;
     let reason = ended.map_or_else(|fault| fault.to_string(), |end| end.to_string());
     if logged {
         info!(peer, export = name, reason, "NBD client detached");

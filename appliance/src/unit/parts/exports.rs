@@ -1,6 +1,7 @@
 //! The volumes that hosts can attach now.
 
 use super::sending::{Links, Served};
+use crate::config::Access;
 use crate::targets::nbd::{Export, Exports};
 use crate::volume::Volume;
 use farside_protocol::control::human_bytes;
@@ -11,14 +12,22 @@ use std::sync::Arc;
 /// Volumes by name.
 #[derive(Debug, Default)]
 pub(super) struct VolumeExports {
-    volumes: Mutex<BTreeMap<String, Served>>,
+    volumes: Mutex<BTreeMap<String, (Served, Access)>>,
 }
 
 impl VolumeExports {
-    pub(super) fn add(&self, served: Served) {
-        self.volumes
-            .lock()
-            .insert(served.volume.store().name().to_owned(), served);
+    pub(super) fn add(&self, served: Served, access: Access) {
+        let name = served.volume.store().name().to_owned();
+        served.volume.set_read_only(access.read_only);
+        self.volumes.lock().insert(name, (served, access));
+    }
+
+    /// From now on hosts may do this; those that are attached stay attached.
+    pub(super) fn set_access(&self, name: &str, access: Access) {
+        if let Some((served, known)) = self.volumes.lock().get_mut(name) {
+            served.volume.set_read_only(access.read_only);
+            *known = access;
+        }
     }
 
     pub(super) fn remove(&self, name: &str) {
@@ -30,7 +39,7 @@ impl VolumeExports {
         self.volumes
             .lock()
             .values()
-            .map(|served| served.links.clone())
+            .map(|(served, _)| served.links.clone())
             .collect()
     }
 }
@@ -39,11 +48,16 @@ impl Exports for VolumeExports {
     type Disk = Volume;
 
     fn find(&self, name: &str) -> Option<Export<Volume>> {
-        let disk = self.volumes.lock().get(name)?.volume.clone();
+        let (disk, access) = {
+            let volumes = self.volumes.lock();
+            let (served, access) = volumes.get(name)?;
+            (served.volume.clone(), *access)
+        };
         let description = format!("Farside volume, {}", human_bytes(disk.store().volume_bytes()));
         Some(Export {
             name: name.to_owned(),
             description,
+            requires_tls: access.require_tls,
             disk,
         })
     }

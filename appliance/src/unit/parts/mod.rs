@@ -23,8 +23,9 @@ pub(crate) use volume::Volume;
 
 use super::limits::DRAIN_TIMEOUT;
 use super::listeners::{NbdListeners, SocketFile};
-use crate::config::{Config, VolumeConfig};
+use crate::config::{Access, Config, VolumeConfig};
 use crate::targets::nbd::{Service, serve};
+use crate::tls::{self, TlsError};
 use exports::VolumeExports;
 use farside_protocol::control::ReplicaStatus;
 use farside_storage::{Clock, SystemClock};
@@ -75,6 +76,8 @@ impl Parts {
         let mut service = Service::new(exports.clone());
         let connections = surroundings.config.limits.nbd_connections;
         service.settings.connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        let tls = surroundings.config.nbd.tls.as_ref();
+        service.security.required = tls.is_some_and(|tls| tls.required);
         let nbd = NbdServer {
             service,
             stop: CancellationToken::new(),
@@ -110,8 +113,25 @@ impl Parts {
         force: bool,
     ) -> Result<Arc<Volume>, PartError> {
         let volume = Volume::open(self, config, force).await?;
-        self.exports.add(volume.disk().clone());
+        self.exports.add(volume.disk().clone(), config.access);
         Ok(volume)
+    }
+
+    /// From now on hosts may do this with a volume, if it is open.
+    pub(crate) fn set_access(&self, name: &str, access: Access) {
+        self.exports.set_access(name, access);
+    }
+
+    /// Reads the certificates again; connections that exist keep what they have.
+    ///
+    /// # Errors
+    /// [`TlsError`]: what was in use stays in use.
+    pub(crate) fn read_certificates(&self) -> Result<(), TlsError> {
+        if let Some(tls) = &self.surroundings.config.nbd.tls {
+            let config = tls::load(&tls.files)?;
+            self.nbd.service.security.tls.set(Some(config));
+        }
+        Ok(())
     }
 
     /// Forgets a volume that was removed on purpose.
@@ -121,6 +141,8 @@ impl Parts {
 
     /// Accepts hosts on `listeners`, for volumes open now and later.
     pub(crate) async fn start_nbd(&self, listeners: NbdListeners) -> Result<(), PartError> {
+        self.read_certificates()
+            .map_err(|error| PartError::failed(format!("nbd.tls: {error}")))?;
         for listener in listeners.tcp {
             self.nbd
                 .tasks
@@ -128,11 +150,11 @@ impl Parts {
         }
         if let Some(unix) = listeners.unix {
             *self.nbd.socket.lock() = Some(unix.file);
-            self.nbd.tasks.spawn(serve(
-                unix.listener,
-                self.nbd.service.clone(),
-                self.nbd.stop.clone(),
-            ));
+            let mut service = self.nbd.service.clone();
+            service.security.local = true;
+            self.nbd
+                .tasks
+                .spawn(serve(unix.listener, service, self.nbd.stop.clone()));
         }
         self.nbd.tasks.close();
         Ok(())

@@ -1,7 +1,7 @@
 //! A server on a free port and a client that sends what it is told, valid or not.
 
 use super::memory::{MemoryDisk, MemoryExports};
-use crate::targets::nbd::{Counters, Service, Settings, serve};
+use crate::targets::nbd::{Counters, Security, Service, Settings, Stream, serve};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,12 +41,17 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn with(disk: &Arc<MemoryDisk>, settings: Settings) -> Self {
+        Self::secured(disk, settings, Security::default()).await
+    }
+
+    pub(super) async fn secured(disk: &Arc<MemoryDisk>, settings: Settings, security: Security) -> Self {
         let exports = Arc::new(MemoryExports::default());
         exports.0.lock().insert("disk0".to_owned(), Arc::clone(disk));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut service = Service::new(Arc::clone(&exports));
         service.settings = settings;
+        service.security = security;
         let (counters, shutdown) = (Arc::clone(&service.counters), CancellationToken::new());
         let task = tokio::spawn(serve(listener, service, shutdown.clone()));
         Self {
@@ -131,11 +136,11 @@ impl Server {
     }
 }
 
-pub(super) struct Client {
-    pub(super) stream: TcpStream,
+pub(super) struct Client<S = TcpStream> {
+    pub(super) stream: S,
 }
 
-impl Client {
+impl<S: Stream> Client<S> {
     pub(super) async fn send(&mut self, bytes: &[u8]) {
         timeout(PATIENCE, self.stream.write_all(bytes))
             .await

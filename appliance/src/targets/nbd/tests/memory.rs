@@ -230,6 +230,7 @@ impl Exports for MemoryExports {
         Some(Export {
             name: name.to_owned(),
             description: format!("memory disk {name}"),
+            requires_tls: name.starts_with("secret"),
             disk,
         })
     }

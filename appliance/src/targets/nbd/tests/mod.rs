@@ -8,5 +8,6 @@ mod negotiation;
 mod requests;
 mod block_status;
 mod extended;
+mod tls;
 mod ordering;
 mod hardship;
