@@ -1,7 +1,7 @@
 """Scenario: latency at depth 1, apart for the times at which Farside makes its mirror durable and all others.
 
-A checkpoint is under way while the thread that serves the image is in a sync; that is looked at a hundred times a
-second in /proc. One pass writes without flushes (fio, every completion logged), a second one flushes after each write
+A checkpoint is under way while the thread that serves the image is in a sync, or brings parts of the image to its disk; that
+is looked at a hundred times a second in /proc. One pass writes without flushes (fio, every completion logged), a second one flushes after each write
 (a small client here, because fio does not log flushes).
 """
 
@@ -20,7 +20,10 @@ NAME = "checkpoints"
 ABOUT = "latency at depth 1 during checkpoints of the mirror, against the same run's quiet times"
 WORKLOAD = "write-4k-depth-1"
 LOOK_SECONDS = 0.01
-SYNC_CALLS = {"x86_64": ("74", "75"), "aarch64": ("82", "83")}
+# fsync, fdatasync, sync_file_range
+SYNC_CALLS = {"x86_64": ("74", "75", "277"), "aarch64": ("82", "83", "84")}
+# Between two parts the thread is somewhere else for a moment.
+PAUSE_SECONDS = 0.03
 
 
 class ImageThread:
@@ -51,10 +54,15 @@ class ImageThread:
             if syncing and since is None:
                 since = now
             elif not syncing and since is not None:
-                self.phases.append((since, now))
+                self._ended(since, now)
                 since = None
         if since is not None:
-            self.phases.append((since, time.time()))
+            self._ended(since, time.time())
+
+    def _ended(self, since, now):
+        if self.phases and since - self.phases[-1][1] < PAUSE_SECONDS:
+            since = self.phases.pop()[0]
+        self.phases.append((since, now))
 
 
 def run(classes, options, make):

@@ -55,6 +55,8 @@ pub struct History {
     /// Chunks of what was to come, when the volume went back in time: some were still on their way.
     lost: BTreeSet<(u64, u64, u32)>,
     asked: Vec<Asked>,
+    /// What was answered with an error and is in the journal, in part or whole.
+    refused: Vec<Asked>,
     next_number: u64,
     /// Records that had been durable were damaged: the mirror may hold more than the journal knows.
     pub lost_its_end: bool,
@@ -82,6 +84,7 @@ impl History {
             chunks: BTreeMap::new(),
             lost: BTreeSet::new(),
             asked: Vec::new(),
+            refused: Vec::new(),
             next_number: 0,
             lost_its_end: false,
             power_was_lost: false,
@@ -168,17 +171,23 @@ impl History {
         let at = self.asked.iter().position(|asked| asked.number == number);
         let mut asked = self.asked.remove(at.expect("a change is answered once"));
         // Of changes that are the same nobody can tell which one was journaled first. Let this one be the last that
-        // its answer covers, which leaves earlier ones to the others; one that was refused is none of them.
-        let value = |asked: &Asked| match (asked.journaled == asked.bytes.len(), done) {
-            (true, true) if asked.last <= covered => Some(asked.last),
-            (is_there, false) => Some(u64::from(!is_there)),
-            _ => None,
+        // its answer covers, which leaves earlier ones to the others. What was refused may be journaled all the same.
+        let value = |asked: &Asked| {
+            let whole = asked.journaled == asked.bytes.len();
+            (whole && asked.last <= covered).then_some(asked.last)
         };
+        if !done {
+            let last = asked.last;
+            if asked.journaled > 0 {
+                self.refused.push(asked);
+            }
+            return last;
+        }
         let own = value(&asked);
-        let twins = self
-            .asked
-            .iter_mut()
-            .filter(|twin| (twin.kind, twin.offset, &twin.bytes) == (asked.kind, asked.offset, &asked.bytes));
+        let twins =
+            self.asked.iter_mut().chain(&mut self.refused).filter(|twin| {
+                (twin.kind, twin.offset, &twin.bytes) == (asked.kind, asked.offset, &asked.bytes)
+            });
         if let Some(twin) = twins
             .max_by_key(|twin| value(twin))
             .filter(|twin| value(twin) > own)
@@ -186,17 +195,15 @@ impl History {
             std::mem::swap(&mut asked.journaled, &mut twin.journaled);
             std::mem::swap(&mut asked.last, &mut twin.last);
         }
-        if done {
-            assert_eq!(
-                asked.journaled,
-                asked.bytes.len(),
-                "acknowledged, and only {} of {} bytes at {} are in the journal",
-                asked.journaled,
-                asked.bytes.len(),
-                asked.offset
-            );
-            self.acknowledged = self.acknowledged.max(asked.last);
-        }
+        assert_eq!(
+            asked.journaled,
+            asked.bytes.len(),
+            "acknowledged, and only {} of {} bytes at {} are in the journal",
+            asked.journaled,
+            asked.bytes.len(),
+            asked.offset
+        );
+        self.acknowledged = self.acknowledged.max(asked.last);
         asked.last
     }
 
@@ -221,6 +228,7 @@ impl History {
     /// Everybody who waited is gone.
     pub fn nobody_waits(&mut self) {
         self.asked.clear();
+        self.refused.clear();
     }
 
     /// The volume was opened again and ends with `record` now.

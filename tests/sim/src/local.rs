@@ -123,7 +123,7 @@ impl Site {
         let whole_pages = random.chance(30);
         let volume_bytes = 4096 * random.between(8, 32);
         let segment_bytes: u32 = *random.pick(&[16 << 10, 16 << 10, 32 << 10]);
-        let journal_bytes = (64 << 10) + u64::from(segment_bytes) * random.between(4, 12);
+        let journal_bytes = (64 << 10) + u64::from(segment_bytes) * *random.pick(&[4, 4, 4, 5, 6, 8, 12]);
         drop(random);
         let site = Self {
             uuid: Uuid::from_u128(0xd15c_0000 + number),

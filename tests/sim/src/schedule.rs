@@ -22,8 +22,12 @@ const TURN: u32 = 64;
 const MAX_DEPTH: u32 = 4;
 /// One in so many interruptions wakes everybody who rests.
 const NUDGE: u64 = 4;
-/// So many others may go while one call to a disk hangs.
-const HANG: u32 = 600;
+/// Fewer others than this may go while one call to a disk hangs.
+const HANG: u64 = 1000;
+/// One in so many of those who rest is not woken any more while a call to a disk hangs.
+const FALL_ASLEEP: u64 = 8;
+/// How often, in a thousand, a call to a disk hangs on a thread that is held up.
+const HELD_UP: u64 = 400;
 /// A sync hangs so many times as often as a read.
 const HANGING_SYNCS: u64 = 2;
 
@@ -89,6 +93,8 @@ pub struct Schedule {
     /// How often, in a thousand, a read hangs; a sync, of which there are fewer, hangs more often.
     hang_permille: u64,
     hangs: Cell<u64>,
+    /// The same for what a thread does that is held up all the time.
+    held_up_permille: Cell<u64>,
     /// Those who rest, and how often they were woken before their time.
     resting: RefCell<Vec<Waker>>,
     nudges: Cell<u64>,
@@ -156,6 +162,14 @@ pub fn at_device() {
     }
 }
 
+/// Does what a thread does that is held up at each disk.
+pub fn held_up(work: impl FnOnce()) {
+    let schedule = current();
+    let before = schedule.held_up_permille.replace(HELD_UP);
+    work();
+    schedule.held_up_permille.set(before);
+}
+
 /// A disk is going to be read or, as `is_sync` says, synced: that may take so long that everything else is far ahead then.
 pub fn at_slow_call(is_sync: bool) {
     let schedule = CURRENT.with(|current| current.borrow().clone());
@@ -182,6 +196,7 @@ impl Schedule {
             interrupts: Cell::new(0),
             hang_permille,
             hangs: Cell::new(0),
+            held_up_permille: Cell::new(0),
             resting: RefCell::default(),
             nudges: Cell::new(0),
         });
@@ -287,15 +302,25 @@ impl Schedule {
     }
 
     fn hang(&self, often: u64) {
-        if self.depth.get() > 0 || self.random.borrow_mut().below(1000) >= self.hang_permille * often {
+        let permille = self.hang_permille * often + self.held_up_permille.get();
+        if self.depth.get() > 0 || self.random.borrow_mut().below(1000) >= permille {
             return;
         }
         self.hangs.set(self.hangs.get() + 1);
-        for _ in 0..HANG {
+        let others = self.random.borrow_mut().below(HANG);
+        // Some of the others hang as well, from some moment on: else all would stay about as far as each other.
+        let mut asleep = Vec::new();
+        for _ in 0..others {
             if !self.run_another() {
+                let resting = self.resting.take();
+                let falls_asleep = |_: &Waker| self.random.borrow_mut().below(FALL_ASLEEP) == 0;
+                let (sleepers, awake): (Vec<_>, Vec<_>) = resting.into_iter().partition(falls_asleep);
+                asleep.extend(sleepers);
+                *self.resting.borrow_mut() = awake;
                 self.nudge();
             }
         }
+        self.resting.borrow_mut().extend(asleep);
     }
 
     fn may_interrupt(&self, task: &Task) -> bool {

@@ -52,23 +52,37 @@ pub fn chunk_in(offset: u64, bytes: &[u8]) -> Option<(What<'_>, &[u8])> {
     Some((what, data))
 }
 
+impl JournalTap {
+    fn journaled(&self, offset: u64, what: &What<'_>, data: &[u8]) {
+        self.chunks.lock().journaled(what);
+        self.stats.trace("history", || {
+            let (header, last) = (&what.header, what.last_record());
+            let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);
+            format!("chunk {epoch}/{sequence}, records {first}..={last}, journaled at {offset}")
+        });
+        self.history.lock().journaled(offset, what, data);
+    }
+}
+
 impl Tap for JournalTap {
     fn wrote(&self, offset: u64, bytes: &[u8]) {
         if self.platter.upgrade().is_none_or(|platter| platter.was_damaged()) {
             self.copies.lock().forgive();
         }
         self.copies.lock().volume_wrote(offset, bytes);
-        let chunk = chunk_in(offset, bytes);
-        self.tail
-            .wrote(offset, bytes, chunk.as_ref().map(|(what, _)| what));
-        if let Some((what, data)) = chunk {
-            self.chunks.lock().journaled(&what);
-            self.stats.trace("history", || {
-                let (header, last) = (&what.header, what.last_record());
-                let (epoch, sequence, first) = (header.epoch, header.sequence, header.first_record);
-                format!("chunk {epoch}/{sequence}, records {first}..={last}, journaled at {offset}")
-            });
-            self.history.lock().journaled(offset, &what, data);
+        // Recovery writes several chunks at once.
+        let (mut offset, mut bytes) = (offset, bytes);
+        while !bytes.is_empty() {
+            let chunk = chunk_in(offset, bytes);
+            let what = chunk.as_ref().map(|(what, _)| what);
+            let length = what.map_or(bytes.len() as u64, What::stored_bytes);
+            let (piece, rest) =
+                bytes.split_at(usize::try_from(length).unwrap_or(bytes.len()).min(bytes.len()));
+            self.tail.wrote(offset, piece, what);
+            if let Some((what, data)) = chunk {
+                self.journaled(offset, &what, data);
+            }
+            (offset, bytes) = (offset + length, rest);
         }
     }
 

@@ -61,6 +61,7 @@ const ELSEWHERE_US: [u64; 3] = [500, 500, 150_000];
 pub struct SimWorkers {
     process: Arc<Process>,
     elsewhere_us: u64,
+    held_up: bool,
 }
 
 impl SimWorkers {
@@ -70,6 +71,7 @@ impl SimWorkers {
         Self {
             process: process.clone(),
             elsewhere_us: one_of(&ELSEWHERE_US),
+            held_up: schedule::draw(4) == 0,
         }
     }
 }
@@ -105,10 +107,10 @@ impl Workers for SimWorkers {
     }
 
     fn run(&self, work: Work) {
-        let pause = schedule::draw(self.elsewhere_us);
+        let (pause, held_up) = (schedule::draw(self.elsewhere_us), self.held_up);
         spawn(&self.process, ALL_FREE, async move {
             schedule::rest(Duration::from_micros(pause)).await;
-            work();
+            if held_up { schedule::held_up(work) } else { work() }
         });
     }
 
