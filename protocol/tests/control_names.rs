@@ -65,6 +65,7 @@ fn volume() -> VolumeStatus {
             blocks: 1,
             bytes: 4096,
         },
+        read_only: false,
         connections: 2,
         remotes: vec![remote()],
         ..VolumeStatus::out_of_service("disk0", 1 << 30, None)

@@ -86,6 +86,9 @@ fn volume_card(out: &mut String, volume: &VolumeStatus) {
     pair(out, "Size", &human_bytes(volume.size_bytes));
     pair(out, "Mirror", &volume.mirror.path);
     pair(out, "Journal", &volume.journal.path);
+    if volume.read_only {
+        pair(out, "Hosts", "can read only");
+    }
     pair(out, "Connections", &volume.connections.to_string());
     pair(
         out,

@@ -64,8 +64,9 @@ fn draw_volume(out: &mut String, volume: &VolumeStatus, style: Style) {
     line(
         out,
         format_args!(
-            "\nvolume {}  {state}  {size}  {}",
+            "\nvolume {}  {state}  {size}  {}{}",
             volume.name,
+            if volume.read_only { "read only  " } else { "" },
             counted(volume.connections.into(), "connection")
         ),
     );

@@ -120,7 +120,13 @@ impl Volume {
         }
     }
 
-    /// Whether hosts may change something; what is under way is finished.
+    /// Whether hosts can read only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.shared.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Whether hosts can read only from now on; what is under way is finished.
     pub fn set_read_only(&self, read_only: bool) {
         self.shared.read_only.store(read_only, Ordering::Relaxed);
     }
@@ -205,7 +211,7 @@ impl Disk for Volume {
         DiskGeometry {
             size_bytes,
             preferred_block_bytes: 4096,
-            read_only: self.shared.read_only.load(Ordering::Relaxed),
+            read_only: self.is_read_only(),
         }
     }
 

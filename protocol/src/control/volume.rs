@@ -54,6 +54,9 @@ pub struct VolumeStatus {
     pub counters: CounterPair,
     /// What is journaled and not yet in the mirror and on every remote.
     pub buffer: BufferStatus,
+    /// Whether hosts can read only.
+    #[serde(default)]
+    pub read_only: bool,
     /// Hosts' connections open now.
     pub connections: u32,
     /// Where the volume is sent to, by name.
@@ -82,6 +85,7 @@ impl VolumeStatus {
             positions: Positions::default(),
             counters: CounterPair::default(),
             buffer: BufferStatus::default(),
+            read_only: false,
             connections: 0,
             remotes: Vec::new(),
         }

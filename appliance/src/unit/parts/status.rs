@@ -79,6 +79,7 @@ pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u3
         },
         counters: counters(served),
         buffer: buffer(&points.tail, &points.journaled),
+        read_only: served.volume.is_read_only(),
         connections,
         remotes,
     }
