@@ -57,11 +57,13 @@ fn prose(text: &str) -> String {
     text.lines().filter(outside).collect::<Vec<_>>().join("\n")
 }
 
-/// Command lines of `farside`: lines of blocks, and code in the prose, that begin with the program.
+/// Command lines of `farside`: lines of blocks, and code in the prose, that begin with the program. Blocks of `text` are what
+/// programs said.
 fn command_lines(text: &str) -> Vec<String> {
     let blocks = blocks(text);
     let lines = blocks
         .iter()
+        .filter(|(language, _)| language != "text")
         .flat_map(|(_, lines)| lines.iter().map(|line| line.trim().to_owned()));
     let prose = prose(text);
     let inline = prose.split('`').skip(1).step_by(2).map(str::to_owned);
