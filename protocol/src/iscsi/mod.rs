@@ -10,11 +10,13 @@ mod text;
 mod tests;
 
 pub use request::{
-    Command, DataOut, Header, Login, LogoutReason, Request, RequestKind, Stage, TaskFunction, TaskManagement, Text,
+    Command, DataOut, Header, Login, LogoutReason, Request, RequestKind, Stage, TaskFunction, TaskManagement,
+    Text,
 };
 pub use response::{
-    AsyncEvent, LoginStatus, LogoutResponse, RejectReason, Residual, Response, Serial, TaskResponse, async_message, data_in,
-    login_response, logout_response, nop_in, reject, ready_to_transfer, scsi_response, task_response, text_response,
+    AsyncEvent, LoginStatus, LogoutResponse, RejectReason, Residual, Response, Serial, TaskResponse,
+    async_message, data_in, login_response, logout_response, nop_in, ready_to_transfer, reject,
+    scsi_response, task_response, text_response,
 };
 pub use text::{MalformedText, Pairs, put_pair};
 

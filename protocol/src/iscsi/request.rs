@@ -208,8 +208,22 @@ impl Request {
     /// Reads a message from its header.
     #[must_use]
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Self {
-        let words: &Words = bytes.as_chunks::<4>().0.try_into().expect("48 bytes are 12 words");
-        let [[opcode, flags, ..], _, lun_high, lun_low, task_tag, _, number, status, ..] = *words;
+        let words: &Words = bytes
+            .as_chunks::<4>()
+            .0
+            .try_into()
+            .expect("48 bytes are 12 words");
+        let [
+            [opcode, flags, ..],
+            _,
+            lun_high,
+            lun_low,
+            task_tag,
+            _,
+            number,
+            status,
+            ..,
+        ] = *words;
         Self {
             immediate: opcode & 0x40 != 0,
             lun: wide(lun_high, lun_low),

@@ -126,7 +126,13 @@ impl Residual {
 /// SCSI response of a command that was carried out or refused with this status, section 11.4. `data_sequences` is the number
 /// of data-ins and R2Ts that the command had.
 #[must_use]
-pub fn scsi_response(task_tag: u32, status: u8, residual: Residual, data_sequences: u32, serial: Serial) -> Response {
+pub fn scsi_response(
+    task_tag: u32,
+    status: u8,
+    residual: Residual,
+    data_sequences: u32,
+    serial: Serial,
+) -> Response {
     let mut response = Response::new(SCSI_RESPONSE, FINAL | residual.flags(), task_tag, serial);
     response.first = [SCSI_RESPONSE, FINAL | residual.flags(), 0, status];
     let [.., expected_data, _, count] = &mut response.rest;

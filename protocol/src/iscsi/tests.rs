@@ -60,12 +60,12 @@ fn a_command_is_read_from_its_golden_bytes() {
 #[test]
 fn a_login_is_read_from_its_golden_bytes() {
     let golden = header(&[
-        &[0x43, 0x87, 5, 3],               // login; transit, operational to full feature; versions
-        &[0, 0, 1, 0],                     // lengths
+        &[0x43, 0x87, 5, 3],                // login; transit, operational to full feature; versions
+        &[0, 0, 1, 0],                      // lengths
         &[0x80, 1, 2, 3, 4, 5, 0x12, 0x34], // ISID and TSIH
-        &[0, 0, 0, 7],                     // task tag
-        &[0, 2, 0, 0],                     // CID
-        &[0, 0, 0, 9],                     // CmdSN
+        &[0, 0, 0, 7],                      // task tag
+        &[0, 2, 0, 0],                      // CID
+        &[0, 0, 0, 9],                      // CmdSN
         &[0; 20],
     ]);
     let login = Login {
@@ -148,8 +148,16 @@ fn responses_have_their_golden_bytes() {
         golden([0x20, 0x80, 0, 0], 0, [0, 1, 0, 0, 0, 0, 0, 0], none, [0; 12])
     );
     assert_eq!(
-        scsi_response(7, 2, Residual::Underflow(512), 3, SERIAL).with_data(20).bytes(),
-        golden([0x21, 0x82, 0, 2], 20, [0; 8], zero, [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 2, 0])
+        scsi_response(7, 2, Residual::Underflow(512), 3, SERIAL)
+            .with_data(20)
+            .bytes(),
+        golden(
+            [0x21, 0x82, 0, 2],
+            20,
+            [0; 8],
+            zero,
+            [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 2, 0]
+        )
     );
     assert_eq!(
         task_response(7, TaskResponse::NoTask, SERIAL).bytes(),
@@ -159,7 +167,13 @@ fn responses_have_their_golden_bytes() {
     let stages = (Stage::Operational, Some(Stage::FullFeature));
     assert_eq!(
         login_response(7, identity, stages, LoginStatus::Success, SERIAL).bytes(),
-        golden([0x23, 0x87, 0, 0], 0, [0x80, 1, 2, 3, 4, 5, 0x12, 0x34], zero, [0; 12])
+        golden(
+            [0x23, 0x87, 0, 0],
+            0,
+            [0x80, 1, 2, 3, 4, 5, 0x12, 0x34],
+            zero,
+            [0; 12]
+        )
     );
     assert_eq!(
         login_response(7, identity, stages, LoginStatus::NotFound, SERIAL).bytes(),

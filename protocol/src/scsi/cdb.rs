@@ -24,35 +24,118 @@ pub enum CompareMode {
 
 /// A command that is understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields have the names that the standards give them")]
+#[expect(
+    missing_docs,
+    reason = "the fields have the names that the standards give them"
+)]
 pub enum Cdb {
     TestUnitReady,
-    RequestSense { descriptor: bool, allocation: u32 },
-    Inquiry { page: Option<u8>, allocation: u32 },
+    RequestSense {
+        descriptor: bool,
+        allocation: u32,
+    },
+    Inquiry {
+        page: Option<u8>,
+        allocation: u32,
+    },
     ReadCapacity10,
-    ReadCapacity16 { allocation: u32 },
-    Read { extent: Extent, force: bool },
-    Write { extent: Extent, force: bool },
-    WriteAndVerify { extent: Extent, compare: CompareMode },
-    Verify { extent: Extent, compare: CompareMode },
-    CompareAndWrite { extent: Extent, force: bool },
-    OrWrite { extent: Extent, force: bool },
-    PreFetch { extent: Extent },
-    SynchronizeCache { extent: Extent, immediate: bool },
-    WriteSame { extent: Extent, unmap: bool, anchor: bool, no_data: bool },
-    Unmap { anchor: bool, parameter_bytes: u32 },
-    GetLbaStatus { lba: u64, allocation: u32 },
-    ModeSense { long: bool, no_descriptor: bool, control: u8, page: u8, subpage: u8, allocation: u32 },
-    ModeSelect { long: bool, page_format: bool, save: bool, parameter_bytes: u32 },
+    ReadCapacity16 {
+        allocation: u32,
+    },
+    Read {
+        extent: Extent,
+        force: bool,
+    },
+    Write {
+        extent: Extent,
+        force: bool,
+    },
+    WriteAndVerify {
+        extent: Extent,
+        compare: CompareMode,
+    },
+    Verify {
+        extent: Extent,
+        compare: CompareMode,
+    },
+    CompareAndWrite {
+        extent: Extent,
+        force: bool,
+    },
+    OrWrite {
+        extent: Extent,
+        force: bool,
+    },
+    PreFetch {
+        extent: Extent,
+    },
+    SynchronizeCache {
+        extent: Extent,
+        immediate: bool,
+    },
+    WriteSame {
+        extent: Extent,
+        unmap: bool,
+        anchor: bool,
+        no_data: bool,
+    },
+    Unmap {
+        anchor: bool,
+        parameter_bytes: u32,
+    },
+    GetLbaStatus {
+        lba: u64,
+        allocation: u32,
+    },
+    ModeSense {
+        long: bool,
+        no_descriptor: bool,
+        control: u8,
+        page: u8,
+        subpage: u8,
+        allocation: u32,
+    },
+    ModeSelect {
+        long: bool,
+        page_format: bool,
+        save: bool,
+        parameter_bytes: u32,
+    },
     Reserve,
     Release,
-    PersistentReserveIn { action: u8, allocation: u32 },
-    PersistentReserveOut { action: u8, scope: u8, kind: u8, parameter_bytes: u32 },
-    StartStop { power_condition: u8, load_eject: bool, start: bool },
-    PreventAllow { prevent: u8 },
-    ReportLuns { select: u8, allocation: u32 },
-    ReportOperations { timeouts: bool, option: u8, opcode: u8, action: u16, allocation: u32 },
-    ReportTaskFunctions { extended: bool, allocation: u32 },
+    PersistentReserveIn {
+        action: u8,
+        allocation: u32,
+    },
+    PersistentReserveOut {
+        action: u8,
+        scope: u8,
+        kind: u8,
+        parameter_bytes: u32,
+    },
+    StartStop {
+        power_condition: u8,
+        load_eject: bool,
+        start: bool,
+    },
+    PreventAllow {
+        prevent: u8,
+    },
+    ReportLuns {
+        select: u8,
+        allocation: u32,
+    },
+    ReportOperations {
+        timeouts: bool,
+        option: u8,
+        opcode: u8,
+        action: u16,
+        allocation: u32,
+    },
+    ReportTaskFunctions {
+        extended: bool,
+        allocation: u32,
+    },
 }
 
 /// Why a command is not understood.

@@ -35,7 +35,11 @@ fn reads_and_writes_of_all_lengths_are_the_same_command() {
         decode(&bytes)
     };
     for (read, rest) in [(0x08, &six[..]), (0x28, &ten), (0xa8, &twelve), (0x88, &sixteen)] {
-        assert_eq!(with(read, 0, rest), Ok(Cdb::Read { extent, force: false }), "{read:x}");
+        assert_eq!(
+            with(read, 0, rest),
+            Ok(Cdb::Read { extent, force: false }),
+            "{read:x}"
+        );
         let write = Cdb::Write { extent, force: false };
         assert_eq!(with(read + 2, 0, rest), Ok(write), "{read:x}");
     }
@@ -43,7 +47,10 @@ fn reads_and_writes_of_all_lengths_are_the_same_command() {
         assert_eq!(with(read, 0x18, rest), Ok(Cdb::Read { extent, force: true }));
         for protection in [0x20, 0x40, 0x80] {
             let refused = with(read, protection, rest);
-            assert!(matches!(refused, Err(CdbError::Field { byte: 1, .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(CdbError::Field { byte: 1, .. })),
+                "{refused:?}"
+            );
         }
         let (verify, write_and_verify) = (read + 7, read + 6);
         let compare = CompareMode::Data;
@@ -53,19 +60,37 @@ fn reads_and_writes_of_all_lengths_are_the_same_command() {
             Ok(Cdb::WriteAndVerify { extent, compare })
         );
         assert_eq!(with(verify, 4, rest), Err(CdbError::Field { byte: 1, bit: 2 }));
-        assert_eq!(with(write_and_verify, 6, rest), Err(CdbError::Field { byte: 1, bit: 2 }));
+        assert_eq!(
+            with(write_and_verify, 6, rest),
+            Err(CdbError::Field { byte: 1, bit: 2 })
+        );
     }
     let many = Extent { lba: 0, blocks: 256 };
-    assert_eq!(decode(&[0x08]), Ok(Cdb::Read { extent: many, force: false }));
+    assert_eq!(
+        decode(&[0x08]),
+        Ok(Cdb::Read {
+            extent: many,
+            force: false
+        })
+    );
 }
 
 #[test]
 fn other_commands_are_read_from_their_bytes() {
     assert_eq!(decode(&[0; 6]), Ok(Cdb::TestUnitReady));
     let allocation = 0x0102;
-    assert_eq!(decode(&[0x12, 0, 0, 1, 2, 0]), Ok(Cdb::Inquiry { page: None, allocation }));
+    assert_eq!(
+        decode(&[0x12, 0, 0, 1, 2, 0]),
+        Ok(Cdb::Inquiry {
+            page: None,
+            allocation
+        })
+    );
     let page = Some(0x83);
-    assert_eq!(decode(&[0x12, 1, 0x83, 1, 2, 0]), Ok(Cdb::Inquiry { page, allocation }));
+    assert_eq!(
+        decode(&[0x12, 1, 0x83, 1, 2, 0]),
+        Ok(Cdb::Inquiry { page, allocation })
+    );
     assert_eq!(
         decode(&[0x12, 0, 0x83, 1, 2, 0]),
         Err(CdbError::Field { byte: 2, bit: 7 }),
@@ -77,7 +102,10 @@ fn other_commands_are_read_from_their_bytes() {
     );
     assert_eq!(
         decode(&[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 32]),
-        Ok(Cdb::GetLbaStatus { lba: 9, allocation: 32 })
+        Ok(Cdb::GetLbaStatus {
+            lba: 9,
+            allocation: 32
+        })
     );
     let extent = Extent { lba: 5, blocks: 1 };
     assert_eq!(
@@ -131,12 +159,19 @@ fn what_is_not_known_is_told_from_what_is_wrong() {
         assert_eq!(decode(&[unknown]), Err(CdbError::Operation), "{unknown:x}");
     }
     assert_eq!(decode(&[0x9e, 0x1f]), Err(CdbError::Field { byte: 1, bit: 4 }));
-    assert_eq!(decode(&[0, 0, 0, 0, 0, 4]), Err(CdbError::Field { byte: 5, bit: 2 }), "NACA");
+    assert_eq!(
+        decode(&[0, 0, 0, 0, 0, 4]),
+        Err(CdbError::Field { byte: 5, bit: 2 }),
+        "NACA"
+    );
 }
 
 #[test]
 fn the_table_is_in_order_and_every_command_of_it_is_read() {
-    let keys: Vec<_> = OPERATIONS.iter().map(|known| (known.opcode, known.action)).collect();
+    let keys: Vec<_> = OPERATIONS
+        .iter()
+        .map(|known| (known.opcode, known.action))
+        .collect();
     assert!(keys.is_sorted() && keys.windows(2).all(|pair| pair[0] != pair[1]));
     for operation in OPERATIONS {
         let wanted = match operation.opcode >> 5 {
@@ -172,7 +207,9 @@ fn sense_data_has_its_golden_bytes() {
     );
     assert_eq!(
         differs.descriptors(),
-        [0x72, 0xe, 0x1d, 0, 0, 0, 0, 12, 0, 10, 0x80, 0, 0, 0, 0, 0, 0, 0, 2, 1]
+        [
+            0x72, 0xe, 0x1d, 0, 0, 0, 0, 12, 0, 10, 0x80, 0, 0, 0, 0, 0, 0, 0, 2, 1
+        ]
     );
     assert_eq!(Sense::in_parameters(300, None).fixed()[15..], [0x80, 1, 44]);
 }
