@@ -8,8 +8,6 @@
 
 pub mod fields;
 pub mod nbd;
-pub mod iscsi;
-pub mod scsi;
 pub mod journal;
 pub mod link;
 pub mod control;
