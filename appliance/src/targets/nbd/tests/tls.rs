@@ -270,7 +270,9 @@ async fn much_data_comes_through_whole_though_the_client_is_slow() {
     let mut client = upgraded(&server, &authority.connector(false)).await.unwrap();
     client.send(&option(7, &go("disk0", &[]))).await;
     client.info_until_ack(7).await;
-    let data: Vec<u8> = (0..DISK_BYTES).map(|at| u8::try_from(at / 251 % 256).unwrap()).collect();
+    let data: Vec<u8> = (0..DISK_BYTES)
+        .map(|at| u8::try_from(at / 251 % 256).unwrap())
+        .collect();
     for (index, part) in data.chunks(1 << 20).enumerate() {
         client
             .send(&write(0, index as u64, (index << 20) as u64, part))
