@@ -58,12 +58,12 @@ fn wrong_settings_are_refused_at_their_place() {
         ),
         (
             "[nbd]\nlisten = [\"0.0.0.0:5\"]\n",
-            "5:11 0.0.0.0:5 is reachable from other machines, and nbd has neither pairing nor TLS yet; give a \
-             loopback address, or set trust_network = true in [nbd] if every machine on that network may be trusted",
+            "5:11 0.0.0.0:5 is reachable from other machines, and [nbd] does not ask them who they are; give a \
+             loopback address, give [nbd.tls] with required = true and a client_ca, or set trust_network = true in [nbd] if every machine on that network may be trusted",
         ),
         (
             "[link]\nlisten = [\"[::]:5\"]\n",
-            "5:11 [::]:5 is reachable from other machines, and link has neither pairing nor TLS yet; give a \
+            "5:11 [::]:5 is reachable from other machines, and [link] does not ask them who they are; give a \
              loopback address, or set trust_network = true in [link] if every machine on that network may be trusted",
         ),
         (
@@ -387,4 +387,30 @@ fn no_damage_to_a_file_makes_the_judge_panic() {
         }
     }
     assert!(refused > letters.len(), "most damage is noticed");
+}
+
+#[test]
+fn tls_opens_the_network_only_where_it_keeps_strangers_out() {
+    let tls = |more: &str| {
+        format!(
+            "{UNIT}[nbd]\nlisten = [\"0.0.0.0:5\"]\n[nbd.tls]\ncertificate = \"c\"\nkey = \"k\"\n{more}\
+             [[volume]]\nname = \"a\"\nsize = \"1G\"\nrequire_tls = true\n"
+        )
+    };
+    let sure = tls("client_ca = \"ca\"\nrequired = true\n");
+    let config = parse(&sure, Path::new("/c/farside.toml")).unwrap();
+    let found = config.nbd.tls.unwrap();
+    assert_eq!(found.files.client_ca.as_deref(), Some(Path::new("/c/ca")));
+    assert!(found.required && config.volumes[0].access.require_tls);
+    for unsure in ["", "required = true\n", "client_ca = \"ca\"\n"] {
+        let found = problems(&tls(unsure));
+        assert!(
+            found.len() == 1 && found[0].contains("0.0.0.0:5 is reachable"),
+            "{found:#?}"
+        );
+    }
+    check(&[(
+        "[[volume]]\nname = \"a\"\nsize = \"1G\"\nrequire_tls = true\n",
+        "7:15 volume 'a' requires TLS, and there is none; add [nbd.tls] with a certificate and its key",
+    )]);
 }
