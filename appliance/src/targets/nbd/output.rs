@@ -209,4 +209,60 @@ mod tests {
             prop_assert!(slow.taken == expected);
         }
     }
+
+    /// Keeps what it is given until it is flushed, as a stream that encrypts does, and takes a second attempt for that.
+    #[derive(Default)]
+    struct Hoards {
+        kept: Vec<u8>,
+        passed: Vec<u8>,
+        asked: u32,
+    }
+
+    impl AsyncWrite for Hoards {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.kept.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.asked += 1;
+            if self.asked.is_multiple_of(2) {
+                let kept = std::mem::take(&mut self.kept);
+                self.passed.extend_from_slice(&kept);
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_in_a_stream_that_keeps_what_it_is_given() {
+        let (mut output, mut stream) = (Output::default(), Hoards::default());
+        let mut context = Context::from_waker(Waker::noop());
+        for (round, reply) in [vec![1; 40], vec![2; COPIED_REPLY_BYTES + 1]]
+            .into_iter()
+            .enumerate()
+        {
+            let before = stream.passed.len();
+            output.push(reply.clone());
+            assert!(
+                output.poll_send(&mut stream, &mut context).is_pending(),
+                "{round}"
+            );
+            assert!(output.len() == 0 && !output.is_sent());
+            assert!(output.poll_send(&mut stream, &mut context).is_ready(), "{round}");
+            assert!(output.is_sent() && stream.passed[before..] == reply);
+        }
+        let asked = stream.asked;
+        assert!(output.poll_send(&mut stream, &mut context).is_ready());
+        assert_eq!(stream.asked, asked, "there is nothing to flush");
+    }
 }
