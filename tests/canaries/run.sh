@@ -9,8 +9,8 @@
 #   tests/canaries/run.sh --quick          a few that are found at once
 #   tests/canaries/run.sh --clean          none: only the tree without any bug
 #
-# LIMIT: most worlds for each (20000). FIRST: the first seed (1). THREADS: of the simulator (all cores). CLEAN: worlds
-# of the tree without any bug, which have to find nothing (LIMIT; 0 leaves them out).
+# LIMIT: most worlds for each (100000; all but a few take less than 5000). FIRST: the first seed (1). THREADS: of the
+# simulator (all cores). CLEAN: worlds of the tree without any bug, which have to find nothing (20000; 0 leaves them out).
 #
 # The copy and what is built from it are kept in target/canaries, so that only what a bug touches is built anew.
 # Exit status: 0 all found; 1 not all found; 2 nothing can be said, with the reason.
@@ -23,8 +23,8 @@ root=$(cd "$here/../.." && pwd)
 work=${CARGO_TARGET_DIR:-$root/target}/canaries
 tree=$work/tree
 sim=$work/build/sim/farside-sim
-LIMIT=${LIMIT:-20000}
-CLEAN=${CLEAN:-$LIMIT}
+LIMIT=${LIMIT:-100000}
+CLEAN=${CLEAN:-20000}
 FIRST=${FIRST:-1}
 THREADS=${THREADS:-$(nproc)}
 

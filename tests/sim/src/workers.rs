@@ -49,6 +49,11 @@ const LONGEST_HANG_US: u64 = 3_000_000;
 /// The process whose disks hosts wait for.
 const LOCAL: &str = "local";
 
+/// Of so many images one is brought forward only when the ring gets full, to a part of so much, or nothing is written: else
+/// hardly anything but remotes would ever hold the ring.
+const LAZY_IMAGES: u64 = 2;
+const LAZY_PART: u64 = 6;
+
 /// Bytes of the ring that a write of one block takes.
 const SMALLEST_WRITE: u64 = 8192;
 
@@ -71,7 +76,7 @@ impl SimWorkers {
         Self {
             process: process.clone(),
             elsewhere_us: one_of(&ELSEWHERE_US),
-            held_up: schedule::draw(4) == 0,
+            held_up: schedule::draw(2) == 0,
         }
     }
 }
@@ -178,9 +183,14 @@ async fn keep_image(store: Arc<Store>, mut steps: ImageSteps, mut pace: Pace) {
     let wakes = |steps: &ImageSteps, stepped| {
         steps.has_work() || now().saturating_sub(stepped) >= COPY_CHECKPOINT_INTERVAL
     };
+    let (is_lazy, mut seen) = (schedule::draw(LAZY_IMAGES) == 0, 0);
     loop {
         pace.rest(wakes(&steps, stepped)).await;
         let (used, ring) = store.ring_use();
+        let fills = std::mem::replace(&mut seen, used) < used;
+        if is_lazy && fills && ring - used > ring / LAZY_PART && !steps.is_over() {
+            continue;
+        }
         if ring - used < SMALLEST_WRITE {
             happened("rings without room");
         }

@@ -52,6 +52,8 @@ pub struct World {
     pub stats: Arc<Stats>,
     /// The network.
     pub net: Arc<Net>,
+    /// The links between the units do not hold for long.
+    is_flapping: bool,
     /// The local unit's clock.
     pub local_clock: Arc<SimClock>,
     /// Identity of the local unit.
@@ -149,6 +151,7 @@ impl World {
         let world = Rc::new(Self {
             kind,
             net: Net::new(seed, stats.clone()),
+            is_flapping: random.chance(15),
             stats: stats.clone(),
             local_clock: Arc::new(SimClock::new()),
             local_uuid: Uuid::from_u128(0x10ca1),
@@ -268,6 +271,9 @@ impl World {
         };
         for _ in 0..steps {
             self.step(300_000).await;
+            if self.is_flapping && self.chance(60) {
+                self.net.cut();
+            }
             if self.chance(60) {
                 self.misfortune().await;
             }

@@ -34,6 +34,9 @@ fn missing_of(world: &World, site: &Site) -> Option<String> {
     if let Some(failure) = volume.store().failure() {
         return Some(format!("{} is degraded: {failure}", site.name));
     }
+    if !site.waiting.borrow().is_empty() {
+        return Some(format!("{}: a host waits for an answer", site.name));
+    }
     let points = volume.store().points();
     if points.applied != points.journaled {
         return Some(format!(
