@@ -3,7 +3,8 @@
 use crate::by_hand::ByHand;
 use crate::place::{NAME, VOLUME_BYTES};
 use anyhow::{Result, ensure};
-use farside::targets::nbd::{Export, Exports, Listener, Service, serve};
+use farside::targets::nbd::{Service, serve};
+use farside::targets::{Export, Exports, Listener};
 use farside::volume::Volume;
 use farside_protocol::nbd::{OPTION_MAGIC, REQUEST_HEADER_BYTES, REQUEST_MAGIC, SIMPLE_REPLY_BYTES};
 use farside_tests::Random;

@@ -7,8 +7,9 @@
 use crate::allocation::measured;
 use crate::draw::Draw;
 use crate::nbd_replies::Out;
-use farside::targets::nbd::{Export, Exports, Listener, Service, serve};
+use farside::targets::nbd::{Service, serve};
 use farside::targets::{Disk, DiskError, DiskGeometry, Position, Update};
+use farside::targets::{Export, Exports, Listener};
 use farside_protocol::nbd::{
     CommandFlags, EXTENDED_REQUEST_MAGIC, MessageStyle, OPTION_MAGIC, REQUEST_MAGIC,
 };

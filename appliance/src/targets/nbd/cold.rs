@@ -1,9 +1,10 @@
 //! Answers that have to wait for a disk: they run beside the connection and are sent out of order, as the
 //! NBD spec ("Transmission") allows.
 
-use super::limits::{ALLOCATION_CONTEXT, COLD_READ_BYTES, COLD_READS, EXTENTS, SPARSE_READ_BYTES};
+use super::limits::{ALLOCATION_CONTEXT, EXTENTS, SPARSE_READ_BYTES};
 use super::negotiation::Fault;
-use super::output::Output;
+use crate::targets::limits::{COLD_READ_BYTES, COLD_READS};
+use crate::targets::output::Output;
 use crate::targets::{Disk, DiskError};
 use farside_protocol::nbd::{
     BlockStatus, CommandFlags, MessageStyle, ReplyTo, Request, block_status_bytes, chunk_bytes,

@@ -4,23 +4,23 @@
 //! durability, a read from the disk, room to send, and new requests. At depth 1 this is one receive, one
 //! journal write and one send, without a change of task.
 
-use super::batch::{Batch, Owed};
 use super::cold::ColdReads;
-use super::deferred::Deferred;
-use super::limits::{
-    ALLOCATION_CONTEXT, BATCH_UPDATES, DEFERRED_REPLIES, INLINE_READ_BYTES, LINGER, MAX_SKIPPED_BYTES,
-    OUTPUT_BYTES, RECEIVE_BYTES,
-};
-use super::listener::Stream;
-use super::lone::{LoneHost, Round};
+use super::limits::{ALLOCATION_CONTEXT, MAX_SKIPPED_BYTES};
 use super::negotiation::{Fault, Session, Terms};
-use super::output::Output;
 use super::receiver::Receiver;
 use super::validate::{Task, validate};
-use crate::targets::{Disk, DiskError, Position, Update};
+use crate::targets::batch::{Batch, Owed};
+use crate::targets::deferred::Deferred;
+use crate::targets::limits::{
+    BATCH_UPDATES, DEFERRED_REPLIES, INLINE_READ_BYTES, LINGER, OUTPUT_BYTES, RECEIVE_BYTES,
+};
+use crate::targets::lone::{LoneHost, Round};
+use crate::targets::output::Output;
+use crate::targets::{Disk, DiskError, Position, Stream, Update};
 use bytes::Bytes;
 use farside_protocol::nbd::{
-    CommandFlags, Errno, MessageStyle, ReplyTo, Request, put_read_header, read_header_bytes,
+    CommandFlags, Errno, MessageStyle, ReplyTo, Request, put_done, put_failure, put_read_header,
+    read_header_bytes,
 };
 use std::fmt;
 use std::future::poll_fn;
@@ -65,7 +65,7 @@ enum Gathered {
 pub(super) struct Connection<S, D> {
     stream: S,
     receiver: Receiver,
-    batch: Batch,
+    batch: Batch<ReplyTo>,
     replies: Replies<D>,
     /// Requests that were taken since the last commit.
     taken: u32,
@@ -78,7 +78,7 @@ struct Replies<D> {
     disk: Arc<D>,
     terms: Terms,
     output: Output,
-    deferred: Deferred,
+    deferred: Deferred<ReplyTo>,
     cold: ColdReads,
     end: Option<End>,
 }
@@ -413,7 +413,7 @@ impl<D: Disk> Replies<D> {
     }
 
     /// Answers a change that was journaled or refused, or defers the answer until it is durable.
-    fn settle(&mut self, owed: Owed, result: Result<Position, DiskError>) {
+    fn settle(&mut self, owed: Owed<ReplyTo>, result: Result<Position, DiskError>) {
         match result {
             Ok(position) if owed.forced => self.deferred.push(position, owed.to),
             Ok(_) => self.done(owed.to),
@@ -422,11 +422,12 @@ impl<D: Disk> Replies<D> {
     }
 
     fn done(&mut self, to: ReplyTo) {
-        self.output.done(self.terms.style, to);
+        let style = self.terms.style;
+        put_done(&mut self.output.room(style.done_bytes()), style, to);
     }
 
     fn fail(&mut self, to: ReplyTo, errno: Errno) {
-        self.output.failed(self.terms.style, to, errno);
+        failed(&mut self.output, self.terms.style, to, errno);
     }
 
     fn fail_disk(&mut self, to: ReplyTo, error: DiskError) {
@@ -445,7 +446,7 @@ impl<D: Disk> Replies<D> {
         } = self;
         let style = terms.style;
         deferred.poll(disk, context, |to, result| match result {
-            Ok(()) => output.done(style, to),
+            Ok(()) => put_done(&mut output.room(style.done_bytes()), style, to),
             Err(error) => fail_disk(output, end, style, (to, error)),
         });
         cold.poll(context, output, |output, to, error| {
@@ -474,5 +475,12 @@ fn fail_disk(
             Errno::Shutdown
         }
     };
-    output.failed(style, to, errno);
+    failed(output, style, to, errno);
+}
+
+/// Appends the failure of a command.
+fn failed(output: &mut Output, style: MessageStyle, to: ReplyTo, errno: Errno) {
+    let mut reply = Vec::new();
+    put_failure(&mut reply, style, to, errno);
+    output.room(reply.len()).copy_from_slice(&reply);
 }

@@ -1,4 +1,4 @@
-//! The NBD target: serves every [`Disk`](super::Disk) that an [`Exports`] names, over TCP or unix sockets.
+//! The NBD target: serves every [`Disk`](super::Disk) that an [`Exports`](super::Exports) names, over TCP or unix sockets.
 //!
 //! One task per connection. A connection negotiates (`negotiation`, decided by `options`) and then repeats:
 //! receive once, decode every complete request, answer cached reads in place, journal all changes of the receive as
@@ -10,25 +10,14 @@
 //! `limits` says. Never here: what a disk does with its updates, access control.
 
 mod limits;
-mod lone;
-mod counters;
-mod exports;
-mod listener;
 mod server;
 mod options;
 mod negotiation;
 mod validate;
 mod receiver;
-mod batch;
-mod deferred;
 mod cold;
-mod output;
 mod connection;
 
-pub use counters::Counters;
-pub use exports::{Export, Exports};
-pub use limits::Settings;
-pub use listener::{Listener, Stream};
 pub use server::{Security, Service, serve};
 
 #[cfg(test)]

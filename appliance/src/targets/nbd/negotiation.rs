@@ -2,10 +2,9 @@
 //!
 //! Bounded in memory and number of options here, and in time by its caller.
 
-use super::exports::{Export, Exports};
 use super::limits::{OPTION_BYTES, OPTIONS, SKIPPED_OPTION_BYTES};
-use super::listener::Stream;
 use super::options::{Agreed, Next, answer};
+use crate::targets::{Export, Exports, Stream};
 use bytes::{Buf, BytesMut};
 use farside_protocol::nbd::{
     CLIENT_FLAGS_BYTES, ClientFlags, MessageStyle, OPTION_HEADER_BYTES, OptionHeader, OptionReply,

@@ -1,9 +1,10 @@
 //! Decides the answer to each option; no sockets here.
 
-use super::exports::{Export, Exports, resolve};
 use super::limits::{ALLOCATION_CONTEXT, MAX_PAYLOAD_BYTES, PREFERRED_BLOCK_BYTES};
 use super::negotiation::Terms;
+use crate::targets::exports::resolve;
 use crate::targets::{Disk, DiskGeometry};
+use crate::targets::{Export, Exports};
 use bytes::BytesMut;
 use farside_protocol::nbd::{
     BASE_ALLOCATION, BlockSizes, ClientFlags, ClientOption, InfoRequest, MessageStyle, MetaContextRequest,

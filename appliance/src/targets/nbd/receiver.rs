@@ -2,7 +2,7 @@
 //!
 //! A write longer than a receive gets a buffer of exactly its size and is received straight into its place.
 
-use super::limits::{LARGE_WRITE_BYTES, RECEIVE_BYTES, RECEIVE_MIN_BYTES, RETAINED_BYTES};
+use crate::targets::limits::{LARGE_WRITE_BYTES, RECEIVE_BYTES, RECEIVE_MIN_BYTES, RETAINED_BYTES};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use farside_protocol::nbd::{Errno, MessageStyle, ProtocolError, ReplyTo, Request};
 use std::io;

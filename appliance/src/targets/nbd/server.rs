@@ -1,23 +1,16 @@
-//! The accept loop: one task per connection, a bounded number of them, and an orderly end.
-//!
-//! No client and no failed accept ends the loop; only the shutdown token does.
+//! What listeners serve, and the way of one connection from its greeting to its end.
 
 use super::connection::Connection;
-use super::counters::Counters;
-use super::exports::Exports;
-use super::limits::{ACCEPT_PAUSE, Settings};
-use super::listener::{Listener, Stream};
 use super::negotiation::{Fault, Outcome, Session, greet, negotiate};
 use super::options::{Agreed, Channel};
+use crate::targets::accept::{House, accept_all};
+use crate::targets::{Counters, Exports, Listener, Settings, Stream};
 use crate::tls::TlsSlot;
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info};
 
 /// What a listener demands of connections.
 #[derive(Debug, Clone, Default)]
@@ -71,44 +64,16 @@ impl<E> Service<E> {
 /// Serves until `shutdown` is cancelled; then stops accepting, lets every connection answer what it has received,
 /// and returns, after [`Settings::drain`] at the latest.
 pub async fn serve<L: Listener, E: Exports>(listener: L, service: Service<E>, shutdown: CancellationToken) {
-    let mut connections = JoinSet::new();
-    let mut pause = ACCEPT_PAUSE.0;
-    loop {
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            Some(ended) = connections.join_next() => report_panic(ended),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    pause = ACCEPT_PAUSE.0;
-                    admit(&mut connections, &service, (stream, peer), &shutdown);
-                }
-                Err(failure) => pause = pause_after(&failure, pause, &shutdown).await,
-            },
-        }
-    }
-    drop(listener);
-    drain(connections, service.settings.drain).await;
-}
-
-fn admit<E: Exports, S: Stream>(
-    connections: &mut JoinSet<()>,
-    service: &Service<E>,
-    (stream, peer): (S, String),
-    shutdown: &CancellationToken,
-) {
-    while let Some(ended) = connections.try_join_next() {
-        report_panic(ended);
-    }
-    if connections.len() >= service.settings.connections {
-        service.counters.count_refused();
-        debug!(
-            peer,
-            "connection closed: there are already as many as the limit allows"
-        );
-        return;
-    }
-    connections.spawn(attend(stream, peer, service.clone(), shutdown.clone()));
+    let house = House {
+        protocol: "NBD",
+        settings: service.settings,
+        counters: Arc::clone(&service.counters),
+    };
+    let guests = shutdown.clone();
+    accept_all(listener, house, shutdown, move |stream, peer| {
+        attend(stream, peer, service.clone(), guests.clone())
+    })
+    .await;
 }
 
 /// One connection from greeting to end.
@@ -192,44 +157,5 @@ async fn converse<E: Exports, S: Stream>(
         info!(peer, export = name, reason, "NBD client detached");
     } else {
         debug!(peer, export = name, reason, "NBD client detached");
-    }
-}
-
-/// Waits after a failed accept; too many open files pass only when something is closed.
-async fn pause_after(failure: &io::Error, pause: Duration, shutdown: &CancellationToken) -> Duration {
-    if failure.kind() == io::ErrorKind::ConnectionAborted {
-        return pause;
-    }
-    warn!(%failure, pause_ms = pause.as_millis(), "accepting an NBD connection failed; trying again");
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = sleep(pause) => {}
-    }
-    pause.saturating_mul(2).min(ACCEPT_PAUSE.1)
-}
-
-async fn drain(mut connections: JoinSet<()>, limit: Duration) {
-    let all = async {
-        while let Some(ended) = connections.join_next().await {
-            report_panic(ended);
-        }
-    };
-    if timeout(limit, all).await.is_err() {
-        warn!(
-            open = connections.len(),
-            "NBD connections did not finish in time and are cut"
-        );
-        // Not waited for: one may be inside a call to a disk that does not return.
-        connections.abort_all();
-        connections.detach_all();
-    }
-}
-
-/// A panic is our own mistake; it ends its connection alone, and is said aloud.
-fn report_panic(ended: Result<(), JoinError>) {
-    if let Err(failure) = ended
-        && failure.is_panic()
-    {
-        error!(%failure, "an NBD connection ended by a defect; its client has to connect again");
     }
 }

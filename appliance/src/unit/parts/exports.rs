@@ -2,7 +2,7 @@
 
 use super::sending::{Links, Served};
 use crate::config::Access;
-use crate::targets::nbd::{Export, Exports};
+use crate::targets::{Export, Exports};
 use crate::volume::Volume;
 use farside_protocol::control::human_bytes;
 use parking_lot::Mutex;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{VolumeConfig, parse};
-use crate::targets::nbd::Exports;
+use crate::targets::Exports;
 use crate::targets::{Disk, DiskError, Update};
 use farside_protocol::control::{ErrorCode, RemoteState};
 use farside_protocol::journal::ConsumerState;

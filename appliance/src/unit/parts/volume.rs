@@ -8,7 +8,7 @@ use super::sending::{Link, Links, Served};
 use super::status::volume_status;
 use crate::config::{RemoteConfig, VolumeConfig};
 use crate::link::{Sender, SenderConfig};
-use crate::targets::nbd::Counters;
+use crate::targets::Counters;
 use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;

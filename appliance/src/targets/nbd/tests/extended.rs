@@ -117,7 +117,7 @@ async fn ranges_beyond_32_bits_are_understood() {
     }
     assert_eq!(disk.batches.load(std::sync::atomic::Ordering::SeqCst), 0);
     let large = super::memory::MemoryDisk::new(65 << 20);
-    let server = Server::with(&large, crate::targets::nbd::Settings::default()).await;
+    let server = Server::with(&large, crate::targets::Settings::default()).await;
     let mut client = attached(&server).await;
     client
         .send(&extended_request(READ, 0, 2, (0, (64 << 20) + 1)))

@@ -2,7 +2,8 @@
 
 use super::harness::{DISK_BYTES, FLUSH, FUA, READ, Server, WRITE, go, option, request, write};
 use super::memory::MemoryDisk;
-use crate::targets::nbd::{Service, Settings, serve};
+use crate::targets::Settings;
+use crate::targets::nbd::{Service, serve};
 use socket2::SockRef;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;

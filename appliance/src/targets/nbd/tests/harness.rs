@@ -1,7 +1,8 @@
 //! A server on a free port and a client that sends what it is told, valid or not.
 
 use super::memory::{MemoryDisk, MemoryExports};
-use crate::targets::nbd::{Counters, Security, Service, Settings, Stream, serve};
+use crate::targets::nbd::{Security, Service, serve};
+use crate::targets::{Counters, Settings, Stream};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

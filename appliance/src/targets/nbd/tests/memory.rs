@@ -1,7 +1,7 @@
 //! A disk in memory for tests and for trying the target alone: durability, cold reads and failures on command.
 
-use super::targets::nbd::{Export, Exports};
 use super::targets::{Disk, DiskError, DiskGeometry, Position, Update};
+use super::targets::{Export, Exports};
 use farside_storage::{Allocation, Stretch};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use super::harness::{DF, DISK_BYTES, FLUSH, READ, Server, go, option, request};
 use super::memory::MemoryDisk;
-use crate::targets::nbd::Settings;
+use crate::targets::Settings;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 

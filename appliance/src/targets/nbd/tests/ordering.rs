@@ -2,8 +2,8 @@
 
 use super::harness::{DISK_BYTES, FLUSH, FUA, QUIET, READ, Server, request, write};
 use super::memory::MemoryDisk;
-use crate::targets::nbd::Settings;
-use crate::targets::nbd::limits::LONE_REQUESTS;
+use crate::targets::Settings;
+use crate::targets::limits::LONE_REQUESTS;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;

@@ -160,7 +160,7 @@ async fn oversized_write_is_skipped_and_an_absurd_one_ends_the_connection() {
 #[tokio::test]
 async fn largest_write_and_read_are_accepted() {
     let disk = super::memory::MemoryDisk::new(65 << 20);
-    let server = Server::with(&disk, crate::targets::nbd::Settings::default()).await;
+    let server = Server::with(&disk, crate::targets::Settings::default()).await;
     let mut client = server.attached().await;
     let data = pattern(64 << 20, 9);
     assert_eq!(client.write(FUA, 512, &data).await, 0);
@@ -202,7 +202,7 @@ async fn structured_reads_carry_offset_and_data_and_errors_a_sentence() {
 #[tokio::test]
 async fn too_long_a_structured_read_is_an_overflow() {
     let disk = super::memory::MemoryDisk::new(65 << 20);
-    let server = Server::with(&disk, crate::targets::nbd::Settings::default()).await;
+    let server = Server::with(&disk, crate::targets::Settings::default()).await;
     let mut client = server.attached_structured().await;
     client.send(&request(READ, DF, 5, (0, (64 << 20) + 1))).await;
     let (kind, _, payload) = client.chunk().await;

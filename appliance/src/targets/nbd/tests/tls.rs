@@ -4,7 +4,8 @@ use super::harness::{
     BLOCK_STATUS, Client, DISK_BYTES, FLUSH, FUA, READ, Server, contexts, go, option, request, write,
 };
 use super::memory::MemoryDisk;
-use crate::targets::nbd::{Security, Settings};
+use crate::targets::Settings;
+use crate::targets::nbd::Security;
 use crate::tls::{TlsFiles, TlsSlot, load};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore};

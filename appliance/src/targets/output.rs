@@ -1,7 +1,6 @@
 //! Replies on their way out, sent in bounded pieces.
 
 use super::limits::{COPIED_REPLY_BYTES, RETAINED_BYTES, SEND_BYTES};
-use farside_protocol::nbd::{Errno, MessageStyle, ReplyTo, put_done, put_failure};
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -77,18 +76,6 @@ impl Output {
     /// Takes the last room of this length away again.
     pub(super) fn give_back(&mut self, length: usize) {
         self.open.end -= length;
-    }
-
-    /// Appends the success of a command without data.
-    pub(super) fn done(&mut self, style: MessageStyle, to: ReplyTo) {
-        put_done(&mut self.room(style.done_bytes()), style, to);
-    }
-
-    /// Appends the failure of a command.
-    pub(super) fn failed(&mut self, style: MessageStyle, to: ReplyTo, errno: Errno) {
-        let mut reply = Vec::new();
-        put_failure(&mut reply, style, to, errno);
-        self.room(reply.len()).copy_from_slice(&reply);
     }
 
     /// Appends a whole reply that has its own buffer.

@@ -1,29 +1,39 @@
 //! What one receive brought and cannot be answered at once: changes to journal together, and flushes.
 
+use super::Update;
 use super::limits::{BATCH_RANGE_BYTES, BATCH_UPDATES};
-use crate::targets::Update;
-use farside_protocol::nbd::ReplyTo;
 
 /// Changes in the order received, with the replies they owe. Reused from receive to receive.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
+#[derive(Debug)]
+pub(super) struct Batch<T> {
     pub(super) updates: Vec<Update>,
-    pub(super) replies: Vec<Owed>,
-    pub(super) flushes: Vec<ReplyTo>,
+    pub(super) replies: Vec<Owed<T>>,
+    pub(super) flushes: Vec<T>,
     /// Bytes of the ranges to trim or to zero.
     range_bytes: u64,
 }
 
 /// A reply owed for a change.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Owed {
-    pub(super) to: ReplyTo,
+pub(super) struct Owed<T> {
+    pub(super) to: T,
     /// Only when durable.
     pub(super) forced: bool,
 }
 
-impl Batch {
-    pub(super) fn push(&mut self, update: Update, reply: Owed) {
+impl<T> Default for Batch<T> {
+    fn default() -> Self {
+        Self {
+            updates: Vec::new(),
+            replies: Vec::new(),
+            flushes: Vec::new(),
+            range_bytes: 0,
+        }
+    }
+}
+
+impl<T> Batch<T> {
+    pub(super) fn push(&mut self, update: Update, reply: Owed<T>) {
         if let Update::Trim { length, .. } | Update::Zero { length, .. } = update {
             self.range_bytes = self.range_bytes.saturating_add(length);
         }

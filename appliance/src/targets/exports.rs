@@ -1,10 +1,10 @@
-//! How the target finds the disks it serves.
+//! How a target finds the disks it serves.
 
-use crate::targets::Disk;
+use super::Disk;
 use std::sync::Arc;
 
 /// The disks that can be attached now. They may appear and vanish while the target runs: a connection keeps
-/// the disk it attached to, and ends when that disk answers [`ShuttingDown`](crate::targets::DiskError).
+/// the disk it attached to, and ends when that disk answers [`ShuttingDown`](super::DiskError).
 pub trait Exports: Send + Sync + 'static {
     /// The disks served.
     type Disk: Disk;

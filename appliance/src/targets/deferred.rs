@@ -4,8 +4,7 @@
 //! serves all that wait, so the next is mostly ready when the first is. The waiting future is kept until it resolves,
 //! because it may be the one that carries out the sync for others.
 
-use crate::targets::{Disk, DiskError, Position};
-use farside_protocol::nbd::ReplyTo;
+use super::{Disk, DiskError, Position};
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
@@ -14,14 +13,22 @@ use std::task::{Context, Poll};
 
 type Waiting = Pin<Box<dyn Future<Output = Result<(), DiskError>> + Send>>;
 
-/// Replies in the order of the positions they wait for.
-#[derive(Default)]
-pub(super) struct Deferred {
-    replies: VecDeque<(Position, ReplyTo)>,
+/// Replies in the order of the positions they wait for; `T` is what a reply is told by.
+pub(super) struct Deferred<T> {
+    replies: VecDeque<(Position, T)>,
     waiting: Option<(Position, Waiting)>,
 }
 
-impl fmt::Debug for Deferred {
+impl<T> Default for Deferred<T> {
+    fn default() -> Self {
+        Self {
+            replies: VecDeque::new(),
+            waiting: None,
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Deferred<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Deferred")
@@ -30,14 +37,14 @@ impl fmt::Debug for Deferred {
     }
 }
 
-impl Deferred {
+impl<T> Deferred<T> {
     pub(super) fn len(&self) -> usize {
         self.replies.len()
     }
 
     /// Owes the reply `to` a request when `position` is durable. A position below its predecessor's, which no disk
     /// should give, waits with it.
-    pub(super) fn push(&mut self, position: Position, to: ReplyTo) {
+    pub(super) fn push(&mut self, position: Position, to: T) {
         let position = self
             .replies
             .back()
@@ -50,7 +57,7 @@ impl Deferred {
         &mut self,
         disk: &Arc<D>,
         context: &mut Context<'_>,
-        mut reply: impl FnMut(ReplyTo, Result<(), DiskError>),
+        mut reply: impl FnMut(T, Result<(), DiskError>),
     ) {
         while let Some((front, _)) = self.replies.front() {
             let (position, future) = self.waiting.get_or_insert_with(|| (*front, wait(disk, *front)));
