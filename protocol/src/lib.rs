@@ -7,7 +7,9 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod fields;
+pub mod iscsi;
 pub mod nbd;
+pub mod scsi;
 pub mod journal;
 pub mod link;
 pub mod control;

@@ -109,6 +109,7 @@ fn status() -> Status {
             config_error: None,
             pending_restart: vec!["nbd.listen".into()],
             nbd_listen: vec!["127.0.0.1:10809".into()],
+            iscsi_listen: vec!["127.0.0.1:3260".into()],
             link_listen: vec!["127.0.0.1:10900".into()],
             console_listen: Some("127.0.0.1:8480".into()),
         },

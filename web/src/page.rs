@@ -68,6 +68,9 @@ fn banner(out: &mut String, status: &Status) {
     }
     out.push_str("<section><dl>");
     pair(out, "NBD", &unit.nbd_listen.join(", "));
+    if !unit.iscsi_listen.is_empty() {
+        pair(out, "iSCSI", &unit.iscsi_listen.join(", "));
+    }
     pair(out, "Link", &unit.link_listen.join(", "));
     pair(
         out,

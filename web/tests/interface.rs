@@ -39,6 +39,7 @@ impl Control for Pretended {
                 config_error: None,
                 pending_restart: vec![],
                 nbd_listen: vec!["127.0.0.1:10809".into()],
+                iscsi_listen: vec!["127.0.0.1:3260".into()],
                 link_listen: vec![],
                 console_listen: None,
             },

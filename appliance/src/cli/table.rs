@@ -32,6 +32,9 @@ pub(super) fn draw(status: &Status, style: Style) -> String {
         ),
     );
     row(&mut out, "nbd", &unit.nbd_listen.join("  "));
+    if !unit.iscsi_listen.is_empty() {
+        row(&mut out, "iscsi", &unit.iscsi_listen.join("  "));
+    }
     if !unit.link_listen.is_empty() {
         row(&mut out, "link", &unit.link_listen.join("  "));
     }

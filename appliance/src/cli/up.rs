@@ -26,6 +26,9 @@ pub(super) struct UpArgs {
     /// Where hosts attach [default: 127.0.0.1:10809]
     #[arg(long, value_name = "ADDRESS")]
     nbd: Option<SocketAddr>,
+    /// Where iSCSI initiators attach, if they are to; given twice, the targets have two portals
+    #[arg(long, value_name = "ADDRESS")]
+    iscsi: Vec<SocketAddr>,
     /// Where the remote half listens [default: 127.0.0.1:10900]
     #[arg(long, value_name = "ADDRESS")]
     link: Option<SocketAddr>,
@@ -40,6 +43,7 @@ pub(super) fn up(args: &UpArgs) -> Result<(), CliError> {
     let path = directory.join("farside.toml");
     let overrides = Overrides {
         nbd: args.nbd,
+        iscsi: args.iscsi.clone(),
         link: args.link,
         console: args.console,
     };
@@ -81,6 +85,7 @@ fn first_start(
         size: args.size.map_or(defaults.size, size::format_size),
         journal_size: args.journal.map_or(defaults.journal_size, size::format_size),
         nbd: args.nbd.unwrap_or(defaults.nbd),
+        iscsi: args.iscsi.clone(),
         link: args.link.unwrap_or(defaults.link),
         console: args.console.unwrap_or(defaults.console),
     });
@@ -101,6 +106,9 @@ fn name_flag(error: UnitError) -> CliError {
         UnitError::Listen {
             key: "nbd.listen", ..
         } => "--nbd",
+        UnitError::Listen {
+            key: "iscsi.listen", ..
+        } => "--iscsi",
         UnitError::Listen {
             key: "link.listen", ..
         } => "--link",

@@ -1,5 +1,6 @@
 //! The one place where a configuration is judged.
 
+use super::check_iscsi::TakenLuns;
 use super::names::{is_host, is_loopback, is_name};
 use super::places::Places;
 use super::raw::{RawConfig, RawLink, RawNbd, RawRemote, RawSize, RawTls, RawUnit, RawVolume};
@@ -8,6 +9,7 @@ use super::{
     Access, Config, ConfigError, LimitsConfig, LinkConfig, NbdConfig, NbdTls, Problem, RemoteConfig,
     UnitConfig, VolumeConfig, limits,
 };
+use crate::targets::ScsiAddress;
 use crate::tls::TlsFiles;
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -55,7 +57,7 @@ fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
     Problem::at(text, &error.span().unwrap_or(0..0), message, remedy)
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     text: &'a str,
     base: &'a Path,
     problems: Vec<Problem>,
@@ -64,7 +66,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn refuse(&mut self, span: &Range<usize>, message: impl Into<String>, remedy: &str) {
+    pub(super) fn refuse(&mut self, span: &Range<usize>, message: impl Into<String>, remedy: &str) {
         self.problems
             .push(Problem::at(self.text, span, message.into(), remedy));
     }
@@ -72,6 +74,7 @@ impl Checker<'_> {
     fn config(&mut self, raw: RawConfig) -> Config {
         let unit = self.unit(&raw.unit);
         let nbd = self.nbd(&raw.nbd);
+        let iscsi = self.iscsi(&raw.iscsi);
         let link = self.link(&raw.link);
         let console_listen = raw
             .console
@@ -80,11 +83,13 @@ impl Checker<'_> {
             .and_then(|listen| self.console(listen));
         let volumes = self.volumes(&raw, &unit, &link);
         let limits = LimitsConfig {
-            nbd_connections: self.nbd_connections(raw.limits.nbd_connections.as_ref()),
+            nbd_connections: self.connections("nbd", raw.limits.nbd_connections.as_ref()),
+            iscsi_connections: self.connections("iscsi", raw.limits.iscsi_connections.as_ref()),
         };
         Config {
             unit,
             nbd,
+            iscsi,
             link,
             console_listen,
             volumes,
@@ -197,7 +202,7 @@ impl Checker<'_> {
         Some(address)
     }
 
-    fn addresses(&mut self, settings: &[Spanned<String>], section: &str, trusted: bool) -> Vec<SocketAddr> {
+    pub(super) fn addresses(&mut self, settings: &[Spanned<String>], section: &str, trusted: bool) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         for setting in settings {
             let Some(address) = self.address(setting) else {
@@ -209,6 +214,7 @@ impl Checker<'_> {
                 );
                 let other = match section {
                     "nbd" => "give [nbd.tls] with required = true and a client_ca, ",
+                    "iscsi" => "give [iscsi.chap], ",
                     _ => "",
                 };
                 let remedy = format!(
@@ -246,6 +252,7 @@ impl Checker<'_> {
     fn volumes(&mut self, raw: &RawConfig, unit: &UnitConfig, link: &LinkConfig) -> Vec<VolumeConfig> {
         let mut names = HashSet::new();
         let mut places = Places::default();
+        let mut luns = TakenLuns::new();
         let mut volumes = Vec::new();
         for raw_volume in &raw.volume {
             let name = raw_volume.name.get_ref();
@@ -267,14 +274,20 @@ impl Checker<'_> {
                     "add [nbd.tls] with a certificate and its key",
                 );
             }
-            let volume = self.volume(raw_volume, unit, &mut places);
+            let scsi = self.scsi_address(raw_volume, &mut luns);
+            let volume = self.volume((raw_volume, scsi), unit, &mut places);
             let remotes = self.remotes(raw_volume, link, raw.link.trust_network);
             volumes.push(VolumeConfig { remotes, ..volume });
         }
         volumes
     }
 
-    fn volume(&mut self, raw: &RawVolume, unit: &UnitConfig, places: &mut Places) -> VolumeConfig {
+    fn volume(
+        &mut self,
+        (raw, scsi): (&RawVolume, ScsiAddress),
+        unit: &UnitConfig,
+        places: &mut Places,
+    ) -> VolumeConfig {
         let name = raw.name.get_ref().clone();
         let size_bytes = self.volume_size(&raw.size);
         let journal_size_bytes = self.journal_size(raw.journal_size.as_ref());
@@ -305,6 +318,7 @@ impl Checker<'_> {
                     .require_tls
                     .as_ref()
                     .is_some_and(|required| *required.get_ref()),
+                scsi,
             },
             remotes: Vec::new(),
         }
@@ -399,7 +413,7 @@ impl Checker<'_> {
         }
     }
 
-    fn path(&mut self, setting: &Spanned<String>) -> PathBuf {
+    pub(super) fn path(&mut self, setting: &Spanned<String>) -> PathBuf {
         let text = setting.get_ref();
         if text.is_empty() || text.contains('\0') {
             self.refuse(
@@ -473,7 +487,7 @@ impl Checker<'_> {
         }
     }
 
-    fn nbd_connections(&mut self, setting: Option<&Spanned<i64>>) -> u32 {
+    fn connections(&mut self, target: &str, setting: Option<&Spanned<i64>>) -> u32 {
         let Some(setting) = setting else {
             return limits::NBD_CONNECTIONS_DEFAULT;
         };
@@ -482,7 +496,7 @@ impl Checker<'_> {
             _ => {
                 self.refuse(
                     &setting.span(),
-                    "nbd_connections must be from 1 to 65536",
+                    format!("{target}_connections must be from 1 to 65536"),
                     "1024 is the default",
                 );
                 limits::NBD_CONNECTIONS_DEFAULT

@@ -12,6 +12,7 @@ pub mod template;
 mod raw;
 mod names;
 mod check;
+mod check_iscsi;
 mod places;
 mod overrides;
 mod file;
@@ -23,6 +24,7 @@ pub use file::{load, read_text, write_text};
 pub use names::is_name;
 pub use overrides::Overrides;
 
+use crate::targets::ScsiAddress;
 use crate::tls::TlsFiles;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +36,8 @@ pub struct Config {
     pub unit: UnitConfig,
     /// Where hosts attach.
     pub nbd: NbdConfig,
+    /// Where initiators attach.
+    pub iscsi: IscsiConfig,
     /// Where other units send replicas, and how this one sends.
     pub link: LinkConfig,
     /// Address of the console, if there is to be one; always loopback.
@@ -81,6 +85,28 @@ pub struct NbdTls {
     pub required: bool,
 }
 
+/// `[iscsi]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IscsiConfig {
+    /// Addresses of the portals.
+    pub listen: Vec<SocketAddr>,
+    /// What initiators have to know.
+    pub chap: Option<ChapFiles>,
+    /// Names of the initiators that may log in; all if there are none.
+    pub initiators: Vec<String>,
+}
+
+/// `[iscsi.chap]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChapFiles {
+    /// What initiators call themselves.
+    pub user: String,
+    /// Where what they know lies.
+    pub secret_file: PathBuf,
+    /// The same of the target, for initiators that ask.
+    pub own: Option<(String, PathBuf)>,
+}
+
 /// `[link]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkConfig {
@@ -114,12 +140,14 @@ pub struct VolumeConfig {
 }
 
 /// Of `[[volume]]`: what hosts may do with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// They can read only.
     pub read_only: bool,
     /// They can attach it over TCP only with TLS.
     pub require_tls: bool,
+    /// Where initiators find it.
+    pub scsi: ScsiAddress,
 }
 
 /// `[[volume.remote]]`.
@@ -136,6 +164,8 @@ pub struct RemoteConfig {
 pub struct LimitsConfig {
     /// NBD connections open at the same time.
     pub nbd_connections: u32,
+    /// iSCSI connections open at the same time, on each portal.
+    pub iscsi_connections: u32,
 }
 
 impl Config {

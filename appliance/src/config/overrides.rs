@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 pub struct Overrides {
     /// Instead of `nbd.listen`.
     pub nbd: Option<SocketAddr>,
+    /// Instead of `iscsi.listen`, if there is one.
+    pub iscsi: Vec<SocketAddr>,
     /// Instead of `link.listen`; remotes that are this unit itself follow.
     pub link: Option<SocketAddr>,
     /// Instead of `console.listen`.
@@ -20,12 +22,15 @@ impl Overrides {
     /// # Errors
     /// An address beyond loopback: the command line cannot say that a network is trusted.
     pub fn apply(&self, config: &mut Config) -> Result<(), ConfigError> {
-        for (flag, address) in [
+        let single = [
             ("--nbd", self.nbd),
             ("--link", self.link),
             ("--console", self.console),
-        ] {
-            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+        ];
+        let single = single.into_iter().filter_map(|(flag, address)| Some((flag, address?)));
+        let portals = self.iscsi.iter().map(|address| ("--iscsi", *address));
+        for (flag, address) in single.chain(portals) {
+            if !address.ip().is_loopback() {
                 return Err(ConfigError::Flag(format!(
                     "{flag} {address} is reachable from other machines; give a loopback address such as \
                      127.0.0.1:{port}, or put it into the configuration file with trust_network = true",
@@ -35,6 +40,9 @@ impl Overrides {
         }
         if let Some(address) = self.nbd {
             config.nbd.listen = vec![address];
+        }
+        if !self.iscsi.is_empty() {
+            config.iscsi.listen.clone_from(&self.iscsi);
         }
         if let Some(address) = self.link {
             config.redirect_own_link(address);

@@ -12,6 +12,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) nbd: RawNbd,
     #[serde(default)]
+    pub(super) iscsi: RawIscsi,
+    #[serde(default)]
     pub(super) link: RawLink,
     #[serde(default)]
     pub(super) console: RawConsole,
@@ -55,6 +57,27 @@ pub(super) struct RawTls {
 
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawIscsi {
+    #[serde(default)]
+    pub(super) listen: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) trust_network: bool,
+    pub(super) chap: Option<RawChap>,
+    #[serde(default)]
+    pub(super) initiators: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawChap {
+    pub(super) user: Spanned<String>,
+    pub(super) secret_file: Spanned<String>,
+    pub(super) own_user: Option<Spanned<String>>,
+    pub(super) own_secret_file: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawLink {
     #[serde(default)]
     pub(super) listen: Vec<Spanned<String>>,
@@ -82,8 +105,16 @@ pub(super) struct RawVolume {
     #[serde(default)]
     pub(super) read_only: bool,
     pub(super) require_tls: Option<Spanned<bool>>,
+    pub(super) iscsi: Option<RawScsi>,
     #[serde(default)]
     pub(super) remote: Vec<RawRemote>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawScsi {
+    pub(super) target: Option<Spanned<String>>,
+    pub(super) lun: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -97,6 +128,7 @@ pub(super) struct RawRemote {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLimits {
     pub(super) nbd_connections: Option<Spanned<i64>>,
+    pub(super) iscsi_connections: Option<Spanned<i64>>,
 }
 
 /// A size as text; a bare number of bytes is taken too.

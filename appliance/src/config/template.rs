@@ -12,6 +12,8 @@ pub struct Pair {
     pub journal_size: String,
     /// Where hosts attach.
     pub nbd: SocketAddr,
+    /// Where initiators attach; nowhere if there is none.
+    pub iscsi: Vec<SocketAddr>,
     /// Where the remote half listens.
     pub link: SocketAddr,
     /// Where the console is.
@@ -25,6 +27,7 @@ impl Default for Pair {
             size: limits::VOLUME_SIZE_DEFAULT.to_owned(),
             journal_size: limits::JOURNAL_SIZE_DEFAULT.to_owned(),
             nbd: loopback(10809),
+            iscsi: Vec::new(),
             link: loopback(10900),
             console: loopback(8480),
         }
@@ -37,9 +40,12 @@ pub fn pair(pair: &Pair) -> String {
         size,
         journal_size,
         nbd,
+        iscsi,
         link,
         console,
     } = pair;
+    let portals: Vec<String> = iscsi.iter().map(|address| format!("\"{address}\"")).collect();
+    let portals = portals.join(", ");
     format!(
         r#"# Configuration of this Farside directory, written by the first 'farside up'.
 # Later starts and 'farside volume create' use it; edit it as you like, comments stay.
@@ -58,6 +64,10 @@ log = "info"                       # error, warn, info, debug, trace
 [nbd]
 listen = ["{nbd}"]
 socket = "nbd.sock"
+
+# The same over iSCSI, where an address is given: "127.0.0.1:3260" is the usual one.
+[iscsi]
+listen = [{portals}]
 
 # Where this unit accepts replicas. Here it is its own remote, over real TCP on loopback.
 [link]

@@ -34,11 +34,24 @@ impl<T> Default for Batch<T> {
 
 impl<T> Batch<T> {
     pub(super) fn push(&mut self, update: Update, reply: Owed<T>) {
-        if let Update::Trim { length, .. } | Update::Zero { length, .. } = update {
-            self.range_bytes = self.range_bytes.saturating_add(length);
-        }
+        self.note(&update);
         self.updates.push(update);
         self.replies.push(reply);
+    }
+
+    /// Several changes that are owed one reply.
+    pub(super) fn push_all(&mut self, updates: Vec<Update>, reply: Owed<T>) {
+        for update in updates {
+            self.note(&update);
+            self.updates.push(update);
+        }
+        self.replies.push(reply);
+    }
+
+    fn note(&mut self, update: &Update) {
+        if let Update::Trim { length, .. } | Update::Zero { length, .. } = update {
+            self.range_bytes = self.range_bytes.saturating_add(*length);
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -52,6 +52,11 @@ impl<T> Deferred<T> {
         self.replies.push_back((position, to));
     }
 
+    /// All that is owed, given up.
+    pub(super) fn into_replies(self) -> impl Iterator<Item = T> {
+        self.replies.into_iter().map(|(_, to)| to)
+    }
+
     /// Hands every reply that is due now to `reply`.
     pub(super) fn poll<D: Disk>(
         &mut self,

@@ -93,6 +93,15 @@ pub trait Disk: Send + Sync + 'static {
         into: Vec<u8>,
     ) -> impl Future<Output = Result<Vec<u8>, DiskError>> + Send;
 
+    /// Reads a range, at most a few MiB, and journals what `judge` makes of it at its offset; no change of anybody comes
+    /// between. `None`: `judge` made nothing of it, and nothing was changed.
+    fn modify(
+        self: &std::sync::Arc<Self>,
+        offset: u64,
+        length: u64,
+        judge: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
+    ) -> impl Future<Output = Result<Option<Position>, DiskError>> + Send;
+
     /// What is known of the first parts of a range, which is not empty, without reading it: at least one part, at most `most`,
     /// without gaps; they may end before the range does.
     fn allocation(

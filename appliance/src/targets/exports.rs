@@ -30,9 +30,36 @@ pub struct Export<D> {
     pub description: String,
     /// Only for hosts whose connection is encrypted, or cannot leave the machine.
     pub requires_tls: bool,
+    /// Identity of the disk, which stays when its name changes.
+    pub uuid: [u8; 16],
+    /// Where initiators find it.
+    pub scsi: ScsiAddress,
     /// What is served.
     pub disk: Arc<D>,
 }
+
+/// The iSCSI target of a disk, and its number there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ScsiAddress {
+    /// Name of the target.
+    pub target: String,
+    /// Logical unit number.
+    pub lun: u16,
+}
+
+impl ScsiAddress {
+    /// That of a disk of which nothing else is said: a target of its own.
+    #[must_use]
+    pub fn of_its_own(name: &str) -> Self {
+        Self {
+            target: format!("{TARGETS}:{name}"),
+            lun: 1,
+        }
+    }
+}
+
+/// What names of targets begin with: the naming authority, and when it had that name (RFC 7143, section 4.2.7.3).
+const TARGETS: &str = "iqn.2026-11.dev.farside";
 
 /// Finds `name`, or the default export if it is empty.
 pub(super) fn resolve<E: Exports>(exports: &E, name: &str) -> Option<Export<E::Disk>> {

@@ -13,10 +13,14 @@ mod batch;
 mod deferred;
 mod lone;
 mod output;
+mod scsi;
+pub mod iscsi;
 pub mod nbd;
+
+use counters::AttachGuard;
 
 pub use counters::Counters;
 pub use disk::{Disk, DiskError, DiskGeometry, Position, Update};
-pub use exports::{Export, Exports};
+pub use exports::{Export, Exports, ScsiAddress};
 pub use limits::Settings;
 pub use listener::{Listener, Stream};

@@ -256,7 +256,7 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
         }
     }
     for (name, access) in &steps.set_access {
-        shared.parts.set_access(name, *access);
+        shared.parts.set_access(name, access.clone());
     }
     let certificates = shared.parts.read_certificates();
     let mut failed = Vec::new();

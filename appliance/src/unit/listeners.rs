@@ -34,6 +34,7 @@ impl Drop for SocketFile {
 pub(crate) struct Listeners {
     pub(crate) control: OwnedUnixListener,
     pub(crate) nbd: NbdListeners,
+    pub(crate) iscsi: Vec<TcpListener>,
     pub(crate) link: Vec<TcpListener>,
     pub(crate) console: Option<TcpListener>,
 }
@@ -68,6 +69,7 @@ impl Listeners {
             tcp: bind_all(&config.nbd.listen, "nbd.listen")?,
             unix,
         };
+        let iscsi = bind_all(&config.iscsi.listen, "iscsi.listen")?;
         let link = bind_all(&config.link.listen, "link.listen")?;
         let console = config
             .console_listen
@@ -76,6 +78,7 @@ impl Listeners {
         Ok(Self {
             control,
             nbd,
+            iscsi,
             link,
             console,
         })

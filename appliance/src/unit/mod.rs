@@ -78,6 +78,7 @@ impl Unit {
         let Listeners {
             control,
             nbd,
+            iscsi,
             link,
             console,
         } = listeners;
@@ -106,12 +107,12 @@ impl Unit {
             control,
             _lock: lock,
         };
-        unit.start_parts(link, nbd).await?;
+        unit.start_parts(link, (nbd, iscsi)).await?;
         Ok(unit)
     }
 
     /// Starts what serves data. Recovery can take its time, so a signal to stop is heeded here too.
-    async fn start_parts(&mut self, link: Vec<TcpListener>, nbd: NbdListeners) -> Result<(), UnitError> {
+    async fn start_parts(&mut self, link: Vec<TcpListener>, targets: Targets) -> Result<(), UnitError> {
         let Self {
             shared,
             signals,
@@ -119,7 +120,7 @@ impl Unit {
             ..
         } = self;
         tokio::select! {
-            started = start_parts(shared, link, nbd) => return started,
+            started = start_parts(shared, link, targets) => return started,
             () = signals.stop() => {}
         }
         tracing::info!("told to stop while starting");
@@ -168,7 +169,14 @@ impl Unit {
     }
 }
 
-async fn start_parts(shared: &Shared, link: Vec<TcpListener>, nbd: NbdListeners) -> Result<(), UnitError> {
+/// Where hosts attach: over NBD and over iSCSI.
+type Targets = (NbdListeners, Vec<TcpListener>);
+
+async fn start_parts(
+    shared: &Shared,
+    link: Vec<TcpListener>,
+    (nbd, iscsi): Targets,
+) -> Result<(), UnitError> {
     let refused = |error: parts::PartError| UnitError::Part(error.to_string());
     let _turn = shared.turn.lock().await;
     shared.parts.start_link(link).await.map_err(refused)?;
@@ -176,7 +184,7 @@ async fn start_parts(shared: &Shared, link: Vec<TcpListener>, nbd: NbdListeners)
     for volume in &volumes {
         shared.open(volume).await;
     }
-    shared.parts.start_nbd(nbd).await.map_err(refused)
+    shared.parts.start_targets(nbd, iscsi).await.map_err(refused)
 }
 
 fn first_view(config: Config) -> View {
@@ -199,7 +207,7 @@ async fn shut_down(shared: &Shared, control: &ControlServers) -> bool {
     shared.view.write().stopping = true;
     // A command under way is finished first, so that it is never half done.
     let _turn = shared.turn.lock().await;
-    shared.parts.stop_nbd().await;
+    shared.parts.stop_targets().await;
     shared.parts.stop_link().await;
     let volumes: BTreeMap<String, Slot> = shared.view.read().volumes.clone();
     let mut clean = true;

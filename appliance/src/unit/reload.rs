@@ -46,7 +46,7 @@ pub fn in_force_after(in_force: &Config, wanted: &Config) -> Config {
     let keep_files = |new: &VolumeConfig| match in_force.volume(&new.name) {
         Some(old) => VolumeConfig {
             remotes: new.remotes.clone(),
-            access: new.access,
+            access: new.access.clone(),
             ..old.clone()
         },
         None => new.clone(),
@@ -74,6 +74,9 @@ fn fixed_settings(old: &Config, new: &Config) -> Vec<String> {
         ("nbd.listen", old.nbd.listen != new.nbd.listen),
         ("nbd.socket", old.nbd.socket != new.nbd.socket),
         ("nbd.tls", old.nbd.tls != new.nbd.tls),
+        ("iscsi.listen", old.iscsi.listen != new.iscsi.listen),
+        ("iscsi.chap", old.iscsi.chap != new.iscsi.chap),
+        ("iscsi.initiators", old.iscsi.initiators != new.iscsi.initiators),
         ("link.listen", old.link.listen != new.link.listen),
         ("link.window", old.link.window_bytes != new.link.window_bytes),
         ("link.accept", old.link.accept != new.link.accept),
@@ -85,6 +88,10 @@ fn fixed_settings(old: &Config, new: &Config) -> Vec<String> {
         (
             "limits.nbd_connections",
             old.limits.nbd_connections != new.limits.nbd_connections,
+        ),
+        (
+            "limits.iscsi_connections",
+            old.limits.iscsi_connections != new.limits.iscsi_connections,
         ),
     ];
     differing
@@ -105,7 +112,7 @@ fn compare_volume(old: &VolumeConfig, new: &VolumeConfig, changes: &mut Changes)
         changes.pending_restart.push(format!("volume.{}.{key}", new.name));
     }
     if old.access != new.access {
-        changes.set_access.push((new.name.clone(), new.access));
+        changes.set_access.push((new.name.clone(), new.access.clone()));
     }
     for gone in old.remotes.iter().filter(|remote| !new.remotes.contains(remote)) {
         changes.remove_remotes.push((new.name.clone(), gone.name.clone()));

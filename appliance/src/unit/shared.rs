@@ -31,6 +31,7 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct Listening {
     pub(super) nbd: Vec<String>,
+    pub(super) iscsi: Vec<String>,
     pub(super) link: Vec<String>,
     pub(super) console: Option<String>,
     /// The link address the system chose, if the configuration left it to the system.
@@ -67,6 +68,7 @@ impl Listening {
         let single = listeners.link.first().filter(|_| listeners.link.len() == 1);
         Self {
             nbd: listeners.nbd.addresses(),
+            iscsi: addresses(&listeners.iscsi),
             link: addresses(&listeners.link),
             console: console.map(|address| address.to_string()),
             chosen_link: single.and_then(|listener| listener.local_addr().ok()),
@@ -140,6 +142,7 @@ impl Shared {
                 config_error: view.config_error.clone(),
                 pending_restart: view.pending_restart.clone(),
                 nbd_listen: self.listening.nbd.clone(),
+                iscsi_listen: self.listening.iscsi.clone(),
                 link_listen: self.listening.link.clone(),
                 console_listen: self.listening.console.clone(),
             },

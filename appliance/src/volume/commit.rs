@@ -24,6 +24,8 @@ enum Outcome {
 
 struct Waiting {
     changes: VecDeque<Change>,
+    /// Wants to lead, and nothing to be journaled with it.
+    alone: bool,
     done: oneshot::Sender<Outcome>,
 }
 
@@ -59,7 +61,7 @@ impl std::fmt::Debug for Commit {
 }
 
 /// The right to append. Dropping it hands it on.
-struct Leadership(Option<Arc<Shared>>);
+pub(super) struct Leadership(Option<Arc<Shared>>);
 
 impl Leadership {
     fn new(shared: &Arc<Shared>) -> Self {
@@ -105,7 +107,7 @@ impl Commit {
     fn take_waiting(&self, group: &mut Group) {
         let mut queue = self.queue.lock();
         while group.changes.len() < GROUP_CHANGES
-            && let Some(next) = queue.waiting.pop_front()
+            && let Some(next) = queue.waiting.pop_front_if(|next| !next.alone)
         {
             group.changes.extend(next.changes);
             group.done.push(next.done);
@@ -115,29 +117,40 @@ impl Commit {
 
 /// Journals a batch, alone or together with others; resolves with the last position of its group.
 pub(super) async fn commit(shared: &Arc<Shared>, changes: VecDeque<Change>) -> Result<Position, DiskError> {
-    let waiting = {
+    match take_turn(shared, changes, false).await {
+        Outcome::Done(result) => result,
+        Outcome::Lead(changes, leadership) => lead(shared, changes, leadership).await,
+    }
+}
+
+/// Takes the lead, or waits until the batch is journaled by others or leads.
+async fn take_turn(shared: &Arc<Shared>, changes: VecDeque<Change>, alone: bool) -> Outcome {
+    let outcome = {
         let mut queue = shared.commit.queue.lock();
-        if queue.led {
-            let (done, outcome) = oneshot::channel();
-            queue.waiting.push_back(Waiting { changes, done });
-            Err(outcome)
-        } else {
+        if !queue.led {
             queue.led = true;
-            Ok(changes)
+            drop(queue);
+            return Outcome::Lead(changes, Leadership::new(shared));
         }
+        let (done, outcome) = oneshot::channel();
+        queue.waiting.push_back(Waiting { changes, alone, done });
+        outcome
     };
-    match waiting {
-        Ok(changes) => lead(shared, changes, Leadership::new(shared)).await,
-        Err(outcome) => match outcome.await {
-            Ok(Outcome::Done(result)) => result,
-            Ok(Outcome::Lead(changes, leadership)) => lead(shared, changes, leadership).await,
-            Err(_) => Err(DiskError::ShuttingDown),
-        },
+    outcome
+        .await
+        .unwrap_or(Outcome::Done(Err(DiskError::ShuttingDown)))
+}
+
+/// Keeps everybody else from journaling until the leadership is used or dropped.
+pub(super) async fn lead_alone(shared: &Arc<Shared>) -> Result<Leadership, DiskError> {
+    match take_turn(shared, VecDeque::new(), true).await {
+        Outcome::Lead(_, leadership) => Ok(leadership),
+        Outcome::Done(result) => Err(result.err().unwrap_or(DiskError::ShuttingDown)),
     }
 }
 
 /// Commits the leader's own batch with all that is queued, then up to a few groups more for others.
-async fn lead(
+pub(super) async fn lead(
     shared: &Arc<Shared>,
     changes: VecDeque<Change>,
     leadership: Leadership,

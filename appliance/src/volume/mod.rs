@@ -269,6 +269,22 @@ impl Disk for Volume {
         reading.await.unwrap_or(Err(DiskError::ShuttingDown))
     }
 
+    async fn modify(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        judge: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
+    ) -> Result<Option<Position>, DiskError> {
+        let leadership = commit::lead_alone(&self.shared).await?;
+        let length = u32::try_from(length).map_err(|_| DiskError::Io)?;
+        let found = self.read(offset, length, Vec::new()).await?;
+        let Some(data) = judge(&found) else {
+            return Ok(None);
+        };
+        let changes = self.take(&mut vec![Update::Write { offset, data }]);
+        commit::lead(&self.shared, changes, leadership).await.map(Some)
+    }
+
     async fn allocation(
         self: &Arc<Self>,
         offset: u64,

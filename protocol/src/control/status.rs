@@ -35,6 +35,9 @@ pub struct UnitStatus {
     pub pending_restart: Vec<String>,
     /// Addresses on which hosts attach: `host:port` or `unix:/path`.
     pub nbd_listen: Vec<String>,
+    /// Addresses of the iSCSI portals: `host:port`.
+    #[serde(default)]
+    pub iscsi_listen: Vec<String>,
     /// Addresses on which other units send replicas.
     pub link_listen: Vec<String>,
     /// Address of the console.

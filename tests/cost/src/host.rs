@@ -4,7 +4,7 @@ use crate::by_hand::ByHand;
 use crate::place::{NAME, VOLUME_BYTES};
 use anyhow::{Result, ensure};
 use farside::targets::nbd::{Service, serve};
-use farside::targets::{Export, Exports, Listener};
+use farside::targets::{Export, Exports, Listener, ScsiAddress};
 use farside::volume::Volume;
 use farside_protocol::nbd::{OPTION_MAGIC, REQUEST_HEADER_BYTES, REQUEST_MAGIC, SIMPLE_REPLY_BYTES};
 use farside_tests::Random;
@@ -54,6 +54,8 @@ impl Exports for OneExport {
             name: name.to_owned(),
             description: String::new(),
             requires_tls: false,
+            uuid: [1; 16],
+            scsi: ScsiAddress::of_its_own("disk"),
             disk: self.0.clone(),
         })
     }

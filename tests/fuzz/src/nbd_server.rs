@@ -8,8 +8,9 @@ use crate::allocation::measured;
 use crate::draw::Draw;
 use crate::nbd_replies::Out;
 use farside::targets::nbd::{Service, serve};
+use bytes::Bytes;
 use farside::targets::{Disk, DiskError, DiskGeometry, Position, Update};
-use farside::targets::{Export, Exports, Listener};
+use farside::targets::{Export, Exports, Listener, ScsiAddress};
 use farside_protocol::nbd::{
     CommandFlags, EXTENDED_REQUEST_MAGIC, MessageStyle, OPTION_MAGIC, REQUEST_MAGIC,
 };
@@ -97,6 +98,24 @@ impl Disk for Small {
         Ok(into)
     }
 
+    async fn modify(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        judge: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
+    ) -> Result<Option<Position>, DiskError> {
+        tokio::task::yield_now().await;
+        let mut content = self.content.lock();
+        let start = usize::try_from(offset).expect("inside the disk");
+        let length = usize::try_from(length).expect("inside the disk");
+        let part = content.get_mut(start..start + length).expect("inside the disk");
+        let Some(data) = judge(part) else { return Ok(None) };
+        part.get_mut(..data.len())
+            .expect("inside the range")
+            .copy_from_slice(&data);
+        Ok(Some(self.journaled.fetch_add(1, Ordering::Relaxed) + 1))
+    }
+
     async fn allocation(
         self: &Arc<Self>,
         offset: u64,
@@ -145,6 +164,8 @@ impl Exports for One {
             name: name.to_owned(),
             description: "small".to_owned(),
             requires_tls: false,
+            uuid: [1; 16],
+            scsi: ScsiAddress::of_its_own("disk"),
             disk: Arc::clone(&self.0),
         })
     }

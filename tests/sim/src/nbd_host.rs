@@ -11,7 +11,7 @@ use crate::time::pause_us;
 use crate::world::World;
 use farside::targets::Disk;
 use farside::targets::nbd::{Service, serve};
-use farside::targets::{Export, Exports, Listener};
+use farside::targets::{Export, Exports, Listener, ScsiAddress};
 use farside::volume::Volume;
 use farside_protocol::nbd::{OPTION_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC};
 use farside_tests::random::Random;
@@ -55,6 +55,8 @@ impl Exports for OneExport {
             name: name.to_owned(),
             description: String::new(),
             requires_tls: false,
+            uuid: [1; 16],
+            scsi: ScsiAddress::of_its_own("disk"),
             disk: self.1.clone(),
         })
     }

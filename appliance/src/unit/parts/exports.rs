@@ -51,13 +51,15 @@ impl Exports for VolumeExports {
         let (disk, access) = {
             let volumes = self.volumes.lock();
             let (served, access) = volumes.get(name)?;
-            (served.volume.clone(), *access)
+            (served.volume.clone(), access.clone())
         };
         let description = format!("Farside volume, {}", human_bytes(disk.store().volume_bytes()));
         Some(Export {
             name: name.to_owned(),
             description,
             requires_tls: access.require_tls,
+            uuid: *disk.opened_as().volume.as_bytes(),
+            scsi: access.scsi,
             disk,
         })
     }

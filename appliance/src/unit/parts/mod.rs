@@ -1,7 +1,7 @@
 //! The seam between the unit's life cycle and what it is made of: volumes, replicas, targets, links.
 //!
 //! The unit calls these functions in this order: [`Parts::new`], [`Parts::start_link`], [`Parts::open_volume`]
-//! for each volume, [`Parts::start_nbd`]; later volumes come and go; at the end [`Parts::stop_nbd`],
+//! for each volume, [`Parts::start_targets`]; later volumes come and go; at the end [`Parts::stop_targets`],
 //! [`Parts::stop_link`], [`Volume::close`] for each volume. A signal while the unit starts drops the call under
 //! way and goes straight to that end, so the stopping calls may come without the starting ones. Nothing else of
 //! the unit knows storage.
@@ -9,6 +9,7 @@
 mod error;
 mod exports;
 mod files;
+mod iscsi;
 mod known;
 mod receiving;
 mod sending;
@@ -29,6 +30,7 @@ use crate::tls::{self, TlsError};
 use exports::VolumeExports;
 use farside_protocol::control::ReplicaStatus;
 use farside_storage::{Clock, SystemClock};
+use iscsi::IscsiServer;
 use known::KnownVolumes;
 use parking_lot::Mutex;
 use receiving::LinkServer;
@@ -57,6 +59,7 @@ pub(crate) struct Parts {
     known: KnownVolumes,
     exports: Arc<VolumeExports>,
     nbd: NbdServer,
+    iscsi: IscsiServer,
     link: Mutex<Option<Arc<LinkServer>>>,
 }
 
@@ -90,6 +93,7 @@ impl Parts {
             clock: Arc::new(SystemClock::new()),
             instance: Uuid::new_v4(),
             exports,
+            iscsi: IscsiServer::new(nbd.service.counters.clone()),
             nbd,
             link: Mutex::default(),
         }
@@ -113,7 +117,7 @@ impl Parts {
         force: bool,
     ) -> Result<Arc<Volume>, PartError> {
         let volume = Volume::open(self, config, force).await?;
-        self.exports.add(volume.disk().clone(), config.access);
+        self.exports.add(volume.disk().clone(), config.access.clone());
         Ok(volume)
     }
 
@@ -140,7 +144,13 @@ impl Parts {
     }
 
     /// Accepts hosts on `listeners`, for volumes open now and later.
-    pub(crate) async fn start_nbd(&self, listeners: NbdListeners) -> Result<(), PartError> {
+    pub(crate) async fn start_targets(
+        &self,
+        listeners: NbdListeners,
+        portals: Vec<TcpListener>,
+    ) -> Result<(), PartError> {
+        self.iscsi
+            .start(&self.surroundings.config, self.exports.clone(), portals)?;
         self.read_certificates()
             .map_err(|error| PartError::failed(format!("nbd.tls: {error}")))?;
         for listener in listeners.tcp {
@@ -169,8 +179,9 @@ impl Parts {
     }
 
     /// Stops accepting hosts and lets requests under way finish.
-    pub(crate) async fn stop_nbd(&self) {
+    pub(crate) async fn stop_targets(&self) {
         self.nbd.stop.cancel();
+        self.iscsi.stop().await;
         self.nbd.tasks.close();
         self.nbd.tasks.wait().await;
         self.nbd.socket.lock().take();

@@ -1,7 +1,8 @@
 //! A disk in memory for tests and for trying the target alone: durability, cold reads and failures on command.
 
+use bytes::Bytes;
 use super::targets::{Disk, DiskError, DiskGeometry, Position, Update};
-use super::targets::{Export, Exports};
+use super::targets::{Export, Exports, ScsiAddress};
 use farside_storage::{Allocation, Stretch};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -156,6 +157,22 @@ impl Disk for MemoryDisk {
         Ok(into)
     }
 
+    async fn modify(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        judge: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
+    ) -> Result<Option<Position>, DiskError> {
+        self.failure()?;
+        let mut content = self.content.write();
+        let start = usize::try_from(offset).expect("inside the disk");
+        let length = usize::try_from(length).expect("inside the disk");
+        let part = &mut content[start..start + length];
+        let Some(data) = judge(part) else { return Ok(None) };
+        part[..data.len()].copy_from_slice(&data);
+        Ok(Some(self.journaled.fetch_add(1, SeqCst) + 1))
+    }
+
     /// Blocks of 4 KiB that are all zeroes are holes.
     async fn allocation(
         self: &Arc<Self>,
@@ -231,6 +248,8 @@ impl Exports for MemoryExports {
             name: name.to_owned(),
             description: format!("memory disk {name}"),
             requires_tls: name.starts_with("secret"),
+            uuid: [1; 16],
+            scsi: ScsiAddress::of_its_own("disk"),
             disk,
         })
     }

@@ -1,0 +1,97 @@
+//! Targets and logical units, made of the exports.
+
+use crate::targets::scsi::{Identity, LogicalUnit};
+use crate::targets::{Disk, Export, Exports};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A logical unit with the name of its volume.
+pub(super) struct Found<D> {
+    pub(super) volume: String,
+    pub(super) unit: Arc<LogicalUnit<D>>,
+}
+
+/// What can be logged in to.
+pub(super) struct Directory<E: Exports> {
+    exports: Arc<E>,
+    /// Where persistent reservations are kept.
+    reservations: PathBuf,
+    units: Arc<Mutex<BTreeMap<String, Arc<LogicalUnit<E::Disk>>>>>,
+}
+
+impl<E: Exports> Directory<E> {
+    pub(super) fn new(exports: Arc<E>, reservations: PathBuf) -> Self {
+        Self {
+            exports,
+            reservations,
+            units: Arc::default(),
+        }
+    }
+
+    /// All disks but those that have to be attached with TLS, which iSCSI does not have.
+    fn exported(&self) -> impl Iterator<Item = Export<E::Disk>> {
+        let names = self.exports.names().into_iter();
+        names
+            .filter_map(|name| self.exports.find(&name))
+            .filter(|export| !export.requires_tls)
+    }
+
+    /// Names of targets, each once.
+    pub(super) fn targets(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.exported().map(|export| export.scsi.target).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The number of each logical unit of a target with its volume's name, in order.
+    pub(super) fn luns(&self, target: &str) -> Vec<(u16, String)> {
+        let mut luns: Vec<(u16, String)> = self
+            .exported()
+            .filter(|export| export.scsi.target == target)
+            .map(|export| (export.scsi.lun, export.name))
+            .collect();
+        luns.sort();
+        luns
+    }
+
+    /// A logical unit of a target.
+    pub(super) fn find(&self, target: &str, lun: u16) -> Option<Found<E::Disk>> {
+        let is_meant = |export: &Export<E::Disk>| export.scsi.target == target && export.scsi.lun == lun;
+        let export = self.exported().find(is_meant)?;
+        let volume = export.name;
+        let identity = Identity {
+            uuid: export.uuid,
+            target: export.scsi.target,
+            lun,
+        };
+        let mut units = self.units.lock();
+        if let Some(unit) = units.get(&volume).filter(|unit| unit.is(&identity, &export.disk)) {
+            let unit = Arc::clone(unit);
+            return Some(Found { volume, unit });
+        }
+        let file = self.reservations.join(format!("{volume}.json"));
+        let unit = Arc::new(LogicalUnit::new(identity, export.disk, file));
+        units.insert(volume.clone(), Arc::clone(&unit));
+        self.forget_when_closed(volume.clone(), &unit);
+        Some(Found { volume, unit })
+    }
+
+    /// A unit must not outlive its disk's service: the files may be somebody else's next.
+    fn forget_when_closed(&self, volume: String, unit: &Arc<LogicalUnit<E::Disk>>) {
+        let (units, closing) = (Arc::clone(&self.units), unit.disk().closing());
+        let unit = Arc::downgrade(unit);
+        tokio::spawn(async move {
+            closing.cancelled().await;
+            let mut units = units.lock();
+            if units
+                .get(&volume)
+                .is_some_and(|known| Arc::downgrade(known).ptr_eq(&unit))
+            {
+                units.remove(&volume);
+            }
+        });
+    }
+}

@@ -1,0 +1,123 @@
+//! Commands under way.
+
+use crate::targets::scsi::{Answer, LogicalUnit, Seat, data_out_bytes};
+use crate::targets::AttachGuard;
+use farside_protocol::iscsi::{Command, Residual};
+use farside_protocol::scsi::Cdb;
+use std::sync::Arc;
+
+/// A logical unit that a session uses.
+pub(super) struct Attached<D: crate::targets::Disk> {
+    pub(super) unit: Arc<LogicalUnit<D>>,
+    pub(super) seat: Arc<Seat>,
+    pub(super) nexus: String,
+    pub(super) _counted: AttachGuard,
+}
+
+impl<D: crate::targets::Disk> Drop for Attached<D> {
+    fn drop(&mut self) {
+        self.unit.detach(&self.nexus, &self.seat);
+    }
+}
+
+/// What is known of a command until it is answered.
+#[derive(Debug, Clone)]
+pub(super) struct Task {
+    pub(super) tag: u32,
+    pub(super) lun: u64,
+    /// Where its initiator stands with the unit, and how often its tasks had been aborted when this one came.
+    pub(super) seat: Option<(Arc<Seat>, u64)>,
+    /// Bytes that the initiator takes and has.
+    expected_in: u32,
+    expected_out: u32,
+    /// Bytes that the command takes, if it takes any.
+    pub(super) takes: u32,
+    /// Messages of data and requests for data so far.
+    pub(super) sequences: u32,
+    /// It is counted in the command window.
+    pub(super) counted: bool,
+}
+
+impl Task {
+    pub(super) fn new(tag: u32, lun: u64, command: &Command, cdb: Option<&Cdb>, counted: bool) -> Self {
+        let expected = |used: bool| if used { command.expected_bytes } else { 0 };
+        Self {
+            tag,
+            lun,
+            seat: None,
+            // Of a command with data both ways the expected length is that of what goes out.
+            expected_in: expected(command.reads && !command.writes),
+            expected_out: expected(command.writes),
+            takes: cdb.map_or(0, |cdb| u32::try_from(data_out_bytes(cdb)).unwrap_or(u32::MAX)),
+            sequences: 0,
+            counted,
+        }
+    }
+
+    /// Bytes that are going to be taken from the initiator.
+    pub(super) fn wanted(&self) -> u32 {
+        self.takes.min(self.expected_out)
+    }
+
+    /// Whether the initiator sends another amount than the command takes, of a command whose data makes sense as a whole only.
+    pub(super) fn is_misfit(&self, cdb: &Cdb) -> bool {
+        let is_whole = matches!(
+            cdb,
+            Cdb::CompareAndWrite { .. } | Cdb::WriteSame { no_data: false, .. }
+        );
+        is_whole && self.takes != self.expected_out
+    }
+
+    /// Whether all tasks of its kind were aborted since it came.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.seat
+            .as_ref()
+            .is_some_and(|(seat, aborted)| seat.aborted() != *aborted)
+    }
+
+    /// How much of this data goes out.
+    pub(super) fn fits(&self, data_bytes: usize) -> usize {
+        data_bytes.min(self.expected_in as usize)
+    }
+
+    /// By how much the transfer differs from what was expected (section 11.4.5).
+    pub(super) fn residual(&self, answer: &Answer) -> Residual {
+        let moves = if self.expected_out > 0 || self.takes > 0 {
+            (u64::from(self.takes), self.expected_out)
+        } else {
+            (answer.data.len() as u64, self.expected_in)
+        };
+        residual(moves)
+    }
+
+    /// The same for so many bytes that go to the initiator.
+    pub(super) fn residual_of_read(&self, bytes: u32) -> Residual {
+        residual((u64::from(bytes), self.expected_in))
+    }
+}
+
+fn residual((moves, expected): (u64, u32)) -> Residual {
+    let count = |difference: u64| u32::try_from(difference).unwrap_or(u32::MAX);
+    match moves.cmp(&u64::from(expected)) {
+        std::cmp::Ordering::Equal => Residual::None,
+        std::cmp::Ordering::Greater => Residual::Overflow(count(moves - u64::from(expected))),
+        std::cmp::Ordering::Less => Residual::Underflow(count(u64::from(expected) - moves)),
+    }
+}
+
+/// The number in a logical unit number, of one level, by peripheral or flat addressing (SAM-5, section 4.7).
+pub(super) fn lun_number(lun: u64) -> Option<u16> {
+    let [b0, b1, rest @ ..] = lun.to_be_bytes();
+    match (b0 >> 6, b0 & 0x3f) {
+        _ if rest != [0; 6] => None,
+        (0, 0) => Some(u16::from(b1)),
+        (1, high) => Some(u16::from_be_bytes([high, b1])),
+        _ => None,
+    }
+}
+
+/// The same the other way.
+pub(super) fn lun_bytes(number: u16) -> u64 {
+    let flat = if number > 255 { 1 << 62 } else { 0 };
+    (u64::from(number) << 48) | flat
+}
