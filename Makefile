@@ -7,7 +7,7 @@ BINARY := target/release/farside
 # Programs the tests use, as program:package. Only what is missing gets installed.
 TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:nbd-client nbd-server:nbd-server \
   fio:fio qemu-img:qemu-utils mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fusermount3:fuse3 ip:iproute2 \
-  nft:nftables strace:strace jq:jq patch:patch valgrind:valgrind
+  iscsi-test-cu:libiscsi-bin nft:nftables strace:strace jq:jq patch:patch valgrind:valgrind
 
 # What the power cuts in a virtual machine need; without it they are skipped and say so.
 VM_PROGRAMS := qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio modprobe:kmod

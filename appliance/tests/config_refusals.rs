@@ -81,7 +81,7 @@ fn wrong_settings_are_refused_at_their_place() {
         ),
         (
             "[limits]\nnbd_connexions = 1\n",
-            "5:1 unknown field `nbd_connexions`, expected `nbd_connections`; correct the spelling or remove the line",
+            "5:1 unknown field `nbd_connexions`, expected `nbd_connections` or `iscsi_connections`; correct the spelling or remove the line",
         ),
     ]);
 }
@@ -413,4 +413,56 @@ fn tls_opens_the_network_only_where_it_keeps_strangers_out() {
         "[[volume]]\nname = \"a\"\nsize = \"1G\"\nrequire_tls = true\n",
         "7:15 volume 'a' requires TLS, and there is none; add [nbd.tls] with a certificate and its key",
     )]);
+}
+
+#[test]
+fn wrong_iscsi_settings_are_refused_at_their_place() {
+    let volume = |name: &str, scsi: &str| format!("[[volume]]\nname = \"{name}\"\nsize = \"1G\"\n{scsi}\n");
+    let two = format!(
+        "{}{}",
+        volume("a", "iscsi = { target = \"shared\" }"),
+        volume(
+            "b",
+            "iscsi = { target = \"iqn.2026-11.dev.farside:shared\", lun = 1 }"
+        )
+    );
+    check(&[
+        (
+            "[iscsi]\nlisten = [\"0.0.0.0:5\"]\n",
+            "5:11 0.0.0.0:5 is reachable from other machines, and [iscsi] does not ask them who they are; give a loopback \
+             address, give [iscsi.chap], or set trust_network = true in [iscsi] if every machine on that network may be trusted",
+        ),
+        (
+            "[iscsi]\ninitiators = [\"host\"]\n",
+            "5:15 'host' is not an iSCSI name; write a name such as iqn.2026-11.com.example:storage, of letters, digits, '-', '.' and ':'",
+        ),
+        (
+            "[iscsi.chap]\nuser = \"\"\nsecret_file = \"s\"\n",
+            "5:8 '' cannot be a CHAP name; use 1 to 255 bytes of text",
+        ),
+        (
+            "[iscsi.chap]\nuser = \"u\"\nsecret_file = \"s\"\nown_user = \"f\"\n",
+            "7:12 mutual CHAP needs a name and a secret; give both own_user and own_secret_file, or none of them",
+        ),
+        (
+            "[iscsi.chap]\nuser = \"u\"\nsecret_file = \"s\"\nown_user = \"f\"\nown_secret_file = \"./s\"\n",
+            "6:15 the secrets of initiators and of the target itself are the same file; give each side its own secret",
+        ),
+        (
+            "[limits]\niscsi_connections = 0\n",
+            "5:21 iscsi_connections must be from 1 to 65536; 1024 is the default",
+        ),
+        (
+            &volume("a", "iscsi = { lun = 16384 }"),
+            "7:17 16384 is no logical unit number; give one from 0 to 16383",
+        ),
+        (
+            &two,
+            "11:62 volume b and volume a are both logical unit 1 of iqn.2026-11.dev.farside:shared; give each volume of a \
+             target its own iscsi.lun",
+        ),
+    ]);
+    // With a secret to know, other machines may come.
+    let known = "[iscsi]\nlisten = [\"0.0.0.0:5\"]\n[iscsi.chap]\nuser = \"u\"\nsecret_file = \"s\"\n";
+    assert!(judge(&format!("{UNIT}{known}")).is_ok());
 }

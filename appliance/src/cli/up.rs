@@ -242,6 +242,14 @@ fn attach_lines(config: &Config, status: &Status, name: &str) -> Vec<String> {
             output::shell_word(socket)
         ));
     }
+    if let Some(portal) = status.unit.iscsi_listen.first()
+        && let Some(volume) = config.volume(name)
+    {
+        let target = &volume.access.scsi.target;
+        lines.push(format!(
+            "iscsiadm -m discovery -t sendtargets -p {portal} && iscsiadm -m node -T {target} -l"
+        ));
+    }
     if let Some(tcp) = tcp {
         lines.push(format!(
             "qemu-system-x86_64 -drive file=nbd://{tcp}/{name},format=raw,if=virtio ..."

@@ -78,7 +78,8 @@ impl Checker<'_> {
             && name.chars().all(is_allowed);
         if !right {
             let message = format!("'{}' is not an iSCSI name", name.escape_debug());
-            let remedy = "write a name such as iqn.2026-11.com.example:storage, of letters, digits, '-', '.' and ':'";
+            let remedy =
+                "write a name such as iqn.2026-11.com.example:storage, of letters, digits, '-', '.' and ':'";
             self.refuse(&setting.span(), message, remedy);
         }
         right
@@ -101,7 +102,10 @@ impl Checker<'_> {
             }
             if let Some(lun) = &scsi.lun {
                 span = lun.span();
-                match u16::try_from(*lun.get_ref()).ok().filter(|_| *lun.get_ref() <= LAST_LUN) {
+                match u16::try_from(*lun.get_ref())
+                    .ok()
+                    .filter(|_| *lun.get_ref() <= LAST_LUN)
+                {
                     Some(lun) => address.lun = lun,
                     None => self.refuse(
                         &lun.span(),

@@ -12,6 +12,7 @@ pub mod template;
 mod raw;
 mod names;
 mod check;
+mod check_addresses;
 mod check_iscsi;
 mod places;
 mod overrides;

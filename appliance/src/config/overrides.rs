@@ -27,7 +27,9 @@ impl Overrides {
             ("--link", self.link),
             ("--console", self.console),
         ];
-        let single = single.into_iter().filter_map(|(flag, address)| Some((flag, address?)));
+        let single = single
+            .into_iter()
+            .filter_map(|(flag, address)| Some((flag, address?)));
         let portals = self.iscsi.iter().map(|address| ("--iscsi", *address));
         for (flag, address) in single.chain(portals) {
             if !address.ip().is_loopback() {

@@ -185,7 +185,9 @@ mod tests {
             (old.replace("1G", "2G"), vec!["restart volume.a.size"]),
             (
                 old.replace("size=", "read_only=true\nsize="),
-                vec!["a Access { read_only: true, require_tls: false }"],
+                vec![
+                    "a Access { read_only: true, require_tls: false, scsi: ScsiAddress { target: \"iqn.2026-11.dev.farside:a\", lun: 1 } }",
+                ],
             ),
             (
                 old.replace("[[volume]]", "[nbd.tls]\ncertificate='c'\nkey='k'\n[[volume]]"),

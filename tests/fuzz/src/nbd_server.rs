@@ -7,8 +7,8 @@
 use crate::allocation::measured;
 use crate::draw::Draw;
 use crate::nbd_replies::Out;
-use farside::targets::nbd::{Service, serve};
 use bytes::Bytes;
+use farside::targets::nbd::{Service, serve};
 use farside::targets::{Disk, DiskError, DiskGeometry, Position, Update};
 use farside::targets::{Export, Exports, Listener, ScsiAddress};
 use farside_protocol::nbd::{

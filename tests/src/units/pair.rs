@@ -37,6 +37,25 @@ impl<'w> Pair<'w> {
     /// # Errors
     /// When no port is free.
     pub fn prepare_at(world: &'w World, sizes: Sizes, directory: &Path) -> Result<Self> {
+        Self::prepare_with(world, sizes, directory, &[])
+    }
+
+    /// A running pair with iSCSI portals.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_with_portals(world: &'w World, sizes: Sizes, portals: &[SocketAddr]) -> Result<Self> {
+        let pair = Self::prepare_with(world, sizes, &world.file("pair"), portals)?;
+        pair.unit.start()?;
+        Ok(pair)
+    }
+
+    fn prepare_with(
+        world: &'w World,
+        sizes: Sizes,
+        directory: &Path,
+        portals: &[SocketAddr],
+    ) -> Result<Self> {
         let (nbd, link, console) = (free_address()?, free_address()?, free_address()?);
         let args = ["up".to_owned(), directory.to_string_lossy().into_owned()].into_iter();
         let options = [
@@ -46,10 +65,12 @@ impl<'w> Pair<'w> {
             ("--link", link.to_string()),
             ("--console", console.to_string()),
         ];
+        let portals = portals.iter().map(|portal| ("--iscsi", portal.to_string()));
         let args = args
             .chain(
                 options
                     .into_iter()
+                    .chain(portals)
                     .flat_map(|(name, value)| [name.to_owned(), value]),
             )
             .collect();

@@ -113,7 +113,11 @@ pub(super) fn from_text(value: &str) -> Option<Vec<u8>> {
 }
 
 fn from_hex(digits: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|value| u8::try_from(value).ok())
+    };
     // An odd number of digits begins with half a byte.
     let mut bytes = Vec::new();
     let (first, rest) = digits.as_bytes().split_at(digits.len() % 2);
@@ -160,7 +164,10 @@ mod tests {
         let challenge: Vec<u8> = (0..16).collect();
         let response = |algorithm: Algorithm| to_hex(&algorithm.response(7, b"secretsecret12", &challenge));
         assert_eq!(response(Algorithm::Md5), "0xd2ad9b553183668fa064205c85779b04");
-        assert_eq!(response(Algorithm::Sha256), "0xa0a042f9422600a942224f51b622b57b4212324375e7726dcff1d877044e09cd");
+        assert_eq!(
+            response(Algorithm::Sha256),
+            "0xa0a042f9422600a942224f51b622b57b4212324375e7726dcff1d877044e09cd"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, Finished, ORDERED, Progress};
 use super::fault::Fault;
-use super::limits::SOLICITED_BYTES;
+use super::limits::HELD_BYTES;
 use super::receiver::Pdu;
 use super::task::{Attached, Task, lun_bytes, lun_number};
 use super::transfer::{Next, Transfer};
@@ -53,9 +53,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         let progress = Progress::Receiving {
             task: Box::new(task),
             cdb: decoded.ok(),
-            transfer,
+            transfer: Box::new(transfer),
             refused,
-            solicited: false,
         };
         self.tasks.insert(tag, progress);
         self.go_on(tag);
@@ -82,7 +81,9 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             return Err(match decoded {
                 Ok(Cdb::Inquiry { page, allocation }) => inquire_nothing(*page, *allocation),
                 Ok(Cdb::RequestSense { allocation, .. }) => {
-                    let mut data = Sense::illegal(Additional::LogicalUnitNotSupported).fixed().to_vec();
+                    let mut data = Sense::illegal(Additional::LogicalUnitNotSupported)
+                        .fixed()
+                        .to_vec();
                     data.truncate(*allocation as usize);
                     Answer::with(data)
                 }
@@ -96,7 +97,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     /// Begins to use a unit, if there is one of this number.
     fn attach(&mut self, lun: u64) {
         let target = self.session.nexus.target.clone();
-        let (Some(target), Some(number), false) = (target, lun_number(lun), self.units.contains_key(&lun)) else {
+        let (Some(target), Some(number), false) = (target, lun_number(lun), self.units.contains_key(&lun))
+        else {
             return;
         };
         let Some(found) = self.portals.directory.find(&target, number) else {
@@ -153,12 +155,12 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     /// Asks for more data of a command, or carries it out.
     fn go_on(&mut self, tag: u32) {
-        let Some(Progress::Receiving { transfer, solicited, .. }) = self.tasks.get_mut(&tag) else {
+        let Some(Progress::Receiving { task, transfer, .. }) = self.tasks.get_mut(&tag) else {
             return;
         };
         match transfer.next() {
             Next::Wait => {}
-            Next::Ask if *solicited => self.ask(tag),
+            Next::Ask if task.held > 0 => self.ask(tag),
             Next::Ask => {
                 self.to_ask.push_back(tag);
                 self.ask_next();
@@ -168,22 +170,19 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     /// Lets commands that wait ask for their data, as long as there is room for it.
-    pub(super) fn ask_next(&mut self) {
+    fn ask_next(&mut self) {
         while let Some(tag) = self.to_ask.front().copied() {
-            let Some(Progress::Receiving {
-                transfer, solicited, ..
-            }) = self.tasks.get_mut(&tag)
-            else {
+            let Some(Progress::Receiving { task, transfer, .. }) = self.tasks.get_mut(&tag) else {
                 self.to_ask.pop_front();
                 continue;
             };
             let bytes = u64::from(transfer.missing());
-            if self.solicited_bytes > 0 && self.solicited_bytes + bytes > SOLICITED_BYTES {
+            if self.held_bytes > 0 && self.held_bytes + bytes > HELD_BYTES {
                 return;
             }
             self.to_ask.pop_front();
-            *solicited = true;
-            self.solicited_bytes += bytes;
+            task.held = bytes;
+            self.held_bytes += bytes;
             self.ask(tag);
         }
     }
@@ -202,18 +201,6 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         self.sender.put(message, &[]);
     }
 
-    /// A transfer is over: what it had asked for is free for others.
-    pub(super) fn end_transfer(&mut self, solicited: bool, task: &Task) {
-        if solicited {
-            self.solicited_bytes = self.solicited_bytes.saturating_sub(u64::from(task.wanted()));
-            if self.tasks.values().all(|progress| !matches!(progress, Progress::Receiving { solicited: true, .. })) {
-                // What came unasked was not counted.
-                self.solicited_bytes = 0;
-            }
-        }
-        self.ask_next();
-    }
-
     /// All data is there: the command is carried out.
     fn begin(&mut self, tag: u32) {
         let Some(Progress::Receiving {
@@ -221,12 +208,10 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             cdb,
             transfer,
             refused,
-            solicited,
         }) = self.tasks.insert(tag, Progress::Running { abort: None })
         else {
             return;
         };
-        self.end_transfer(solicited, &task);
         let failed = transfer.failure().map(Answer::check);
         if let Some(answer) = refused.or(failed) {
             return self.reply(*task, answer);
@@ -264,12 +249,17 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     /// Answers a read from the cache, or starts it beside the connection.
-    fn read(&mut self, task: Task, unit: Arc<LogicalUnit<E::Disk>>, offset: u64, length: u32) {
+    fn read(&mut self, mut task: Task, unit: Arc<LogicalUnit<E::Disk>>, offset: u64, length: u32) {
         let bytes = task.fits(length as usize);
         let residual = task.residual_of_read(length);
         if bytes > 0 && length <= INLINE_READ_BYTES {
             let disk = unit.disk();
-            if bytes <= self.sender.segment_bytes().min(self.parameters.max_burst_bytes as usize) {
+            if bytes
+                <= self
+                    .sender
+                    .segment_bytes()
+                    .min(self.parameters.max_burst_bytes as usize)
+            {
                 let read = |into: &mut [u8]| disk.read_cached(offset, into) == Ok(true);
                 if self.sender.put_read(task.tag, bytes, residual, read) {
                     return self.finish(&task);
@@ -281,6 +271,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 }
             }
         }
+        task.held = u64::from(length);
+        self.held_bytes += task.held;
         self.running.spawn(async move {
             let answer = match unit.disk().read(offset, length, Vec::new()).await {
                 Ok(data) => Answer::with(data),
@@ -313,7 +305,10 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     /// Answers a command, unless it was aborted.
     pub(super) fn reply(&mut self, mut task: Task, answer: Answer) {
-        let aborted = matches!(self.tasks.get(&task.tag), Some(Progress::Running { abort: Some(_) }));
+        let aborted = matches!(
+            self.tasks.get(&task.tag),
+            Some(Progress::Running { abort: Some(_) })
+        );
         if aborted || task.is_aborted() {
             return self.finish(&task);
         }
@@ -322,7 +317,10 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         if answer.status == Status::Good && bytes > 0 {
             return self.send_data(task, &answer.data[..bytes], residual);
         }
-        let sense = answer.sense.map(|sense| self.sense_data(&task, &sense)).unwrap_or_default();
+        let sense = answer
+            .sense
+            .map(|sense| self.sense_data(&task, &sense))
+            .unwrap_or_default();
         task.sequences = 0;
         let serial = self.sender.status();
         let response = scsi_response(task.tag, answer.status as u8, residual, task.sequences, serial);
@@ -353,9 +351,11 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         if self.ordered == Some(task.tag) {
             self.ordered = None;
         }
+        self.held_bytes = self.held_bytes.saturating_sub(task.held);
         if let Some(Progress::Running { abort: Some(tag) }) = self.tasks.remove(&task.tag) {
             self.manage_done(tag, TaskResponse::Complete);
         }
+        self.ask_next();
     }
 
     /// Forgets commands whose data has not arrived.
@@ -371,9 +371,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     /// Forgets a command whose data has not arrived.
     pub(super) fn abort_transfer(&mut self, tag: u32) {
-        if let Some(Progress::Receiving { task, solicited, .. }) = self.tasks.remove(&tag) {
+        if let Some(Progress::Receiving { task, .. }) = self.tasks.remove(&tag) {
             self.finish(&task);
-            self.end_transfer(solicited, &task);
         }
     }
 
@@ -430,7 +429,9 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     /// The unit of the batch is gone.
     fn fail_batch(&mut self) {
-        let owed = std::mem::take(&mut self.batch.replies).into_iter().map(|owed| owed.to);
+        let owed = std::mem::take(&mut self.batch.replies)
+            .into_iter()
+            .map(|owed| owed.to);
         let flushes = std::mem::take(&mut self.batch.flushes);
         for task in owed.chain(flushes).collect::<Vec<_>>() {
             self.reply(task, Answer::status(Status::Busy));
@@ -438,4 +439,3 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         self.batch.forget_updates();
     }
 }
-

@@ -4,7 +4,7 @@
 //! commands that take their time, room to send, and new messages.
 
 use super::fault::Fault;
-use super::limits::{ANSWER, COMMANDS, IDLE, LAST_WORDS, LOGOUT};
+use super::limits::{ANSWER, COMMANDS, HELD_BYTES, IDLE, LAST_WORDS, LOGOUT};
 use super::parameters::Parameters;
 use super::receiver::{Pdu, Receiver};
 use super::sender::Sender;
@@ -69,10 +69,8 @@ pub(super) enum Progress {
     Receiving {
         task: Box<Task>,
         cdb: Option<Cdb>,
-        transfer: Transfer,
+        transfer: Box<Transfer>,
         refused: Option<Answer>,
-        /// Counted in what was asked for.
-        solicited: bool,
     },
     /// It is being carried out; whoever aborted it is told when it is over.
     Running { abort: Option<u32> },
@@ -104,8 +102,8 @@ pub(super) struct Connection<S, E: Exports> {
     pub(super) batch_lun: Option<u64>,
     pub(super) deferred: BTreeMap<u64, Deferred<(Task, Answer)>>,
     pub(super) running: JoinSet<Finished>,
-    /// Bytes of writes that were asked for, and commands that wait to ask.
-    pub(super) solicited_bytes: u64,
+    /// Bytes that commands hold, and commands that wait to ask for theirs.
+    pub(super) held_bytes: u64,
     pub(super) to_ask: VecDeque<u32>,
     pub(super) next_tag: u32,
     /// The rest of a text that is too long for one message.
@@ -150,7 +148,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             batch_lun: None,
             deferred: BTreeMap::new(),
             running: JoinSet::new(),
-            solicited_bytes: 0,
+            held_bytes: 0,
             to_ask: VecDeque::new(),
             next_tag: 0,
             text: Vec::new(),
@@ -199,25 +197,46 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         }
     }
 
-    /// Takes every complete message the limits allow.
+    /// Takes every complete message the limits allow. Behind a command that has to wait, data and what is immediate go on: it
+    /// may be just that which it waits for.
     fn gather(&mut self) -> Result<(), Fault> {
-        loop {
-            if self.end.is_some() || self.is_full() {
-                return Ok(());
-            }
-            let pdu = match self.waiting.pop_front() {
-                Some(pdu) => pdu,
-                None => match self.receiver.take()? {
-                    Some(pdu) => pdu,
-                    None => return Ok(()),
-                },
+        while self.end.is_none() && !self.is_full() {
+            let is_blocked = match self.waiting.pop_front() {
+                Some(next) if self.must_wait(&next) => {
+                    self.waiting.push_front(next);
+                    true
+                }
+                Some(next) => {
+                    self.accept(next)?;
+                    continue;
+                }
+                None => false,
             };
-            if self.must_wait(&pdu) {
-                self.waiting.push_front(pdu);
+            if self.waiting.len() > COMMANDS as usize {
                 return Ok(());
             }
-            self.accept(pdu)?;
+            let Some(pdu) = self.receiver.take()? else {
+                return Ok(());
+            };
+            let goes_on = matches!(pdu.request.kind, RequestKind::DataOut(_)) || pdu.request.immediate;
+            if self.must_wait(&pdu) {
+                // What is journaled first is all that keeps a function that manages tasks.
+                let is_command = matches!(pdu.request.kind, RequestKind::Command(_));
+                if is_blocked && is_command {
+                    self.waiting.push_back(pdu);
+                } else {
+                    self.waiting.push_front(pdu);
+                }
+                if !is_command || self.batch.len() > 0 {
+                    return Ok(());
+                }
+            } else if is_blocked && !goes_on {
+                self.waiting.push_back(pdu);
+            } else {
+                self.accept(pdu)?;
+            }
         }
+        Ok(())
     }
 
     fn is_full(&self) -> bool {
@@ -232,7 +251,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             RequestKind::Command(command) => {
                 let other_unit = self.batch_lun.is_some_and(|lun| lun != pdu.request.lun);
                 let is_ordered = command.attribute == ORDERED && !self.tasks.is_empty();
-                other_unit || is_ordered || self.ordered.is_some()
+                let is_full = self.held_bytes >= HELD_BYTES;
+                other_unit || is_ordered || is_full || self.ordered.is_some()
             }
             _ => false,
         }
@@ -244,8 +264,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             return self.handle(pdu);
         }
         let ahead = pdu.request.command_number.wrapping_sub(self.sender.expected);
-        let window = self.sender.last_command().wrapping_sub(self.sender.expected);
-        if ahead > window && ahead < 1 << 31 || ahead >= 1 << 31 {
+        if ahead >= self.sender.command_room() {
             // Outside the window, or again: silently ignored.
             return Ok(());
         }
@@ -275,14 +294,13 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         if self.poll_alarm(context)? {
             return Poll::Ready(Ok(None));
         }
-        if let Some(pdu) = self.waiting.front() {
-            return if self.must_wait(pdu) || self.is_full() {
-                Poll::Pending
-            } else {
-                Poll::Ready(Ok(None))
-            };
-        }
         if self.is_full() {
+            return Poll::Pending;
+        }
+        if self.waiting.front().is_some_and(|pdu| !self.must_wait(pdu)) {
+            return Poll::Ready(Ok(None));
+        }
+        if self.waiting.len() > COMMANDS as usize {
             return Poll::Pending;
         }
         match self.receiver.poll_receive(&mut self.stream, context)? {
@@ -375,7 +393,11 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     /// A tag that no transfer has.
     pub(super) fn new_tag(&mut self) -> u32 {
-        self.next_tag = if self.next_tag >= NO_TAG - 1 { 0 } else { self.next_tag + 1 };
+        self.next_tag = if self.next_tag >= NO_TAG - 1 {
+            0
+        } else {
+            self.next_tag + 1
+        };
         self.next_tag
     }
 

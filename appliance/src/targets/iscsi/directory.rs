@@ -13,12 +13,15 @@ pub(super) struct Found<D> {
     pub(super) unit: Arc<LogicalUnit<D>>,
 }
 
+/// Units by the name of their volume.
+type Units<D> = BTreeMap<String, Arc<LogicalUnit<D>>>;
+
 /// What can be logged in to.
 pub(super) struct Directory<E: Exports> {
     exports: Arc<E>,
     /// Where persistent reservations are kept.
     reservations: PathBuf,
-    units: Arc<Mutex<BTreeMap<String, Arc<LogicalUnit<E::Disk>>>>>,
+    units: Arc<Mutex<Units<E::Disk>>>,
 }
 
 impl<E: Exports> Directory<E> {

@@ -16,8 +16,9 @@ pub(super) const LOGIN_SEGMENT_BYTES: u32 = 8192;
 pub(super) const COMMANDS: u32 = 128;
 /// Immediate commands, which no window holds back, that are under way beside them.
 pub(super) const IMMEDIATE_COMMANDS: usize = 32;
-/// Bytes of one session's writes that are asked for at the same time; one write may exceed it.
-pub(super) const SOLICITED_BYTES: u64 = 16 << 20;
+/// Bytes that one session's commands hold at the same time: of writes that asked for their data, and of reads that wait for
+/// the disk. One command may exceed it.
+pub(super) const HELD_BYTES: u64 = 16 << 20;
 /// Text of one login request or text request, in all its parts.
 pub(super) const TEXT_BYTES: usize = 64 << 10;
 /// Requests of one login.

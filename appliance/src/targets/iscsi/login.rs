@@ -146,7 +146,10 @@ impl<'a> Login<'a> {
         }
         let identity = (request.isid, request.tsih);
         if *self.first.get_or_insert(identity) != identity {
-            return refuse(LoginStatus::InitiatorError, "a session that changes during its login");
+            return refuse(
+                LoginStatus::InitiatorError,
+                "a session that changes during its login",
+            );
         }
         if !matches!(request.current, Stage::Security | Stage::Operational) {
             return refuse(LoginStatus::InitiatorError, "a stage that a login does not have");
@@ -166,8 +169,18 @@ impl<'a> Login<'a> {
     }
 
     /// The keys that say who wants what (sections 13.3 to 13.8 and 13.21).
-    fn introduce(&mut self, pairs: &[(&str, &str)], is_first: bool, exists: impl Fn(&str) -> bool) -> Outcome<()> {
-        let find = |key: &str| pairs.iter().find(|(known, _)| *known == key).map(|(_, value)| *value);
+    fn introduce(
+        &mut self,
+        pairs: &[(&str, &str)],
+        is_first: bool,
+        exists: impl Fn(&str) -> bool,
+    ) -> Outcome<()> {
+        let find = |key: &str| {
+            pairs
+                .iter()
+                .find(|(known, _)| *known == key)
+                .map(|(_, value)| *value)
+        };
         if !is_first {
             return Ok(());
         }
@@ -186,7 +199,10 @@ impl<'a> Login<'a> {
         let initiator = self.initiator.as_deref().unwrap_or_default();
         let allowed = &self.policy.initiators;
         if !allowed.is_empty() && !allowed.iter().any(|known| known == initiator) {
-            return refuse(LoginStatus::Forbidden, format!("initiator {initiator:?} is not on the list"));
+            return refuse(
+                LoginStatus::Forbidden,
+                format!("initiator {initiator:?} is not on the list"),
+            );
         }
         if self.is_discovery {
             return Ok(());
@@ -203,9 +219,18 @@ impl<'a> Login<'a> {
 
     /// The security stage (section 12).
     fn authenticate(&mut self, pairs: &[(&str, &str)], out: &mut Vec<u8>) -> Outcome<()> {
-        let find = |key: &str| pairs.iter().find(|(known, _)| *known == key).map(|(_, value)| *value);
+        let find = |key: &str| {
+            pairs
+                .iter()
+                .find(|(known, _)| *known == key)
+                .map(|(_, value)| *value)
+        };
         if let Some(methods) = find("AuthMethod") {
-            let wanted = if self.policy.account.is_some() { "CHAP" } else { "None" };
+            let wanted = if self.policy.account.is_some() {
+                "CHAP"
+            } else {
+                "None"
+            };
             if !methods.split(',').any(|method| method == wanted) {
                 return refuse(
                     LoginStatus::AuthenticationFailure,
@@ -222,7 +247,12 @@ impl<'a> Login<'a> {
         } else if let (Identity::Challenged(challenge), Some(name), Some(response)) =
             (self.identity.clone(), find("CHAP_N"), find("CHAP_R"))
         {
-            self.judge(&challenge, (name, response), (find("CHAP_I"), find("CHAP_C")), out)?;
+            self.judge(
+                &challenge,
+                (name, response),
+                (find("CHAP_I"), find("CHAP_C")),
+                out,
+            )?;
         } else if pairs.iter().any(|(key, _)| key.starts_with("CHAP_")) {
             return refuse(LoginStatus::AuthenticationFailure, "CHAP out of its order");
         }
@@ -260,7 +290,10 @@ impl<'a> Login<'a> {
         let right = from_text(response).is_some_and(|bytes| challenge.is_answered(&account.secret, &bytes));
         // Both are looked at in any case: an answer tells nothing about names.
         if !right || name != account.user {
-            return refuse(LoginStatus::AuthenticationFailure, format!("CHAP as {name:?} failed"));
+            return refuse(
+                LoginStatus::AuthenticationFailure,
+                format!("CHAP as {name:?} failed"),
+            );
         }
         if asked != (None, None) {
             let (Some(identifier), Some(bytes)) = (

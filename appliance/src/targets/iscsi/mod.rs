@@ -27,3 +27,6 @@ mod server;
 pub use chap::Account;
 pub use login::Policy;
 pub use server::{Portals, Setup, serve};
+
+#[cfg(test)]
+mod tests;

@@ -93,18 +93,34 @@ impl Parameters {
             "DataDigest" => digest(value, &mut self.data_digest),
             "InitialR2T" => either(value, &mut self.initial_r2t),
             "ImmediateData" => both(value, &mut self.immediate_data),
-            "MaxBurstLength" => least(value, (512, (1 << 24) - 1), MAX_BURST_BYTES, &mut self.max_burst_bytes),
-            "FirstBurstLength" => least(value, (512, (1 << 24) - 1), FIRST_BURST_BYTES, &mut self.first_burst_bytes),
+            "MaxBurstLength" => least(
+                value,
+                (512, (1 << 24) - 1),
+                MAX_BURST_BYTES,
+                &mut self.max_burst_bytes,
+            ),
+            "FirstBurstLength" => least(
+                value,
+                (512, (1 << 24) - 1),
+                FIRST_BURST_BYTES,
+                &mut self.first_burst_bytes,
+            ),
             "MaxOutstandingR2T" => least(value, (1, 65_535), OUTSTANDING_R2T, &mut self.outstanding_r2t),
             "MaxConnections" => least(value, (1, 65_535), 1, &mut 0),
             "ErrorRecoveryLevel" => least(value, (0, 2), 0, &mut 0),
             "DefaultTime2Retain" => least(value, (0, 3600), 0, &mut 0),
-            "DefaultTime2Wait" => number(value).filter(|wait| *wait <= 3600).map(|wait| wait.max(2).to_string()),
+            "DefaultTime2Wait" => number(value)
+                .filter(|wait| *wait <= 3600)
+                .map(|wait| wait.max(2).to_string()),
             // Whoever wants another order gets this one.
             "DataPDUInOrder" | "DataSequenceInOrder" => boolean(value).map(|_| word(true)),
             "IFMarker" | "OFMarker" => boolean(value).map(|_| word(false)),
-            "TaskReporting" => Some("RFC3720".to_owned()).filter(|_| value.split(',').any(|one| one == "RFC3720")),
-            "iSCSIProtocolLevel" => number(value).filter(|level| *level <= 31).map(|level| level.min(1).to_string()),
+            "TaskReporting" => {
+                Some("RFC3720".to_owned()).filter(|_| value.split(',').any(|one| one == "RFC3720"))
+            }
+            "iSCSIProtocolLevel" => number(value)
+                .filter(|level| *level <= 31)
+                .map(|level| level.min(1).to_string()),
             "MaxRecvDataSegmentLength" => {
                 return match number(value).filter(|bytes| (512..1 << 24).contains(bytes)) {
                     Some(bytes) => {

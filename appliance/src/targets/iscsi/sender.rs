@@ -57,9 +57,13 @@ impl Sender {
 
     /// The last command that is taken now. It never goes back: a command that is taken counts once as expected no longer and
     /// once as under way.
-    pub(super) fn last_command(&self) -> u32 {
-        let room = COMMANDS.saturating_sub(self.outstanding);
-        self.expected.wrapping_add(room).wrapping_sub(1)
+    fn last_command(&self) -> u32 {
+        self.expected.wrapping_add(self.command_room()).wrapping_sub(1)
+    }
+
+    /// How many more commands are taken now.
+    pub(super) fn command_room(&self) -> u32 {
+        COMMANDS.saturating_sub(self.outstanding)
     }
 
     /// The numbers of a message that is no status.
@@ -83,7 +87,11 @@ impl Sender {
         let header = response.with_data(data_bytes).bytes();
         let header_digest = if self.header_digest { DIGEST_BYTES } else { 0 };
         let padded = data_bytes + padding(data_bytes);
-        let data_digest = if self.data_digest && padded > 0 { DIGEST_BYTES } else { 0 };
+        let data_digest = if self.data_digest && padded > 0 {
+            DIGEST_BYTES
+        } else {
+            0
+        };
         let whole = self
             .output
             .room(HEADER_BYTES + header_digest + padded + data_digest);
@@ -138,9 +146,13 @@ impl Sender {
             let piece = (data.len() - at).min(self.segment_bytes).min(burst_left);
             let end = at + piece;
             let is_last = end == data.len();
-            let is_final = is_last || end % self.burst_bytes == 0;
+            let is_final = is_last || end.is_multiple_of(self.burst_bytes);
             let good = residual.filter(|_| is_last).map(|residual| (0, residual));
-            let serial = if good.is_some() { self.status() } else { self.serial() };
+            let serial = if good.is_some() {
+                self.status()
+            } else {
+                self.serial()
+            };
             let offset = u32::try_from(at).unwrap_or(u32::MAX);
             let response = data_in(tag, (number, offset), is_final, good, serial);
             self.put(response, &data[at..end]);

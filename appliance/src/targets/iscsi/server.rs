@@ -167,7 +167,10 @@ async fn log_in<S: Stream, E: Exports>(
         if next != Some(Stage::FullFeature) {
             let stages = (request.current, next);
             let serial = sender.status();
-            sender.put(login_response(tag, identity, stages, LoginStatus::Success, serial), &text);
+            sender.put(
+                login_response(tag, identity, stages, LoginStatus::Success, serial),
+                &text,
+            );
             send(stream, sender).await?;
             continue;
         }
@@ -178,12 +181,21 @@ async fn log_in<S: Stream, E: Exports>(
         let serial = sender.status();
         let stages = (request.current, next);
         let identity = (request.isid, session.number);
-        sender.put(login_response(tag, identity, stages, LoginStatus::Success, serial), &text);
+        sender.put(
+            login_response(tag, identity, stages, LoginStatus::Success, serial),
+            &text,
+        );
         send(stream, sender).await?;
         let mut sender = std::mem::replace(sender, Sender::new(0));
         sender.agree(&login.parameters);
         receiver.agree(login.parameters.header_digest, login.parameters.data_digest);
-        return Ok(agreed(receiver, sender, session, login, (request.connection, local)));
+        return Ok(agreed(
+            receiver,
+            sender,
+            session,
+            login,
+            (request.connection, local),
+        ));
     }
 }
 
@@ -205,12 +217,16 @@ fn agreed(
 }
 
 /// A session has one connection: there is nothing to add one to (section 6.3.1).
-fn check_number<E: Exports>(request: &LoginRequest, portals: &Portals<E>) -> Result<(), (LoginStatus, String)> {
+fn check_number<E: Exports>(
+    request: &LoginRequest,
+    portals: &Portals<E>,
+) -> Result<(), (LoginStatus, String)> {
     match request.tsih {
         0 => Ok(()),
-        number if portals.sessions.has(number) => {
-            Err((LoginStatus::TooManyConnections, "a second connection of a session".to_owned()))
-        }
+        number if portals.sessions.has(number) => Err((
+            LoginStatus::TooManyConnections,
+            "a second connection of a session".to_owned(),
+        )),
         number => Err((LoginStatus::NoSession, format!("there is no session {number}"))),
     }
 }
@@ -224,7 +240,10 @@ async fn refuse<S: Stream, T>(
 ) -> Result<T, Fault> {
     let identity = (request.isid, request.tsih);
     let serial: Serial = sender.status();
-    sender.put(login_response(tag, identity, (request.current, None), status, serial), &[]);
+    sender.put(
+        login_response(tag, identity, (request.current, None), status, serial),
+        &[],
+    );
     send(stream, sender).await?;
     Err(Fault::Refused(why))
 }

@@ -1,7 +1,7 @@
 //! Commands under way.
 
-use crate::targets::scsi::{Answer, LogicalUnit, Seat, data_out_bytes};
 use crate::targets::AttachGuard;
+use crate::targets::scsi::{Answer, LogicalUnit, Seat, data_out_bytes};
 use farside_protocol::iscsi::{Command, Residual};
 use farside_protocol::scsi::Cdb;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ pub(super) struct Task {
     pub(super) sequences: u32,
     /// It is counted in the command window.
     pub(super) counted: bool,
+    /// Bytes that it holds beyond what came unasked.
+    pub(super) held: u64,
 }
 
 impl Task {
@@ -51,6 +53,7 @@ impl Task {
             takes: cdb.map_or(0, |cdb| u32::try_from(data_out_bytes(cdb)).unwrap_or(u32::MAX)),
             sequences: 0,
             counted,
+            held: 0,
         }
     }
 

@@ -133,7 +133,8 @@ impl Transfer {
             return false;
         }
         if message.number != self.number || message.offset != self.arrived || !fits {
-            self.failure.get_or_insert(aborted(Additional::IncorrectAmountOfData));
+            self.failure
+                .get_or_insert(aborted(Additional::IncorrectAmountOfData));
         }
         self.number = self.number.wrapping_add(1);
         if self.failure.is_none() {
@@ -141,7 +142,8 @@ impl Transfer {
         }
         if message.is_final {
             if matches!(self.phase, Phase::Solicited { end, .. } if self.arrived != end) {
-                self.failure.get_or_insert(aborted(Additional::IncorrectAmountOfData));
+                self.failure
+                    .get_or_insert(aborted(Additional::IncorrectAmountOfData));
             }
             self.phase = Phase::Idle;
         }

@@ -21,4 +21,4 @@ mod connection;
 pub use server::{Security, Service, serve};
 
 #[cfg(test)]
-mod tests;
+pub(in crate::targets) mod tests;

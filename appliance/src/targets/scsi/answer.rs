@@ -96,11 +96,17 @@ impl Answer {
     /// What a disk's error means to a host.
     pub(crate) fn failed(error: DiskError, writing: bool) -> Self {
         match error {
-            DiskError::Io if writing => Self::check(Sense::new(SenseKey::MediumError, Additional::WriteError)),
-            DiskError::Io => Self::check(Sense::new(SenseKey::MediumError, Additional::UnrecoveredReadError)),
-            DiskError::NoSpace => {
-                Self::check(Sense::new(SenseKey::DataProtect, Additional::SpaceAllocationFailed))
+            DiskError::Io if writing => {
+                Self::check(Sense::new(SenseKey::MediumError, Additional::WriteError))
             }
+            DiskError::Io => Self::check(Sense::new(
+                SenseKey::MediumError,
+                Additional::UnrecoveredReadError,
+            )),
+            DiskError::NoSpace => Self::check(Sense::new(
+                SenseKey::DataProtect,
+                Additional::SpaceAllocationFailed,
+            )),
             DiskError::ReadOnly => Self::check(Sense::new(SenseKey::DataProtect, Additional::WriteProtected)),
             DiskError::ShuttingDown => Self::status(Status::Busy),
         }

@@ -58,7 +58,11 @@ fn in_blocks(found: &[Stretch]) -> Vec<(u64, Allocation)> {
         if begun > 0 {
             let rest = left.min(block - begun);
             (begun, left) = (begun + rest, left - rest);
-            mixed = if mixed == allocation { mixed } else { Allocation::Data };
+            mixed = if mixed == allocation {
+                mixed
+            } else {
+                Allocation::Data
+            };
             if begun < block {
                 continue;
             }
@@ -119,9 +123,6 @@ mod tests {
             [(1, Data), (1, Hole)]
         );
         assert_eq!(runs(&[(512, Zero), (100, Zero)]), [(1, Zero), (1, Data)]);
-        assert_eq!(
-            runs(&[(300, Hole), (212, Hole), (1024, Hole)]),
-            [(3, Hole)]
-        );
+        assert_eq!(runs(&[(300, Hole), (212, Hole), (1024, Hole)]), [(3, Hole)]);
     }
 }

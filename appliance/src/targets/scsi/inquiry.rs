@@ -94,7 +94,11 @@ fn identification(identity: &Identity) -> Vec<u8> {
     designator(&mut data, (3, 0x08), &terminated(&name));
     // Of the port: its number in the target, and its name; bit 7 says that iSCSI is what it speaks.
     designator(&mut data, (1, 0x94), &[0, 0, 0, 1]);
-    designator(&mut data, (3, 0x98), &terminated(&format!("{},t,0x0001", identity.target)));
+    designator(
+        &mut data,
+        (3, 0x98),
+        &terminated(&format!("{},t,0x0001", identity.target)),
+    );
     data
 }
 
@@ -134,4 +138,7 @@ fn block_limits() -> Vec<u8> {
     padded(data, 60)
 }
 
-const _: () = assert!(BLOCK_BYTES * GRANULARITY_BLOCKS as u32 == 4096, "the journal's block");
+const _: () = assert!(
+    BLOCK_BYTES * GRANULARITY_BLOCKS as u32 == 4096,
+    "the journal's block"
+);

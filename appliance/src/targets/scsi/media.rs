@@ -85,12 +85,14 @@ fn difference(mode: CompareMode, data: &Bytes) -> impl Fn(usize, &[u8]) -> Optio
     move |at, found| match mode {
         CompareMode::Nothing => None,
         CompareMode::Data => first_difference(data.get(at..).unwrap_or_default(), found),
-        CompareMode::OneBlock => found
-            .chunks(BLOCK_BYTES as usize)
-            .enumerate()
-            .find_map(|(number, block)| {
-                first_difference(&data, block).map(|byte| number * BLOCK_BYTES as usize + byte)
-            }),
+        CompareMode::OneBlock => {
+            found
+                .chunks(BLOCK_BYTES as usize)
+                .enumerate()
+                .find_map(|(number, block)| {
+                    first_difference(&data, block).map(|byte| number * BLOCK_BYTES as usize + byte)
+                })
+        }
     }
 }
 

@@ -17,17 +17,15 @@ mod reports;
 mod media;
 mod unmap;
 mod unit;
-#[cfg(test)]
-mod tests;
 
 pub(super) use answer::{Answer, Plan};
+pub(super) use inquiry::inquire_nothing;
 pub(super) use limits::BLOCK_BYTES;
 pub(super) use reports::report_luns;
-pub(super) use inquiry::inquire_nothing;
 pub(super) use unit::{Identity, LogicalUnit, Seat, Sweep};
 
-use limits::{COMPARE_BLOCKS, TRANSFER_BLOCKS};
 use farside_protocol::scsi::{Cdb, CompareMode};
+use limits::{COMPARE_BLOCKS, TRANSFER_BLOCKS};
 
 /// Bytes that a command takes from the initiator.
 pub(super) fn data_out_bytes(cdb: &Cdb) -> u64 {

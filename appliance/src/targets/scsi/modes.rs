@@ -89,10 +89,7 @@ pub(super) fn sense(modes: Modes, wanted: Wanted, blocks: u64, read_only: bool) 
     if wanted.control == SAVED {
         return Answer::check(Sense::illegal(Additional::SavingParametersNotSupported));
     }
-    if !matches!(
-        (wanted.page, wanted.subpage),
-        (_, 0) | (ALL_PAGES, ALL_SUBPAGES)
-    ) {
+    if !matches!((wanted.page, wanted.subpage), (_, 0) | (ALL_PAGES, ALL_SUBPAGES)) {
         return Answer::check(Sense::in_command(3, Some(7)));
     }
     let mut pages = Vec::new();
@@ -114,7 +111,12 @@ pub(super) fn sense(modes: Modes, wanted: Wanted, blocks: u64, read_only: bool) 
         descriptor(blocks)
     };
     // Write protection; DPO and FUA are understood.
-    let device = 0x10 | if read_only || modes.write_protected { 0x80 } else { 0 };
+    let device = 0x10
+        | if read_only || modes.write_protected {
+            0x80
+        } else {
+            0
+        };
     let mut data = Vec::new();
     let descriptor_bytes = u8::try_from(descriptor.len()).unwrap_or(0);
     let following = descriptor.len() + pages.len();
@@ -164,7 +166,12 @@ pub(super) fn select(modes: Modes, long: bool, parameters: &[u8], blocks: u64) -
 
 /// Blocks stay as long as they are; how many there are need not be said.
 fn check_descriptor(given: &[u8], blocks: u64, at: usize) -> Result<(), Sense> {
-    let wrong = |byte: usize| Err(Sense::in_parameters(u16::try_from(at + byte).unwrap_or(u16::MAX), None));
+    let wrong = |byte: usize| {
+        Err(Sense::in_parameters(
+            u16::try_from(at + byte).unwrap_or(u16::MAX),
+            None,
+        ))
+    };
     match *given {
         [] => Ok(()),
         [b0, b1, b2, b3, _, l1, l2, l3] => {

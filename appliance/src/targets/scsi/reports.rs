@@ -68,7 +68,9 @@ fn one_operation(asked: Asked) -> Result<Vec<u8>, Sense> {
     let has_actions = OPERATIONS
         .iter()
         .any(|operation| operation.opcode == asked.opcode && operation.action.is_some());
-    let exists = OPERATIONS.iter().any(|operation| operation.opcode == asked.opcode);
+    let exists = OPERATIONS
+        .iter()
+        .any(|operation| operation.opcode == asked.opcode);
     match asked.option {
         ONE if has_actions => return Err(Sense::in_command(2, Some(2))),
         ONE_WITH_ACTION if exists && !has_actions => return Err(Sense::in_command(2, Some(2))),

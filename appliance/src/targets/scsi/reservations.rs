@@ -178,8 +178,8 @@ impl Reservations {
     /// Carries out an order, or changes nothing.
     pub(super) fn carry_out(&mut self, order: &Order<'_>) -> Result<Effects, Refused> {
         match order.action {
-            Action::Register(ignore) => return self.register(order, ignore),
-            _ if self.registrants.get(order.from) != Some(&order.key) => return Err(Refused::Conflict),
+            Action::Register(ignore) => self.register(order, ignore),
+            _ if self.registrants.get(order.from) != Some(&order.key) => Err(Refused::Conflict),
             Action::Reserve => self.reserve(order),
             Action::Release => self.release(order),
             Action::Clear => {

@@ -139,14 +139,21 @@ impl<D: Disk> LogicalUnit<D> {
     pub(crate) fn attach(&self, nexus: &str) -> Arc<Seat> {
         let seat = Arc::new(Seat::default());
         seat.attend(Additional::PowerOnReset);
-        self.state.lock().seats.insert(nexus.to_owned(), Arc::clone(&seat));
+        self.state
+            .lock()
+            .seats
+            .insert(nexus.to_owned(), Arc::clone(&seat));
         seat
     }
 
     /// The session of an initiator port ended.
     pub(crate) fn detach(&self, nexus: &str, seat: &Arc<Seat>) {
         let mut state = self.state.lock();
-        if state.seats.get(nexus).is_some_and(|known| Arc::ptr_eq(known, seat)) {
+        if state
+            .seats
+            .get(nexus)
+            .is_some_and(|known| Arc::ptr_eq(known, seat))
+        {
             state.seats.remove(nexus);
             state.reserved.take_if(|by| by == nexus);
         }
@@ -192,7 +199,12 @@ impl<D: Disk> LogicalUnit<D> {
     ///
     /// # Errors
     /// The answer if not.
-    pub(crate) fn admit(&self, nexus: &str, seat: &Seat, command: &Result<Cdb, CdbError>) -> Result<(), Answer> {
+    pub(crate) fn admit(
+        &self,
+        nexus: &str,
+        seat: &Seat,
+        command: &Result<Cdb, CdbError>,
+    ) -> Result<(), Answer> {
         self.notice_resize();
         let known = command.as_ref().ok();
         if !known.is_some_and(passes_attention)

@@ -209,7 +209,7 @@ async fn a_stop_in_the_middle_of_opening_lets_the_next_start_go_on() {
         if let Ok(opened) = opening.await {
             opened.unwrap().close().await;
         }
-        world.parts.stop_nbd().await;
+        world.parts.stop_targets().await;
         world.parts.stop_link().await;
         // A process that ended has no files open; here they are closed a moment later.
         let again = async {
@@ -268,7 +268,7 @@ async fn a_closed_volume_serves_nobody_and_shutting_down_does_not_wait_for_remot
     let disk = world.parts.exports.find("a").unwrap().disk;
     write(&volume).await;
     let ending = async {
-        world.parts.stop_nbd().await;
+        world.parts.stop_targets().await;
         world.parts.stop_link().await;
         volume.close().await;
     };

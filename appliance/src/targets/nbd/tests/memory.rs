@@ -1,8 +1,8 @@
 //! A disk in memory for tests and for trying the target alone: durability, cold reads and failures on command.
 
-use bytes::Bytes;
 use super::targets::{Disk, DiskError, DiskGeometry, Position, Update};
 use super::targets::{Export, Exports, ScsiAddress};
+use bytes::Bytes;
 use farside_storage::{Allocation, Stretch};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -249,7 +249,7 @@ impl Exports for MemoryExports {
             description: format!("memory disk {name}"),
             requires_tls: name.starts_with("secret"),
             uuid: [1; 16],
-            scsi: ScsiAddress::of_its_own("disk"),
+            scsi: ScsiAddress::of_its_own(name),
             disk,
         })
     }

@@ -3,7 +3,7 @@
 use crate::targets;
 
 mod harness;
-mod memory;
+pub(in crate::targets) mod memory;
 mod negotiation;
 mod requests;
 mod block_status;
