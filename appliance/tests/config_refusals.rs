@@ -458,7 +458,7 @@ fn wrong_iscsi_settings_are_refused_at_their_place() {
         ),
         (
             &two,
-            "11:62 volume b and volume a are both logical unit 1 of iqn.2026-11.dev.farside:shared; give each volume of a \
+            "11:60 volume b and volume a are both logical unit 1 of iqn.2026-11.dev.farside:shared; give each volume of a \
              target its own iscsi.lun",
         ),
     ]);
