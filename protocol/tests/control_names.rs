@@ -66,6 +66,8 @@ fn volume() -> VolumeStatus {
             bytes: 4096,
         },
         read_only: false,
+        iscsi_target: "iqn.2026-11.dev.farside:disk0".into(),
+        iscsi_lun: 1,
         connections: 2,
         remotes: vec![remote()],
         ..VolumeStatus::out_of_service("disk0", 1 << 30, None)

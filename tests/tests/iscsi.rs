@@ -182,6 +182,19 @@ fn discovery_names_every_portal_and_the_status_too() {
             status["unit"]["iscsi_listen"] == serde_json::json!(wanted),
             "{status}"
         );
+        ensure!(status["volumes"][0]["iscsi_target"] == TARGET, "{status}");
+        let help = pair.unit.command(&["attach-help"])?.success()?.stdout;
+        for words in [TARGET, "replacement_timeout", "reconnect-delay", "--filter=retry"] {
+            ensure!(help.contains(words), "{words} is not in {help}");
+        }
+        let listed = pair
+            .unit
+            .command(&["attach-help", "disk0", "--json"])?
+            .success()?
+            .stdout;
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
+        ensure!(listed.len() == 5, "{listed:?}");
+        pair.unit.command(&["attach-help", "other"])?.failure()?;
         Ok(())
     });
 }

@@ -12,6 +12,7 @@ mod run;
 mod up;
 mod status;
 mod table;
+mod attach;
 mod wait;
 mod volume;
 mod config;
@@ -52,6 +53,8 @@ enum Commands {
     Config(config::ConfigCommand),
     /// Show what a running unit does
     Status(status::StatusArgs),
+    /// Show how hosts attach a volume so that a restart of the unit is a pause for them
+    AttachHelp(attach::AttachHelpArgs),
     /// Create, list and remove volumes of a running unit
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
@@ -121,6 +124,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Commands::Status(args) => {
             let client = client()?;
             block_on(async move { status::status(&client, &args).await })
+        }
+        Commands::AttachHelp(args) => {
+            let client = client()?;
+            block_on(async move { attach::attach_help(&client, &args).await })
         }
         Commands::Volume(command) => {
             let client = client()?;

@@ -152,9 +152,21 @@ impl Shared {
     }
 }
 
+/// Where initiators find the volume; one that needs TLS is not offered to them.
+fn with_address(status: VolumeStatus, config: Option<&VolumeConfig>) -> VolumeStatus {
+    match config.map(|volume| &volume.access) {
+        Some(access) if !access.require_tls => VolumeStatus {
+            iscsi_target: access.scsi.target.clone(),
+            iscsi_lun: access.scsi.lun,
+            ..status
+        },
+        _ => status,
+    }
+}
+
 fn volume_status(name: &str, slot: &Slot, config: &Config) -> VolumeStatus {
     let problem = match slot {
-        Slot::Open(volume) => return volume.status(),
+        Slot::Open(volume) => return with_address(volume.status(), config.volume(name)),
         Slot::Starting => None,
         Slot::Failed(why) => Some(why.clone()),
     };

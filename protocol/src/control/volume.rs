@@ -57,6 +57,12 @@ pub struct VolumeStatus {
     /// Whether hosts can read only.
     #[serde(default)]
     pub read_only: bool,
+    /// The iSCSI target in which hosts find it, where there are portals; empty if it is not offered.
+    #[serde(default)]
+    pub iscsi_target: String,
+    /// Its logical unit number there.
+    #[serde(default)]
+    pub iscsi_lun: u16,
     /// Hosts' connections open now.
     pub connections: u32,
     /// Where the volume is sent to, by name.
@@ -86,6 +92,8 @@ impl VolumeStatus {
             counters: CounterPair::default(),
             buffer: BufferStatus::default(),
             read_only: false,
+            iscsi_target: String::new(),
+            iscsi_lun: 0,
             connections: 0,
             remotes: Vec::new(),
         }

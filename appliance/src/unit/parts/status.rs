@@ -80,6 +80,9 @@ pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u3
         counters: counters(served),
         buffer: buffer(&points.tail, &points.journaled),
         read_only: served.volume.is_read_only(),
+        // What the configuration says is the unit's to add.
+        iscsi_target: String::new(),
+        iscsi_lun: 0,
         connections,
         remotes,
     }
