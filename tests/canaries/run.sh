@@ -9,7 +9,7 @@
 #   tests/canaries/run.sh --quick          a few that are found at once
 #   tests/canaries/run.sh --clean          none: only the tree without any bug
 #
-# LIMIT: most worlds for each (100000; all but a few take less than 5000). FIRST: the first seed (1). THREADS: of the
+# LIMIT: most worlds for each (200000; all but a few take less than 5000). FIRST: the first seed (1). THREADS: of the
 # simulator (all cores). CLEAN: worlds of the tree without any bug, which have to find nothing (20000; 0 leaves them out).
 #
 # The copy and what is built from it are kept in target/canaries, so that only what a bug touches is built anew.
@@ -23,7 +23,7 @@ root=$(cd "$here/../.." && pwd)
 work=${CARGO_TARGET_DIR:-$root/target}/canaries
 tree=$work/tree
 sim=$work/build/sim/farside-sim
-LIMIT=${LIMIT:-100000}
+LIMIT=${LIMIT:-200000}
 CLEAN=${CLEAN:-20000}
 FIRST=${FIRST:-1}
 THREADS=${THREADS:-$(nproc)}
