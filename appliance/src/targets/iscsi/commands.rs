@@ -176,6 +176,10 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 self.to_ask.pop_front();
                 continue;
             };
+            if transfer.next() != Next::Ask || task.held > 0 {
+                self.to_ask.pop_front();
+                continue;
+            }
             let bytes = u64::from(transfer.missing());
             if self.held_bytes > 0 && self.held_bytes + bytes > HELD_BYTES {
                 return;
@@ -219,8 +223,13 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         let (Some(cdb), Some(attached)) = (cdb, self.units.get(&task.lun)) else {
             return self.reply(*task, Answer::status(Status::Busy));
         };
-        if task.is_aborted() {
-            return self.reply(*task, Answer::good());
+        let is_same = task
+            .seat
+            .as_ref()
+            .is_some_and(|(seat, _)| Arc::ptr_eq(seat, &attached.seat));
+        if task.is_aborted() || !is_same {
+            // The volume behind the number may be another one by now.
+            return self.reply(*task, Answer::status(Status::Busy));
         }
         let unit = Arc::clone(&attached.unit);
         let plan = unit.decide(&self.port, &attached.seat, &cdb, transfer.data());
@@ -242,6 +251,9 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             Plan::Later(future) => {
                 self.running.spawn(async move {
                     let _under_way = unit.enter().await;
+                    if task.is_aborted() {
+                        return Finished::Command(Box::new(task), Answer::status(Status::TaskAborted));
+                    }
                     Finished::Command(Box::new(task), future.await)
                 });
             }
@@ -371,6 +383,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     /// Forgets a command whose data has not arrived.
     pub(super) fn abort_transfer(&mut self, tag: u32) {
+        self.to_ask.retain(|waiting| *waiting != tag);
         if let Some(Progress::Receiving { task, .. }) = self.tasks.remove(&tag) {
             self.finish(&task);
         }

@@ -95,6 +95,8 @@ pub(super) struct Connection<S, E: Exports> {
     pub(super) held: BTreeMap<u32, Pdu>,
     /// A message that waits for what is under way.
     pub(super) waiting: VecDeque<Pdu>,
+    /// Messages were left in the receive buffer because a limit was reached.
+    stopped: bool,
     /// A command that all others wait for.
     pub(super) ordered: Option<u32>,
     pub(super) batch: Batch<Task>,
@@ -143,6 +145,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             tasks: HashMap::new(),
             held: BTreeMap::new(),
             waiting: VecDeque::new(),
+            stopped: false,
             ordered: None,
             batch: Batch::default(),
             batch_lun: None,
@@ -218,7 +221,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             let Some(pdu) = self.receiver.take()? else {
                 return Ok(());
             };
-            let goes_on = matches!(pdu.request.kind, RequestKind::DataOut(_)) || pdu.request.immediate;
+            let is_data = matches!(pdu.request.kind, RequestKind::DataOut(_));
+            let goes_on = (is_data && !self.waits(pdu.request.task_tag)) || pdu.request.immediate;
             if self.must_wait(&pdu) {
                 // What is journaled first is all that keeps a function that manages tasks.
                 let is_command = matches!(pdu.request.kind, RequestKind::Command(_));
@@ -236,7 +240,16 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 self.accept(pdu)?;
             }
         }
+        // There may be more complete messages.
+        self.stopped = self.is_full();
         Ok(())
+    }
+
+    /// Whether the command of this tag waits itself: data that comes unasked follows it.
+    fn waits(&self, tag: u32) -> bool {
+        self.waiting
+            .iter()
+            .any(|pdu| pdu.request.task_tag == tag && matches!(pdu.request.kind, RequestKind::Command(_)))
     }
 
     fn is_full(&self) -> bool {
@@ -254,6 +267,11 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 let is_full = self.held_bytes >= HELD_BYTES;
                 other_unit || is_ordered || is_full || self.ordered.is_some()
             }
+            // It may complete a command of another unit than the batch is for.
+            RequestKind::DataOut(_) => match self.tasks.get(&pdu.request.task_tag) {
+                Some(Progress::Receiving { task, .. }) => self.batch_lun.is_some_and(|lun| lun != task.lun),
+                _ => false,
+            },
             _ => false,
         }
     }
@@ -296,6 +314,9 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         }
         if self.is_full() {
             return Poll::Pending;
+        }
+        if std::mem::take(&mut self.stopped) {
+            return Poll::Ready(Ok(None));
         }
         if self.waiting.front().is_some_and(|pdu| !self.must_wait(pdu)) {
             return Poll::Ready(Ok(None));

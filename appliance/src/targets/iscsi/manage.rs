@@ -186,6 +186,11 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             return self.reject(pdu, RejectReason::Protocol);
         };
         let mut out = Vec::new();
+        // Many lists of many targets in one answer would be too much to hold.
+        let lists = pairs.iter().filter(|(key, _)| *key == "SendTargets").count();
+        if lists > 1 {
+            return self.reject(pdu, RejectReason::Protocol);
+        }
         for (key, value) in pairs {
             match key {
                 "SendTargets" => self.list_targets(value, &mut out),

@@ -64,6 +64,9 @@ impl Default for Parameters {
     }
 }
 
+/// The answer to a key that nobody knows (section 6.2).
+const NOT_UNDERSTOOD: &str = "NotUnderstood";
+
 /// What is said to a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -82,7 +85,10 @@ impl Parameters {
             return Answer::Again;
         }
         let said = self.answer(key, value);
-        self.seen.push(key.to_owned());
+        // What nobody knows may be said as often as one likes; remembering it would cost time and memory.
+        if said != Answer::Value(NOT_UNDERSTOOD.to_owned()) {
+            self.seen.push(key.to_owned());
+        }
         said
     }
 
@@ -130,7 +136,7 @@ impl Parameters {
                     None => reject(),
                 };
             }
-            _ => return Answer::Value("NotUnderstood".to_owned()),
+            _ => return Answer::Value(NOT_UNDERSTOOD.to_owned()),
         };
         outcome.map_or_else(reject, Answer::Value)
     }

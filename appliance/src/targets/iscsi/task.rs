@@ -1,7 +1,7 @@
 //! Commands under way.
 
 use crate::targets::AttachGuard;
-use crate::targets::scsi::{Answer, LogicalUnit, Seat, data_out_bytes};
+use crate::targets::scsi::{Answer, LogicalUnit, MOST_DATA_OUT_BYTES, Seat, data_out_bytes};
 use farside_protocol::iscsi::{Command, Residual};
 use farside_protocol::scsi::Cdb;
 use std::sync::Arc;
@@ -59,7 +59,9 @@ impl Task {
 
     /// Bytes that are going to be taken from the initiator.
     pub(super) fn wanted(&self) -> u32 {
-        self.takes.min(self.expected_out)
+        // No command that is carried out takes more.
+        let most = u32::try_from(MOST_DATA_OUT_BYTES).unwrap_or(u32::MAX);
+        self.takes.min(self.expected_out).min(most)
     }
 
     /// Whether the initiator sends another amount than the command takes, of a command whose data makes sense as a whole only.

@@ -1,5 +1,6 @@
 //! The data of a writing command as it arrives (RFC 7143, sections 4.2.4.2, 11.7 and 11.8). No sockets.
 
+use super::limits::MAX_BURST_BYTES;
 use bytes::{Bytes, BytesMut};
 use farside_protocol::iscsi::DataOut;
 use farside_protocol::scsi::{Additional, Sense, SenseKey};
@@ -80,7 +81,8 @@ impl Transfer {
             return;
         }
         if let Some(first) = self.whole.take() {
-            self.buffer.reserve(self.wanted as usize);
+            self.buffer
+                .reserve((self.wanted as usize).min(MAX_BURST_BYTES as usize));
             self.buffer.extend_from_slice(&first);
         }
         self.buffer.extend_from_slice(&data);
@@ -108,7 +110,7 @@ impl Transfer {
 
     /// Asks for the next part under this tag: its offset and length.
     pub(super) fn ask(&mut self, tag: u32, most: u32) -> (u32, u32) {
-        let length = (self.wanted - self.arrived).min(most);
+        let length = self.missing().min(most);
         let end = self.arrived + length;
         self.phase = Phase::Solicited { tag, end };
         self.number = 0;

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Length of the parameters of PERSISTENT RESERVE OUT.
-const PARAMETER_BYTES: usize = 24;
+pub(super) const RESERVE_OUT_BYTES: u32 = 24;
+const PARAMETER_BYTES: usize = RESERVE_OUT_BYTES as usize;
 
 /// Service actions of PERSISTENT RESERVE IN.
 const READ_KEYS: u8 = 0;
@@ -191,7 +192,7 @@ fn full_status(now: &Reservations) -> Vec<u8> {
 fn order<'a>(from: &'a str, wanted: ReserveOut, data: &[u8]) -> Result<Order<'a>, Sense> {
     let length_error = Sense::illegal(Additional::ParameterListLengthError);
     let parameters: &[u8; PARAMETER_BYTES] = data.try_into().map_err(|_| length_error)?;
-    if wanted.parameter_bytes as usize != PARAMETER_BYTES {
+    if wanted.parameter_bytes != RESERVE_OUT_BYTES {
         return Err(length_error);
     }
     let [

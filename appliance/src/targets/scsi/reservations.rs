@@ -271,7 +271,6 @@ impl Reservations {
 
     fn preempt(&mut self, order: &Order<'_>, abort: bool) -> Result<Effects, Refused> {
         let from = order.from;
-        let kind = order.kind.ok_or(WRONG_TYPE)?;
         let of_all = self
             .held
             .as_ref()
@@ -287,6 +286,12 @@ impl Reservations {
             (key, false) => holder_key == Some(key),
             (_, true) => false,
         };
+        // The type is looked at only where a reservation is made.
+        let kind = if takes_it {
+            Some(order.kind.ok_or(WRONG_TYPE)?)
+        } else {
+            None
+        };
         let is_meant = |key: &u64| (order.action_key == 0 && of_all) || *key == order.action_key;
         let gone: Vec<String> = self
             .registrants
@@ -299,7 +304,7 @@ impl Reservations {
         }
         self.registrants.retain(|name, _| !gone.contains(name));
         let mut effects = Effects::attention(gone.clone(), Additional::RegistrationsPreempted);
-        if takes_it {
+        if let Some(kind) = kind {
             let by = from.to_owned();
             let before = self.held.replace(Held { kind, by });
             if before.is_some_and(|held| held.kind != kind) {

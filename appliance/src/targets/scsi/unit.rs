@@ -4,7 +4,7 @@ use super::answer::{Answer, Plan};
 use super::guard::{passes_attention, passes_reserve, touch, writes_blocks};
 use super::limits::{ATTENTIONS, BLOCK_BYTES, COMPARE_BLOCKS, TRANSFER_BLOCKS, WRITE_SAME_BLOCKS};
 use super::modes::{self, Modes, Wanted};
-use super::persistent::{Persistent, ReserveOut};
+use super::persistent::{Persistent, RESERVE_OUT_BYTES, ReserveOut};
 use super::reports::{self, Asked};
 use super::{capacity, inquiry, media, unmap};
 use crate::targets::{Disk, Update};
@@ -271,6 +271,9 @@ impl<D: Disk> LogicalUnit<D> {
             Cdb::CompareAndWrite { extent, .. } => (extent, u32::from(COMPARE_BLOCKS)),
             Cdb::WriteSame { extent, .. } => (extent, WRITE_SAME_BLOCKS),
             Cdb::GetLbaStatus { lba, .. } => (Extent { lba, blocks: 1 }, 1),
+            Cdb::PersistentReserveOut { parameter_bytes, .. } if parameter_bytes != RESERVE_OUT_BYTES => {
+                return Err(Sense::illegal(Additional::ParameterListLengthError));
+            }
             _ => return Ok(()),
         };
         media::check_extent(extent, self.blocks(), most)
@@ -371,7 +374,11 @@ impl<D: Disk> LogicalUnit<D> {
             Cdb::ModeSelect { save: true, .. } => Answer::check(Sense::in_command(1, Some(0))),
             Cdb::ModeSelect { long, .. } => self.mode_select(nexus, long, data),
             Cdb::Reserve => {
-                self.state.lock().reserved = Some(nexus.to_owned());
+                let mut state = self.state.lock();
+                if state.reserved.as_ref().is_some_and(|by| by != nexus) {
+                    return Answer::status(Status::ReservationConflict);
+                }
+                state.reserved = Some(nexus.to_owned());
                 Answer::good()
             }
             Cdb::Release => {
@@ -435,7 +442,8 @@ impl<D: Disk> LogicalUnit<D> {
             kind,
             parameter_bytes,
         };
-        Plan::Later(Box::pin(async move {
+        // A task of its own: a session that ends must not leave the file and what is known here different.
+        let carried_out = async move {
             match Persistent::carry_out(&unit.persistent, from, wanted, data).await {
                 Err(answer) => answer,
                 Ok(effects) => {
@@ -453,6 +461,15 @@ impl<D: Disk> LogicalUnit<D> {
                     Answer::good()
                 }
             }
+        };
+        Plan::Later(Box::pin(async move {
+            let done = tokio::spawn(carried_out).await;
+            done.unwrap_or_else(|_| {
+                Answer::check(Sense::new(
+                    SenseKey::HardwareError,
+                    Additional::InternalTargetFailure,
+                ))
+            })
         }))
     }
 }

@@ -266,3 +266,39 @@ async fn many_long_writes_ask_for_their_data_one_after_the_other() {
     }
     assert_eq!(server.disk.content(0..1), [0x42]);
 }
+
+#[tokio::test]
+async fn commands_of_one_receive_are_all_answered_however_long_their_answers() {
+    let server = Server::start().await;
+    let keys = ["MaxRecvDataSegmentLength=262144"];
+    let mut initiator = Initiator::log_in(server.address, 1, &keys).await;
+    let mut sent = Vec::new();
+    for tag in 100..112_u32 {
+        let mut command = header(0x01, 0xc1, 1, tag);
+        put(&mut command, 20, 128 << 10);
+        put(&mut command, 24, initiator.command_number);
+        command[32..42].copy_from_slice(&cdb10(0x28, 0, 0, 256));
+        initiator.command_number += 1;
+        sent.extend_from_slice(&command);
+    }
+    tokio::io::AsyncWriteExt::write_all(&mut initiator.stream, &sent)
+        .await
+        .unwrap();
+    for tag in 100..112 {
+        let reply = initiator.reply().await;
+        assert_eq!(
+            (reply.opcode(), reply.word(16), reply.data.len()),
+            (0x25, tag, 128 << 10)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_no_command_has_is_refused_before_its_data() {
+    let server = Server::start().await;
+    let mut initiator = server.initiator().await;
+    let register = [0x5f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0];
+    initiator.command(&register, (0, u32::MAX), &[0; 1000]).await;
+    assert_eq!(initiator.reply().await.sense(), (5, 0x1a00));
+    assert_eq!(initiator.write(0, &[1; 512]).await.status(), 0);
+}
