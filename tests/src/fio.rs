@@ -11,10 +11,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Starts fio for so many seconds of verified writes to `server`, by way of nbdkit at `front`.
+/// Starts fio for so many seconds of verified writes to `server`, by way of nbdkit at `front`, and waits for the first of them.
 ///
 /// # Errors
-/// A skip without fio or nbdkit; an error when nbdkit does not come up.
+/// A skip without fio or nbdkit; an error when nbdkit does not come up or fio writes nothing.
 pub fn reconnecting_fio(
     world: &World,
     server: &Endpoint,
@@ -32,6 +32,7 @@ pub fn reconnecting_fio(
         "127.0.0.1",
         "-p",
         &address.port().to_string(),
+        "--filter=log",
         "--filter=retry",
         "nbd",
     ]);
@@ -41,6 +42,8 @@ pub fn reconnecting_fio(
         "retry-delay=1",
         "retry-exponential=no",
     ]);
+    let log = world.file("nbdkit-requests.log");
+    nbdkit.arg(format!("logfile={}", log.display()));
     let nbdkit = world.spawn("nbdkit-retry", &mut nbdkit)?;
     wait_until("nbdkit to listen", limits::START, || {
         Ok(Seen::when(front.connect(limits::STATUS).is_ok(), || {
@@ -63,7 +66,15 @@ pub fn reconnecting_fio(
         "--do_verify=1",
         "--verify_fatal=1",
     ]);
-    world.spawn("fio", &mut fio.command()?)
+    let fio = world.spawn("fio", &mut fio.command()?)?;
+    // The filter tries again for whoever is attached; a server that is killed while fio attaches is an error to it.
+    wait_until("fio to write", limits::TOOL, || {
+        let written = std::fs::read_to_string(&log).is_ok_and(|log| log.contains(" Write "));
+        Ok(Seen::when(written || fio.exit_status()?.is_some(), || {
+            fio.log_tail(5)
+        }))
+    })?;
+    Ok(fio)
 }
 
 /// Waits for fio's end; it must have verified without an error, in its exit code and in its words.

@@ -52,9 +52,13 @@ impl<T> Deferred<T> {
         self.replies.push_back((position, to));
     }
 
-    /// All that is owed, given up.
-    pub(super) fn into_replies(self) -> impl Iterator<Item = T> {
-        self.replies.into_iter().map(|(_, to)| to)
+    /// Takes out what is not wanted any more.
+    pub(super) fn take_out(&mut self, is_unwanted: impl Fn(&T) -> bool) -> Vec<T> {
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.replies)
+            .into_iter()
+            .partition(|(_, to)| is_unwanted(to));
+        self.replies = kept;
+        gone.into_iter().map(|(_, to)| to).collect()
     }
 
     /// Hands every reply that is due now to `reply`.

@@ -1,27 +1,27 @@
 //! SCSI commands: their data is collected, they are carried out, they are answered.
 
 use super::connection::{Connection, Finished, ORDERED, Progress};
-use super::fault::Fault;
+use super::lane::Lane;
 use super::limits::HELD_BYTES;
 use super::receiver::Pdu;
-use super::task::{Attached, Task, lun_bytes, lun_number};
+use super::task::{Task, lun_bytes, lun_number};
 use super::transfer::{Next, Transfer};
-use crate::targets::batch::Owed;
 use crate::targets::limits::INLINE_READ_BYTES;
-use crate::targets::scsi::{Answer, LogicalUnit, Plan, inquire_nothing, report_luns};
+use crate::targets::scsi::{Answer, Later, LogicalUnit, Plan, inquire_nothing, report_luns};
 use crate::targets::{Disk, Exports, Position, Stream};
 use farside_protocol::iscsi::{
-    Command, DataOut, NO_TAG, RejectReason, Residual, TaskResponse, ready_to_transfer, reject, scsi_response,
+    Command, DataOut, NO_TAG, RejectReason, Residual, ready_to_transfer, reject, scsi_response,
 };
 use farside_protocol::scsi::{Additional, Cdb, CdbError, Sense, Status};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
 
 impl<S: Stream, E: Exports> Connection<S, E> {
     /// A command with what data came with it.
     pub(super) fn command(&mut self, pdu: &Pdu, command: &Command) {
         let (tag, lun) = (pdu.request.task_tag, pdu.request.lun);
+        if pdu.aborted {
+            return;
+        }
         if self.session.nexus.target.is_none() || !self.may_begin(pdu) {
             return self.reject(pdu, RejectReason::Protocol);
         }
@@ -77,7 +77,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             return Err(report_luns(*select, *allocation, &numbers));
         }
         self.attach(task.lun);
-        let Some(attached) = self.units.get(&task.lun) else {
+        let Some(lane) = self.units.get(&task.lun) else {
             return Err(match decoded {
                 Ok(Cdb::Inquiry { page, allocation }) => inquire_nothing(*page, *allocation),
                 Ok(Cdb::RequestSense { allocation, .. }) => {
@@ -90,8 +90,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 _ => Answer::check(Sense::illegal(Additional::LogicalUnitNotSupported)),
             });
         };
-        task.seat = Some((Arc::clone(&attached.seat), attached.seat.aborted()));
-        attached.unit.admit(&self.port, &attached.seat, decoded)
+        task.seat = Some((Arc::clone(&lane.seat), lane.seat.aborted()));
+        lane.unit.admit(&self.port, &lane.seat, decoded)
     }
 
     /// Begins to use a unit, if there is one of this number.
@@ -108,27 +108,41 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         if closing.is_cancelled() {
             return;
         }
-        let attached = Attached {
-            seat: found.unit.attach(&self.port),
-            unit: found.unit,
-            nexus: self.port.clone(),
-            _counted: self.portals.counters.attach(&found.volume),
-        };
-        self.units.insert(lun, attached);
+        let counted = self.portals.counters.attach(&found.volume);
+        let lane = Lane::new(found.unit, number, (&self.port, &target), counted);
+        self.units.insert(lun, lane);
+        self.watch(lun);
+    }
+
+    /// Waits for what others do to a unit.
+    pub(super) fn watch(&mut self, lun: u64) {
+        let Some(lane) = self.units.get(&lun) else { return };
+        let (closing, seat) = (lane.unit.disk().closing(), Arc::clone(&lane.seat));
+        let aborted = seat.aborted();
         self.running.spawn(async move {
-            closing.cancelled().await;
-            Finished::Gone(lun)
+            tokio::select! {
+                () = closing.cancelled() => Finished::Gone(lun),
+                () = seat.aborted_after(aborted) => Finished::Swept(lun),
+            }
         });
     }
 
-    /// The disk of a unit goes away; commands that are under way have their answers from it.
-    pub(super) fn forget_unit(&mut self, lun: u64) {
-        self.units.remove(&lun);
-        if let Some(deferred) = self.deferred.remove(&lun) {
-            for (task, _) in deferred.into_replies() {
-                self.reply(task, Answer::status(Status::Busy));
-            }
+    /// The disk of a unit goes away: commands that wait are not carried out.
+    pub(super) fn close_unit(&mut self, lun: u64) {
+        let Some(lane) = self.units.get_mut(&lun) else {
+            return;
+        };
+        lane.is_closing = true;
+        for task in lane.take_all() {
+            self.reply(task, Answer::status(Status::Busy));
         }
+        self.forget_units();
+    }
+
+    /// Forgets units whose disk is gone once nothing is on its way there.
+    pub(super) fn forget_units(&mut self) {
+        self.units
+            .retain(|_, lane| !lane.is_closing || lane.is_committing());
     }
 
     /// Data of a command.
@@ -212,27 +226,29 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             cdb,
             transfer,
             refused,
-        }) = self.tasks.insert(tag, Progress::Running { abort: None })
+        }) = self.tasks.remove(&tag)
         else {
             return;
         };
+        let (lun, aborted) = (task.lun, false);
+        self.tasks.insert(tag, Progress::Running { lun, aborted });
         let failed = transfer.failure().map(Answer::check);
         if let Some(answer) = refused.or(failed) {
             return self.reply(*task, answer);
         }
-        let (Some(cdb), Some(attached)) = (cdb, self.units.get(&task.lun)) else {
+        let (Some(cdb), Some(lane)) = (cdb, self.units.get(&lun).filter(|lane| !lane.is_closing)) else {
             return self.reply(*task, Answer::status(Status::Busy));
         };
         let is_same = task
             .seat
             .as_ref()
-            .is_some_and(|(seat, _)| Arc::ptr_eq(seat, &attached.seat));
+            .is_some_and(|(seat, _)| Arc::ptr_eq(seat, &lane.seat));
         if task.is_aborted() || !is_same {
             // The volume behind the number may be another one by now.
             return self.reply(*task, Answer::status(Status::Busy));
         }
-        let unit = Arc::clone(&attached.unit);
-        let plan = unit.decide(&self.port, &attached.seat, &cdb, transfer.data());
+        let unit = Arc::clone(&lane.unit);
+        let plan = unit.decide(&lane.caller(), &cdb, transfer.data());
         self.carry_out(*task, unit, plan);
     }
 
@@ -240,28 +256,42 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         match plan {
             Plan::Answered(answer) => self.reply(task, answer),
             Plan::Read { offset, length } => self.read(task, unit, offset, length),
-            Plan::Change { updates, forced } => {
-                self.batch_lun = Some(task.lun);
-                self.batch.push_all(updates, Owed { to: task, forced });
-            }
-            Plan::Flush => {
-                self.batch_lun = Some(task.lun);
-                self.batch.flushes.push(task);
-            }
-            Plan::Later(future) => {
+            Plan::Change { updates, forced } => match self.units.get_mut(&task.lun) {
+                Some(lane) => self.has_full_batch |= lane.change(updates, task, forced),
+                None => self.reply(task, Answer::status(Status::Busy)),
+            },
+            Plan::Flush => match self.units.get_mut(&task.lun) {
+                Some(lane) => self.has_full_batch |= lane.flush(task),
+                None => self.reply(task, Answer::status(Status::Busy)),
+            },
+            Plan::Ask(rest) => self.ask_disk(task, rest),
+            Plan::Alter(rest) => {
                 self.running.spawn(async move {
                     let _under_way = unit.enter().await;
-                    if task.is_aborted() {
-                        return Finished::Command(Box::new(task), Answer::status(Status::TaskAborted));
-                    }
-                    Finished::Command(Box::new(task), future.await)
+                    let answer = if task.is_aborted() {
+                        Answer::status(Status::TaskAborted)
+                    } else {
+                        rest.await
+                    };
+                    Finished::Command(Box::new(task), answer)
                 });
             }
         }
     }
 
-    /// Answers a read from the cache, or starts it beside the connection.
-    fn read(&mut self, mut task: Task, unit: Arc<LogicalUnit<E::Disk>>, offset: u64, length: u32) {
+    /// Carries out what changes no block, until it is aborted.
+    fn ask_disk(&mut self, task: Task, rest: Later) {
+        self.running.spawn(async move {
+            let answer = tokio::select! {
+                answer = rest => answer,
+                () = task.aborted() => Answer::status(Status::TaskAborted),
+            };
+            Finished::Command(Box::new(task), answer)
+        });
+    }
+
+    /// Answers a read from the cache, or has it wait for its turn to be carried out beside the connection.
+    fn read(&mut self, task: Task, unit: Arc<LogicalUnit<E::Disk>>, offset: u64, length: u32) {
         let bytes = task.fits(length as usize);
         let residual = task.residual_of_read(length);
         if bytes > 0 && length <= INLINE_READ_BYTES {
@@ -283,15 +313,28 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 }
             }
         }
-        task.held = u64::from(length);
-        self.held_bytes += task.held;
-        self.running.spawn(async move {
-            let answer = match unit.disk().read(offset, length, Vec::new()).await {
+        let rest: Later = Box::pin(async move {
+            match unit.disk().read(offset, length, Vec::new()).await {
                 Ok(data) => Answer::with(data),
                 Err(error) => Answer::failed(error, false),
-            };
-            Finished::Command(Box::new(task), answer)
+            }
         });
+        self.to_read.push_back((length, task, rest));
+        self.read_next();
+    }
+
+    /// Begins reads that wait, as long as there is room for what they bring.
+    pub(super) fn read_next(&mut self) {
+        while let Some((length, mut task, rest)) = self.to_read.pop_front() {
+            let bytes = u64::from(length);
+            if self.held_bytes > 0 && self.held_bytes + bytes > HELD_BYTES {
+                self.to_read.push_front((length, task, rest));
+                return;
+            }
+            task.held = bytes;
+            self.held_bytes += bytes;
+            self.ask_disk(task, rest);
+        }
     }
 
     fn send_data(&mut self, task: Task, data: &[u8], residual: Residual) {
@@ -308,18 +351,17 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     fn defer(&mut self, task: Task, position: Position, answer: Answer) {
-        if !self.units.contains_key(&task.lun) {
-            return self.reply(task, Answer::status(Status::Busy));
+        match self.units.get_mut(&task.lun) {
+            Some(lane) => lane.defer(position, task, answer),
+            None => self.reply(task, Answer::status(Status::Busy)),
         }
-        let deferred = self.deferred.entry(task.lun).or_default();
-        deferred.push(position, (task, answer));
     }
 
     /// Answers a command, unless it was aborted.
     pub(super) fn reply(&mut self, mut task: Task, answer: Answer) {
         let aborted = matches!(
             self.tasks.get(&task.tag),
-            Some(Progress::Running { abort: Some(_) })
+            Some(Progress::Running { aborted: true, .. })
         );
         if aborted || task.is_aborted() {
             return self.finish(&task);
@@ -345,7 +387,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         let in_descriptors = self
             .units
             .get(&task.lun)
-            .is_some_and(|attached| attached.unit.descriptor_sense());
+            .is_some_and(|lane| lane.unit.descriptor_sense());
         let data = if in_descriptors {
             sense.descriptors()
         } else {
@@ -364,10 +406,12 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             self.ordered = None;
         }
         self.held_bytes = self.held_bytes.saturating_sub(task.held);
-        if let Some(Progress::Running { abort: Some(tag) }) = self.tasks.remove(&task.tag) {
-            self.manage_done(tag, TaskResponse::Complete);
-        }
+        self.tasks.remove(&task.tag);
+        self.over(task.tag);
         self.ask_next();
+        if task.held > 0 {
+            self.read_next();
+        }
     }
 
     /// Forgets commands whose data has not arrived.
@@ -393,62 +437,5 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     pub(super) fn reject(&mut self, pdu: &Pdu, reason: RejectReason) {
         let serial = self.sender.status();
         self.sender.put(reject(reason, serial), &pdu.header);
-    }
-
-    /// Journals the collected changes as one batch and settles what they and the flushes are owed. Earlier answers go on being
-    /// sent meanwhile; if that fails, the batch is still seen through.
-    pub(super) async fn commit(&mut self) -> Result<(), Fault> {
-        let Some(lun) = self.batch_lun.take() else {
-            return Ok(());
-        };
-        let Some(unit) = self.units.get(&lun).map(|attached| Arc::clone(&attached.unit)) else {
-            self.fail_batch();
-            return Ok(());
-        };
-        let mut progress = Ok(());
-        if !self.batch.updates.is_empty() {
-            let _under_way = unit.enter().await;
-            let mut updates = std::mem::take(&mut self.batch.updates);
-            let result = {
-                let mut update = pin!(unit.disk().update(&mut updates));
-                poll_fn(|context| {
-                    let result = update.as_mut().poll(context);
-                    if result.is_pending() && progress.is_ok() {
-                        progress = self.poll_progress(context);
-                    }
-                    result
-                })
-                .await
-            };
-            self.batch.updates = updates;
-            for owed in std::mem::take(&mut self.batch.replies) {
-                match result {
-                    Ok(position) if owed.forced => self.defer(owed.to, position, Answer::good()),
-                    Ok(_) => self.reply(owed.to, Answer::good()),
-                    Err(error) => self.reply(owed.to, Answer::failed(error, true)),
-                }
-            }
-        }
-        self.batch.forget_updates();
-        if !self.batch.flushes.is_empty() {
-            // Covers what every session has had acknowledged.
-            let position = unit.disk().journaled();
-            for task in std::mem::take(&mut self.batch.flushes) {
-                self.defer(task, position, Answer::good());
-            }
-        }
-        progress
-    }
-
-    /// The unit of the batch is gone.
-    fn fail_batch(&mut self) {
-        let owed = std::mem::take(&mut self.batch.replies)
-            .into_iter()
-            .map(|owed| owed.to);
-        let flushes = std::mem::take(&mut self.batch.flushes);
-        for task in owed.chain(flushes).collect::<Vec<_>>() {
-            self.reply(task, Answer::status(Status::Busy));
-        }
-        self.batch.forget_updates();
     }
 }

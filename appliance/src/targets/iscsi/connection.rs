@@ -1,23 +1,25 @@
 //! The full feature phase of one connection, which is all of its session (RFC 7143, section 4).
 //!
-//! One loop, as that of the NBD target: gather what was received, journal it, then wait for whatever comes first of durability,
-//! commands that take their time, room to send, and new messages.
+//! One loop: gather what was received, send changes on their way to the journal, then wait for whatever comes first of the
+//! journal, commands that take their time, room to send, and new messages. Nothing in it waits for one thing only. When a
+//! session ends, however it does, its changes have been made or are never made: the next session may rely on that.
 
 use super::fault::Fault;
-use super::limits::{ANSWER, COMMANDS, HELD_BYTES, IDLE, LAST_WORDS, LOGOUT};
+use super::functions::Function;
+use super::lane::{Lane, Settled};
+use super::limits::{ANSWER, COMMANDS, IDLE, LAST_WORDS, LOGOUT};
 use super::parameters::Parameters;
+use super::queue::Queue;
 use super::receiver::{Pdu, Receiver};
 use super::sender::Sender;
 use super::server::Portals;
 use super::sessions::Session;
-use super::task::{Attached, Task};
+use super::task::Task;
 use super::transfer::Transfer;
-use crate::targets::batch::Batch;
-use crate::targets::deferred::Deferred;
 use crate::targets::limits::{LINGER, OUTPUT_BYTES, RECEIVE_BYTES};
-use crate::targets::scsi::Answer;
+use crate::targets::scsi::{Answer, Later};
 use crate::targets::{Exports, Stream};
-use farside_protocol::iscsi::{AsyncEvent, NO_TAG, RequestKind, TaskResponse, async_message, nop_in};
+use farside_protocol::iscsi::{AsyncEvent, NO_TAG, RequestKind, async_message, nop_in};
 use farside_protocol::scsi::Cdb;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -55,10 +57,10 @@ impl fmt::Display for End {
 pub(super) enum Finished {
     /// A command.
     Command(Box<Task>, Answer),
-    /// A task management function.
-    Managed { tag: u32, answer: TaskResponse },
-    /// A cold reset of the target: its sessions end.
-    Reset { tag: u32 },
+    /// What a task management function waits for in the units.
+    Managed { tag: u32 },
+    /// Tasks of this session in a unit were aborted, by whomever.
+    Swept(u64),
     /// The disk behind a logical unit goes away.
     Gone(u64),
 }
@@ -72,8 +74,8 @@ pub(super) enum Progress {
         transfer: Box<Transfer>,
         refused: Option<Answer>,
     },
-    /// It is being carried out; whoever aborted it is told when it is over.
-    Running { abort: Option<u32> },
+    /// It is being carried out. If it is aborted by itself it is not answered.
+    Running { lun: u64, aborted: bool },
 }
 
 /// A logged-in initiator.
@@ -89,24 +91,26 @@ pub(super) struct Connection<S, E: Exports> {
     pub(super) local: Option<std::net::SocketAddr>,
     /// The name of its port, as SCSI has it.
     pub(super) port: String,
-    pub(super) units: BTreeMap<u64, Attached<E::Disk>>,
+    pub(super) units: BTreeMap<u64, Lane<E::Disk>>,
     pub(super) tasks: HashMap<u32, Progress>,
-    /// Commands that wait for those before them, by number.
-    pub(super) held: BTreeMap<u32, Pdu>,
-    /// A message that waits for what is under way.
-    pub(super) waiting: VecDeque<Pdu>,
+    /// Messages whose turn has not come.
+    pub(super) queue: Queue,
     /// Messages were left in the receive buffer because a limit was reached.
     stopped: bool,
     /// A command that all others wait for.
     pub(super) ordered: Option<u32>,
-    pub(super) batch: Batch<Task>,
-    /// The unit that the batch is for.
-    pub(super) batch_lun: Option<u64>,
-    pub(super) deferred: BTreeMap<u64, Deferred<(Task, Answer)>>,
+    /// A batch is as long as one may be.
+    pub(super) has_full_batch: bool,
+    pub(super) functions: Vec<Function>,
+    /// Room to collect in.
+    collected: Vec<Settled>,
     pub(super) running: JoinSet<Finished>,
-    /// Bytes that commands hold, and commands that wait to ask for theirs.
+    /// Bytes that commands hold.
     pub(super) held_bytes: u64,
+    /// Commands that wait to ask for their data.
     pub(super) to_ask: VecDeque<u32>,
+    /// Reads that wait to begin, with their lengths.
+    pub(super) to_read: VecDeque<(u32, Task, Later)>,
     pub(super) next_tag: u32,
     /// The rest of a text that is too long for one message.
     pub(super) text: Vec<u8>,
@@ -143,16 +147,16 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             local: agreed.local,
             units: BTreeMap::new(),
             tasks: HashMap::new(),
-            held: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            queue: Queue::default(),
             stopped: false,
             ordered: None,
-            batch: Batch::default(),
-            batch_lun: None,
-            deferred: BTreeMap::new(),
+            has_full_batch: false,
+            functions: Vec::new(),
+            collected: Vec::new(),
             running: JoinSet::new(),
             held_bytes: 0,
             to_ask: VecDeque::new(),
+            to_read: VecDeque::new(),
             next_tag: 0,
             text: Vec::new(),
             end: None,
@@ -168,12 +172,48 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     /// # Errors
     /// [`Fault`] when the stream fails or the initiator breaks the protocol beyond repair.
     pub(super) async fn run(mut self, shutdown: &CancellationToken) -> Result<End, Fault> {
+        let ended = self.serve(shutdown).await;
+        if !self.tasks.is_empty() {
+            self.see_through().await;
+        }
+        match ended {
+            Ok(End::Replaced) | Err(_) => ended,
+            Ok(end) => {
+                self.close(end).await;
+                Ok(end)
+            }
+        }
+    }
+
+    /// Aborts what has not begun to change anything, and waits for what has.
+    async fn see_through(&mut self) {
+        let lanes = self.units.values();
+        let units: Vec<_> = lanes
+            .inspect(|lane| lane.seat.abort())
+            .map(|lane| Arc::clone(&lane.unit))
+            .collect();
+        // All at once: others may wait for any of them.
+        let all_through = poll_fn(|context| {
+            let waiting = self.units.values_mut().map(|lane| lane.poll_through(context));
+            if waiting.filter(Poll::is_pending).count() > 0 {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        });
+        all_through.await;
+        for unit in units {
+            unit.settle().await;
+        }
+    }
+
+    async fn serve(&mut self, shutdown: &CancellationToken) -> Result<End, Fault> {
         let replaced = self.session.end.clone();
         let mut cancelled = pin!(shutdown.cancelled());
         let mut replaced = pin!(replaced.cancelled());
         loop {
             self.gather()?;
-            self.commit().await?;
+            self.commit();
             let finished = poll_fn(|context| {
                 if replaced.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Ok(Some(End::Replaced)));
@@ -192,10 +232,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                     let _ = timeout(LAST_WORDS, said).await;
                     return Ok(End::Replaced);
                 }
-                Some(end) => {
-                    self.close(end).await;
-                    return Ok(end);
-                }
+                Some(end) => return Ok(end),
             }
         }
     }
@@ -204,38 +241,28 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     /// may be just that which it waits for.
     fn gather(&mut self) -> Result<(), Fault> {
         while self.end.is_none() && !self.is_full() {
-            let is_blocked = match self.waiting.pop_front() {
-                Some(next) if self.must_wait(&next) => {
-                    self.waiting.push_front(next);
-                    true
-                }
-                Some(next) => {
-                    self.accept(next)?;
+            let is_blocked = match self.queue.front() {
+                Some(next) if self.must_wait(next) => true,
+                Some(_) => {
+                    if let Some(next) = self.queue.pop() {
+                        self.accept(next)?;
+                    }
                     continue;
                 }
                 None => false,
             };
-            if self.waiting.len() > COMMANDS as usize {
+            if self.queue.is_full() {
                 return Ok(());
             }
             let Some(pdu) = self.receiver.take()? else {
                 return Ok(());
             };
-            let is_data = matches!(pdu.request.kind, RequestKind::DataOut(_));
-            let goes_on = (is_data && !self.waits(pdu.request.task_tag)) || pdu.request.immediate;
-            if self.must_wait(&pdu) {
-                // What is journaled first is all that keeps a function that manages tasks.
-                let is_command = matches!(pdu.request.kind, RequestKind::Command(_));
-                if is_blocked && is_command {
-                    self.waiting.push_back(pdu);
-                } else {
-                    self.waiting.push_front(pdu);
+            if matches!(pdu.request.kind, RequestKind::DataOut(_)) {
+                if let Some(pdu) = self.queue.follow(pdu) {
+                    self.handle(pdu)?;
                 }
-                if !is_command || self.batch.len() > 0 {
-                    return Ok(());
-                }
-            } else if is_blocked && !goes_on {
-                self.waiting.push_back(pdu);
+            } else if self.must_wait(&pdu) || (is_blocked && !pdu.request.immediate) {
+                self.queue.push(pdu);
             } else {
                 self.accept(pdu)?;
             }
@@ -245,33 +272,17 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         Ok(())
     }
 
-    /// Whether the command of this tag waits itself: data that comes unasked follows it.
-    fn waits(&self, tag: u32) -> bool {
-        self.waiting
-            .iter()
-            .any(|pdu| pdu.request.task_tag == tag && matches!(pdu.request.kind, RequestKind::Command(_)))
-    }
-
     fn is_full(&self) -> bool {
-        self.batch.is_full() || self.sender.output.len() >= OUTPUT_BYTES
+        self.has_full_batch || self.sender.output.len() >= OUTPUT_BYTES
     }
 
-    /// Whether a message can only be looked at when what came before it is done: functions that manage tasks see those that
-    /// were to be journaled, and commands keep the order that they or others ask for.
+    /// Whether a message can only be looked at when commands before it are over: an ordered command comes after all older ones
+    /// and before all younger ones.
     fn must_wait(&self, pdu: &Pdu) -> bool {
         match &pdu.request.kind {
-            RequestKind::Task(_) | RequestKind::Logout { .. } => self.batch.len() > 0,
             RequestKind::Command(command) => {
-                let other_unit = self.batch_lun.is_some_and(|lun| lun != pdu.request.lun);
-                let is_ordered = command.attribute == ORDERED && !self.tasks.is_empty();
-                let is_full = self.held_bytes >= HELD_BYTES;
-                other_unit || is_ordered || is_full || self.ordered.is_some()
+                self.ordered.is_some() || (command.attribute == ORDERED && !self.tasks.is_empty())
             }
-            // It may complete a command of another unit than the batch is for.
-            RequestKind::DataOut(_) => match self.tasks.get(&pdu.request.task_tag) {
-                Some(Progress::Receiving { task, .. }) => self.batch_lun.is_some_and(|lun| lun != task.lun),
-                _ => false,
-            },
             _ => false,
         }
     }
@@ -287,20 +298,37 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             return Ok(());
         }
         if ahead > 0 {
-            self.held.insert(pdu.request.command_number, pdu);
+            self.queue.hold(pdu);
             return Ok(());
         }
         self.sender.expected = self.sender.expected.wrapping_add(1);
         self.handle(pdu)?;
-        if let Some(next) = self.held.remove(&self.sender.expected) {
-            self.waiting.push_front(next);
-        }
+        self.release();
         Ok(())
+    }
+
+    /// What waited for the number that is next now comes next.
+    pub(super) fn release(&mut self) {
+        while self.queue.release(self.sender.expected) {
+            self.sender.expected = self.sender.expected.wrapping_add(1);
+        }
+    }
+
+    /// Sends what was collected for each unit on its way to the journal.
+    fn commit(&mut self) {
+        self.has_full_batch = false;
+        for lane in self.units.values_mut() {
+            lane.commit();
+            self.has_full_batch |= lane.is_full();
+        }
     }
 
     /// Resolves when there is something to gather (`None`) or all is answered after the end (`Some`).
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<End>, Fault>> {
         self.poll_progress(context)?;
+        if self.units.values().any(Lane::is_ready) {
+            return Poll::Ready(Ok(None));
+        }
         if let Some(end) = self.end {
             let settled = self.tasks.is_empty() && self.sender.output.is_sent();
             return if settled {
@@ -318,10 +346,10 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         if std::mem::take(&mut self.stopped) {
             return Poll::Ready(Ok(None));
         }
-        if self.waiting.front().is_some_and(|pdu| !self.must_wait(pdu)) {
+        if self.queue.front().is_some_and(|pdu| !self.must_wait(pdu)) {
             return Poll::Ready(Ok(None));
         }
-        if self.waiting.len() > COMMANDS as usize {
+        if self.queue.is_full() {
             return Poll::Pending;
         }
         match self.receiver.poll_receive(&mut self.stream, context)? {
@@ -380,32 +408,23 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         while let Poll::Ready(Some(joined)) = self.running.poll_join_next(context) {
             match joined.map_err(|_| Fault::TaskLost)? {
                 Finished::Command(task, answer) => self.settle(*task, answer),
-                Finished::Managed { tag, answer } => self.manage_done(tag, answer),
-                Finished::Reset { tag } => {
-                    self.manage_done(tag, TaskResponse::Complete);
-                    let target = self.session.nexus.target.clone().unwrap_or_default();
-                    self.portals.sessions.end_all(&target);
+                Finished::Managed { tag } => self.settled(tag),
+                Finished::Swept(lun) => {
+                    self.purge(lun);
+                    self.watch(lun);
                 }
-                Finished::Gone(lun) => self.forget_unit(lun),
+                Finished::Gone(lun) => self.close_unit(lun),
             }
         }
-        let mut durable = Vec::new();
-        for (lun, deferred) in &mut self.deferred {
-            if deferred.len() > 0
-                && let Some(attached) = self.units.get(lun)
-            {
-                deferred.poll(attached.unit.disk(), context, |(task, answer), result| {
-                    let answer = match result {
-                        Ok(()) => answer,
-                        Err(error) => Answer::failed(error, true),
-                    };
-                    durable.push((task, answer));
-                });
-            }
+        let mut settled = std::mem::take(&mut self.collected);
+        for lane in self.units.values_mut() {
+            lane.poll(context, &mut settled);
         }
-        for (task, answer) in durable {
+        for (task, answer) in settled.drain(..) {
             self.reply(task, answer);
         }
+        self.collected = settled;
+        self.forget_units();
         match self.sender.output.poll_send(&mut self.stream, context) {
             Poll::Ready(Err(lost)) => Err(lost.into()),
             _ => Ok(()),

@@ -1,6 +1,6 @@
 //! Targets and logical units, made of the exports.
 
-use crate::targets::scsi::{Identity, LogicalUnit};
+use crate::targets::scsi::LogicalUnit;
 use crate::targets::{Disk, Export, Exports};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -65,18 +65,16 @@ impl<E: Exports> Directory<E> {
         let is_meant = |export: &Export<E::Disk>| export.scsi.target == target && export.scsi.lun == lun;
         let export = self.exported().find(is_meant)?;
         let volume = export.name;
-        let identity = Identity {
-            uuid: export.uuid,
-            target: export.scsi.target,
-            lun,
-        };
         let mut units = self.units.lock();
-        if let Some(unit) = units.get(&volume).filter(|unit| unit.is(&identity, &export.disk)) {
+        if let Some(unit) = units
+            .get(&volume)
+            .filter(|unit| unit.is(&export.uuid, &export.disk))
+        {
             let unit = Arc::clone(unit);
             return Some(Found { volume, unit });
         }
         let file = self.reservations.join(format!("{volume}.json"));
-        let unit = Arc::new(LogicalUnit::new(identity, export.disk, file));
+        let unit = Arc::new(LogicalUnit::new(export.uuid, export.disk, file));
         units.insert(volume.clone(), Arc::clone(&unit));
         self.forget_when_closed(volume.clone(), &unit);
         Some(Found { volume, unit })

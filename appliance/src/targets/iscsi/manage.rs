@@ -1,7 +1,8 @@
 //! Everything but SCSI commands: task management, text, logout, NOP.
 
-use super::connection::{Connection, End, Finished, Progress};
+use super::connection::{Connection, Finished, Progress};
 use super::fault::Fault;
+use super::functions::Purpose;
 use super::limits::TEXT_BYTES;
 use super::parameters::Answer as Negotiated;
 use super::receiver::Pdu;
@@ -10,8 +11,9 @@ use crate::targets::scsi::Sweep;
 use crate::targets::{Exports, Stream};
 use farside_protocol::iscsi::{
     LogoutReason, LogoutResponse, NO_TAG, Pairs, RejectReason, RequestKind, TaskFunction, TaskManagement,
-    TaskResponse, Text, logout_response, nop_in, put_pair, task_response, text_response,
+    TaskResponse, Text, logout_response, nop_in, put_pair, text_response,
 };
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 impl<S: Stream, E: Exports> Connection<S, E> {
@@ -44,51 +46,64 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         self.sender.put(response, &pdu.data[..length]);
     }
 
-    /// Closes the connection, and with it the session (section 11.14).
+    /// Closes the connection, and with it the session (section 11.14). Commands that are not answered yet are aborted, and
+    /// the answer comes when they are over.
     fn logout(&mut self, pdu: &Pdu, reason: LogoutReason, connection: u16) {
-        let answer = match reason {
-            LogoutReason::CloseSession => LogoutResponse::Closed,
-            LogoutReason::CloseConnection if connection == self.connection => LogoutResponse::Closed,
-            LogoutReason::CloseConnection => LogoutResponse::NoConnection,
-            LogoutReason::RemoveConnection => LogoutResponse::NoRecovery,
+        let refused = match reason {
+            LogoutReason::CloseSession => None,
+            LogoutReason::CloseConnection if connection == self.connection => None,
+            LogoutReason::CloseConnection => Some(LogoutResponse::NoConnection),
+            LogoutReason::RemoveConnection => Some(LogoutResponse::NoRecovery),
             LogoutReason::Unknown(_) => return self.reject(pdu, RejectReason::Protocol),
         };
-        let serial = self.sender.status();
-        self.sender
-            .put(logout_response(pdu.request.task_tag, answer, serial), &[]);
-        if answer == LogoutResponse::Closed {
-            self.drop_transfers();
-            self.end = Some(End::Initiator);
+        let tag = pdu.request.task_tag;
+        if let Some(answer) = refused {
+            let serial = self.sender.status();
+            self.sender.put(logout_response(tag, answer, serial), &[]);
+            return;
         }
+        self.drop_transfers();
+        let luns: Vec<u64> = self.units.keys().copied().collect();
+        for lun in luns {
+            if let Some(lane) = self.units.get(&lun) {
+                lane.seat.abort();
+            }
+            self.purge(lun);
+        }
+        self.answer_after(tag, Purpose::Logout, self.running(None), true);
     }
 
     /// Task management (section 11.5).
     fn manage(&mut self, pdu: &Pdu, wanted: &TaskManagement) {
-        let (tag, lun) = (pdu.request.task_tag, pdu.request.lun);
+        let tag = pdu.request.task_tag;
+        if self.has_enough_functions() {
+            return self.manage_done(tag, TaskResponse::Rejected);
+        }
         match wanted.function {
-            TaskFunction::AbortTask => self.abort_task(tag, lun, wanted),
-            TaskFunction::AbortTaskSet => {
-                let unit = self.units.get(&lun).map(|attached| Arc::clone(&attached.unit));
-                match unit {
-                    Some(unit) => {
-                        self.abort_own(lun);
-                        self.running.spawn(async move {
-                            unit.settle().await;
-                            done(tag)
-                        });
-                    }
-                    None => self.manage_done(tag, self.no_tasks(lun)),
-                }
-            }
-            TaskFunction::ClearTaskSet => self.sweep_one(tag, lun, Sweep::Clear),
-            TaskFunction::LogicalUnitReset => self.sweep_one(tag, lun, Sweep::Reset),
-            TaskFunction::TargetWarmReset => self.sweep_target(tag, false),
-            TaskFunction::TargetColdReset => self.sweep_target(tag, true),
+            TaskFunction::AbortTask => self.abort_task(pdu, wanted),
+            TaskFunction::AbortTaskSet => self.abort_task_set(pdu),
+            TaskFunction::ClearTaskSet => self.sweep_one(pdu, Sweep::Clear),
+            TaskFunction::LogicalUnitReset => self.sweep_one(pdu, Sweep::Reset),
+            TaskFunction::TargetWarmReset => self.sweep_target(pdu, Purpose::Manage),
+            TaskFunction::TargetColdReset => self.sweep_target(pdu, Purpose::ColdReset),
             TaskFunction::TaskReassign => self.manage_done(tag, TaskResponse::NoReassign),
             TaskFunction::ClearAca | TaskFunction::Unknown(_) => {
                 self.manage_done(tag, TaskResponse::Unsupported);
             }
         }
+    }
+
+    fn abort_task_set(&mut self, pdu: &Pdu) {
+        let (tag, lun) = (pdu.request.task_tag, pdu.request.lun);
+        self.abort_own(pdu, Some(lun));
+        let Some(unit) = self.units.get(&lun).map(|lane| Arc::clone(&lane.unit)) else {
+            return self.manage_done(tag, self.no_tasks(lun));
+        };
+        self.running.spawn(async move {
+            unit.settle().await;
+            Finished::Managed { tag }
+        });
+        self.answer_after(tag, Purpose::Manage, self.running(Some(lun)), false);
     }
 
     /// What a function on a unit without tasks of this session leads to.
@@ -103,55 +118,98 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         }
     }
 
-    pub(super) fn manage_done(&mut self, tag: u32, answer: TaskResponse) {
-        let serial = self.sender.status();
-        self.sender.put(task_response(tag, answer, serial), &[]);
-    }
-
-    fn abort_task(&mut self, tag: u32, lun: u64, wanted: &TaskManagement) {
-        match self.tasks.get_mut(&wanted.referenced_tag) {
-            Some(Progress::Receiving { task, .. }) if task.lun == lun => {
-                self.abort_transfer(wanted.referenced_tag);
-                self.manage_done(tag, TaskResponse::Complete);
+    /// Aborts one task, of whatever age (section 11.6.1).
+    fn abort_task(&mut self, pdu: &Pdu, wanted: &TaskManagement) {
+        let (tag, lun, task) = (pdu.request.task_tag, pdu.request.lun, wanted.referenced_tag);
+        match self.tasks.get_mut(&task) {
+            Some(Progress::Receiving { task: of, .. }) if of.lun == lun => {
+                self.abort_transfer(task);
+                return self.manage_done(tag, TaskResponse::Complete);
             }
             // It is too late to stop it; it is answered no more, and this once it is over.
-            Some(Progress::Running { abort }) if abort.is_none() => *abort = Some(tag),
-            _ => self.manage_done(tag, TaskResponse::NoTask),
+            Some(Progress::Running { lun: of, aborted }) if *of == lun => {
+                *aborted = true;
+                return self.answer_after(tag, Purpose::Manage, vec![task], true);
+            }
+            _ => {}
+        }
+        let is_meant = |pdu: &Pdu| pdu.request.task_tag == task && pdu.request.lun == lun;
+        if self.queue.abort(is_meant) > 0 {
+            return self.manage_done(tag, TaskResponse::Complete);
+        }
+        // A command that was not received, and is older than this: it counts as received.
+        let ahead = |number: u32| number.wrapping_sub(self.sender.expected);
+        let missing = ahead(wanted.referenced_number);
+        let is_older = missing < ahead(pdu.request.command_number);
+        if missing < self.sender.command_room() && is_older && pdu.request.immediate {
+            self.queue.plug(wanted.referenced_number);
+            self.release();
+            return self.manage_done(tag, TaskResponse::Complete);
+        }
+        self.manage_done(tag, TaskResponse::NoTask);
+    }
+
+    /// Tasks of this session in one unit or in all that are older than this message are not answered any more.
+    fn abort_own(&mut self, pdu: &Pdu, lun: Option<u64>) {
+        let is_meant = |of: u64| lun.is_none_or(|lun| lun == of);
+        let number = pdu.request.command_number;
+        let is_older = |other: u32| number.wrapping_sub(other).wrapping_sub(1) < u32::MAX / 2;
+        self.queue.abort(|other| {
+            is_meant(other.request.lun) && (other.request.immediate || is_older(other.request.command_number))
+        });
+        let luns: Vec<u64> = self.units.keys().copied().filter(|of| is_meant(*of)).collect();
+        for lun in luns {
+            if let Some(lane) = self.units.get(&lun) {
+                lane.seat.abort();
+            }
+            self.purge(lun);
         }
     }
 
-    /// Tasks of this session on a unit are not answered any more.
-    fn abort_own(&mut self, lun: u64) {
+    /// Ends the tasks in a unit that were aborted and have not begun, or only wait to be answered.
+    pub(super) fn purge(&mut self, lun: u64) {
+        let is_meant = |progress: &Progress| match progress {
+            Progress::Receiving { task, .. } => task.lun == lun && task.is_aborted(),
+            Progress::Running { .. } => false,
+        };
         let receiving: Vec<u32> = self
             .tasks
             .iter()
-            .filter(|(_, progress)| matches!(progress, Progress::Receiving { task, .. } if task.lun == lun))
+            .filter(|(_, progress)| is_meant(progress))
             .map(|(tag, _)| *tag)
             .collect();
         receiving.into_iter().for_each(|tag| self.abort_transfer(tag));
-        if let Some(attached) = self.units.get(&lun) {
-            attached.seat.abort();
+        if let Some(lane) = self.units.get_mut(&lun) {
+            let waiting = lane.take_aborted();
+            waiting.iter().for_each(|task| self.finish(task));
         }
+        let (aborted, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.to_read)
+            .into_iter()
+            .partition(|(_, task, _)| task.is_aborted());
+        self.to_read = kept;
+        aborted.iter().for_each(|(_, task, _)| self.finish(task));
     }
 
-    fn sweep_one(&mut self, tag: u32, lun: u64, why: Sweep) {
+    fn sweep_one(&mut self, pdu: &Pdu, why: Sweep) {
+        let (tag, lun) = (pdu.request.task_tag, pdu.request.lun);
         let target = self.session.nexus.target.clone().unwrap_or_default();
         let found = lun_number(lun).and_then(|number| self.portals.directory.find(&target, number));
         let Some(found) = found else {
             return self.manage_done(tag, TaskResponse::NoLun);
         };
-        self.abort_own(lun);
+        self.abort_own(pdu, Some(lun));
         let port = self.port.clone();
         self.running.spawn(async move {
             found.unit.sweep(&port, why).await;
-            done(tag)
+            Finished::Managed { tag }
         });
+        self.answer_after(tag, Purpose::Manage, self.running(Some(lun)), false);
     }
 
-    /// Resets every unit of the target; a cold reset ends its sessions, too.
-    fn sweep_target(&mut self, tag: u32, is_cold: bool) {
-        let luns: Vec<u64> = self.units.keys().copied().collect();
-        luns.into_iter().for_each(|lun| self.abort_own(lun));
+    /// Resets every unit of the target; after a cold reset its sessions end, too.
+    fn sweep_target(&mut self, pdu: &Pdu, purpose: Purpose) {
+        let tag = pdu.request.task_tag;
+        self.abort_own(pdu, None);
         let target = self.session.nexus.target.clone().unwrap_or_default();
         let (portals, port) = (Arc::clone(&self.portals), self.port.clone());
         self.running.spawn(async move {
@@ -160,12 +218,9 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                     found.unit.sweep(&port, Sweep::Reset).await;
                 }
             }
-            if is_cold {
-                Finished::Reset { tag }
-            } else {
-                done(tag)
-            }
+            Finished::Managed { tag }
         });
+        self.answer_after(tag, purpose, self.running(None), false);
     }
 
     /// Text: targets are listed, and what may change in a session is negotiated (section 11.10).
@@ -241,12 +296,5 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 put_pair(out, "TargetAddress", &format!("{address},1"));
             }
         }
-    }
-}
-
-fn done(tag: u32) -> Finished {
-    Finished::Managed {
-        tag,
-        answer: TaskResponse::Complete,
     }
 }

@@ -19,8 +19,11 @@ mod receiver;
 mod sender;
 mod transfer;
 mod task;
+mod queue;
+mod lane;
 mod connection;
 mod commands;
+mod functions;
 mod manage;
 mod server;
 

@@ -22,6 +22,8 @@ pub(super) struct Pdu {
     pub(super) data: Bytes,
     /// The data has the digest that was sent with it.
     pub(super) intact: bool,
+    /// A command that was aborted before its turn: only its number counts.
+    pub(super) aborted: bool,
 }
 
 /// Received bytes that are not consumed yet.
@@ -97,6 +99,7 @@ impl Receiver {
             request: Request::decode(&header),
             data,
             intact,
+            aborted: false,
         }))
     }
 

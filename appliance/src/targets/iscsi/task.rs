@@ -1,24 +1,9 @@
 //! Commands under way.
 
-use crate::targets::AttachGuard;
-use crate::targets::scsi::{Answer, LogicalUnit, MOST_DATA_OUT_BYTES, Seat, data_out_bytes};
+use crate::targets::scsi::{Answer, MOST_DATA_OUT_BYTES, Seat, data_out_bytes};
 use farside_protocol::iscsi::{Command, Residual};
 use farside_protocol::scsi::Cdb;
 use std::sync::Arc;
-
-/// A logical unit that a session uses.
-pub(super) struct Attached<D: crate::targets::Disk> {
-    pub(super) unit: Arc<LogicalUnit<D>>,
-    pub(super) seat: Arc<Seat>,
-    pub(super) nexus: String,
-    pub(super) _counted: AttachGuard,
-}
-
-impl<D: crate::targets::Disk> Drop for Attached<D> {
-    fn drop(&mut self) {
-        self.unit.detach(&self.nexus, &self.seat);
-    }
-}
 
 /// What is known of a command until it is answered.
 #[derive(Debug, Clone)]
@@ -73,7 +58,18 @@ impl Task {
         is_whole && self.takes != self.expected_out
     }
 
-    /// Whether all tasks of its kind were aborted since it came.
+    /// Resolves when [`is_aborted`](Self::is_aborted).
+    pub(super) fn aborted(&self) -> impl Future<Output = ()> + Send + use<> {
+        let seat = self.seat.clone();
+        async move {
+            match seat {
+                Some((seat, aborted)) => seat.aborted_after(aborted).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether all tasks of its initiator in the unit were aborted since it came.
     pub(super) fn is_aborted(&self) -> bool {
         self.seat
             .as_ref()

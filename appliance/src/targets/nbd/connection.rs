@@ -257,13 +257,8 @@ impl<S: Stream, D: Disk> Connection<S, D> {
     }
 
     fn collect(&mut self, request: &Request, update: Update) {
-        self.batch.push(
-            update,
-            Owed {
-                to: request.reply_to(),
-                forced: request.has(CommandFlags::FUA),
-            },
-        );
+        self.batch
+            .push(update, request.reply_to(), request.has(CommandFlags::FUA));
     }
 
     /// Answers an invalid request, after its payload if it has one.

@@ -19,6 +19,9 @@ pub(crate) struct Answer {
     pub(crate) durable: Option<Position>,
 }
 
+/// The rest of a command.
+pub(crate) type Later = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
 /// What has to be done for a command.
 pub(crate) enum Plan {
     /// Nothing more.
@@ -39,8 +42,10 @@ pub(crate) enum Plan {
     },
     /// Everything journaled has to be durable.
     Flush,
-    /// The rest takes its time.
-    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    /// The rest takes its time, and changes no block.
+    Ask(Later),
+    /// The rest takes its time, and changes blocks: it has to [enter](super::LogicalUnit::enter) before, and be seen through.
+    Alter(Later),
 }
 
 impl fmt::Debug for Plan {
@@ -50,8 +55,19 @@ impl fmt::Debug for Plan {
             Self::Read { offset, length } => write!(formatter, "Read({offset}+{length})"),
             Self::Change { updates, forced } => write!(formatter, "Change({}, {forced})", updates.len()),
             Self::Flush => formatter.write_str("Flush"),
-            Self::Later(_) => formatter.write_str("Later"),
+            Self::Ask(_) => formatter.write_str("Ask"),
+            Self::Alter(_) => formatter.write_str("Alter"),
         }
+    }
+}
+
+impl Plan {
+    pub(super) fn asks(rest: impl Future<Output = Answer> + Send + 'static) -> Self {
+        Self::Ask(Box::pin(rest))
+    }
+
+    pub(super) fn alters(rest: impl Future<Output = Answer> + Send + 'static) -> Self {
+        Self::Alter(Box::pin(rest))
     }
 }
 

@@ -5,7 +5,6 @@ use super::limits::{
     BLOCK_BYTES, COMPARE_BLOCKS, GRANULARITY_BLOCKS, OPTIMAL_BLOCKS, TRANSFER_BLOCKS, UNMAP_RANGES,
     WRITE_SAME_BLOCKS,
 };
-use super::unit::Identity;
 use bytes::BufMut;
 use farside_protocol::scsi::Sense;
 
@@ -19,8 +18,31 @@ const NO_UNIT: u8 = 0x7f;
 /// The pages, which have to be listed in order.
 const PAGES: [u8; 7] = [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2];
 
+/// What a logical unit is called.
+pub(super) struct Identity<'a> {
+    /// The volume's identity, which never changes.
+    pub(super) uuid: &'a [u8; 16],
+    /// The name of the target it is in.
+    pub(super) target: &'a str,
+    /// Its number there.
+    pub(super) lun: u16,
+}
+
+impl Identity<'_> {
+    /// The unit serial number: the volume's identity.
+    fn serial(&self) -> String {
+        self.uuid.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// An NAA designator that the unit assigns itself (format 3): 60 bits of the volume's identity.
+    fn locally_assigned(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f, _, _, _, g, h, ..] = *self.uuid;
+        [0x30 | (a & 0xf), b, c, d, e, f, g, h]
+    }
+}
+
 /// Standard data, or a page.
-pub(super) fn inquire(identity: &Identity, page: Option<u8>, allocation: u32) -> Answer {
+pub(super) fn inquire(identity: &Identity<'_>, page: Option<u8>, allocation: u32) -> Answer {
     let data = match page {
         None => Some(standard(0)),
         Some(page) => product_data(identity, page),
@@ -58,7 +80,7 @@ fn standard(device: u8) -> Vec<u8> {
     data
 }
 
-fn product_data(identity: &Identity, page: u8) -> Option<Vec<u8>> {
+fn product_data(identity: &Identity<'_>, page: u8) -> Option<Vec<u8>> {
     let body = match page {
         0x00 => PAGES.to_vec(),
         0x80 => identity.serial().into_bytes(),
@@ -84,7 +106,7 @@ fn padded(mut data: Vec<u8>, length: usize) -> Vec<u8> {
 }
 
 /// Names of the unit and of the port (SPC-4, section 7.8.6).
-fn identification(identity: &Identity) -> Vec<u8> {
+fn identification(identity: &Identity<'_>) -> Vec<u8> {
     let mut data = Vec::new();
     // Of the unit: NAA, assigned by the unit itself; what the vendor calls it; the name as SCSI has it.
     designator(&mut data, (1, 0x03), &identity.locally_assigned());

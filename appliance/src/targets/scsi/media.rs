@@ -99,10 +99,10 @@ fn difference(mode: CompareMode, data: &Bytes) -> impl Fn(usize, &[u8]) -> Optio
 /// VERIFY: what is there can be read, and is what was sent.
 pub(super) fn verify<D: Disk>(disk: &Arc<D>, extent: Extent, mode: CompareMode, data: &Bytes) -> Plan {
     let (disk, range, differs) = (Arc::clone(disk), bytes_of(extent), difference(mode, data));
-    Plan::Later(Box::pin(async move {
+    Plan::asks(async move {
         let compared = compare(&disk, range, differs).await;
         compared.map_or_else(|failed| failed, |()| Answer::good())
-    }))
+    })
 }
 
 /// WRITE AND VERIFY: written durably, then verified.
@@ -116,7 +116,7 @@ pub(super) fn write_and_verify<D: Disk>(
     if data.is_empty() {
         return Plan::Answered(Answer::good());
     }
-    Plan::Later(Box::pin(async move {
+    Plan::alters(async move {
         let range = (offset, data.len() as u64);
         let differs = difference(mode, &data);
         let position = match disk.update(&mut vec![Update::Write { offset, data }]).await {
@@ -130,7 +130,7 @@ pub(super) fn write_and_verify<D: Disk>(
             },
             Err(failed) => failed,
         }
-    }))
+    })
 }
 
 /// COMPARE AND WRITE: if the extent holds the first half of the data, the second takes its place; nothing comes between.
@@ -143,7 +143,7 @@ pub(super) fn compare_and_write<D: Disk>(disk: &Arc<D>, extent: Extent, data: By
     if data.is_empty() {
         return Plan::Answered(Answer::good());
     }
-    Plan::Later(Box::pin(async move {
+    Plan::alters(async move {
         let (expected, new) = (data.slice(..half), data.slice(half..));
         let mut differs = None;
         let judge = |found: &[u8]| {
@@ -152,7 +152,7 @@ pub(super) fn compare_and_write<D: Disk>(disk: &Arc<D>, extent: Extent, data: By
         };
         let modified = disk.modify(offset, length, judge).await;
         settled(modified, forced, differs)
-    }))
+    })
 }
 
 /// ORWRITE: every bit of the data is set where the extent had it or the data has it; nothing comes between.
@@ -161,14 +161,14 @@ pub(super) fn or_write<D: Disk>(disk: &Arc<D>, extent: Extent, data: Bytes, forc
     if data.is_empty() {
         return Plan::Answered(Answer::good());
     }
-    Plan::Later(Box::pin(async move {
+    Plan::alters(async move {
         let judge = |found: &[u8]| {
             let joined: Vec<u8> = found.iter().zip(&data).map(|(old, new)| old | new).collect();
             Some(Bytes::from(joined))
         };
         let modified = disk.modify(offset, data.len() as u64, judge).await;
         settled(modified, forced, None)
-    }))
+    })
 }
 
 fn settled(modified: Result<Option<u64>, DiskError>, forced: bool, differs: Option<usize>) -> Answer {

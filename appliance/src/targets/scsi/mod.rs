@@ -16,13 +16,15 @@ mod capacity;
 mod reports;
 mod media;
 mod unmap;
+mod seat;
 mod unit;
 
-pub(super) use answer::{Answer, Plan};
+pub(super) use answer::{Answer, Later, Plan};
 pub(super) use inquiry::inquire_nothing;
 pub(super) use limits::BLOCK_BYTES;
 pub(super) use reports::report_luns;
-pub(super) use unit::{Identity, LogicalUnit, Seat, Sweep};
+pub(super) use seat::Seat;
+pub(super) use unit::{Caller, LogicalUnit, Sweep};
 
 use farside_protocol::scsi::{Cdb, CompareMode};
 use limits::{COMPARE_BLOCKS, TRANSFER_BLOCKS};

@@ -38,7 +38,7 @@ pub(super) struct Persistent {
     file: PathBuf,
     volume: String,
     now: RwLock<Reservations>,
-    /// Held from reading what is to whether it was changed.
+    /// Held from reading what is until everybody knows of the change.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -89,15 +89,24 @@ impl Persistent {
         !self.now.read().registrants.is_empty()
     }
 
-    /// Carries out PERSISTENT RESERVE OUT; it is done when it is on the disk.
+    /// Waits for the turn to change something: it is held until everybody concerned knows of the change.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Waits for changes that are under way.
+    pub(super) async fn settle(&self) {
+        drop(self.turn().await);
+    }
+
+    /// Carries out PERSISTENT RESERVE OUT for whoever has its [turn](Self::turn); it is done when it is on the disk.
     pub(super) async fn carry_out(
         this: &Arc<Self>,
-        from: String,
+        from: &str,
         wanted: ReserveOut,
         data: Bytes,
     ) -> Result<Effects, Answer> {
-        let _turn = this.turn.lock().await;
-        let order = order(&from, wanted, &data).map_err(Answer::check)?;
+        let order = order(from, wanted, &data).map_err(Answer::check)?;
         let mut next = this.now.read().clone();
         let effects = next.carry_out(&order).map_err(|refused| match refused {
             Refused::Conflict => Answer::status(refused.status()),

@@ -2,73 +2,33 @@
 
 use super::answer::{Answer, Plan};
 use super::guard::{passes_attention, passes_reserve, touch, writes_blocks};
-use super::limits::{ATTENTIONS, BLOCK_BYTES, COMPARE_BLOCKS, TRANSFER_BLOCKS, WRITE_SAME_BLOCKS};
+use super::inquiry::Identity;
+use super::limits::{BLOCK_BYTES, COMPARE_BLOCKS, TRANSFER_BLOCKS, WRITE_SAME_BLOCKS};
 use super::modes::{self, Modes, Wanted};
 use super::persistent::{Persistent, RESERVE_OUT_BYTES, ReserveOut};
 use super::reports::{self, Asked};
+use super::reservations::Effects;
+use super::seat::Seat;
 use super::{capacity, inquiry, media, unmap};
 use crate::targets::{Disk, Update};
 use bytes::Bytes;
 use farside_protocol::scsi::{Additional, Cdb, CdbError, CompareMode, Extent, Sense, SenseKey, Status};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a logical unit is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    /// The volume's identity, which never changes.
-    pub(crate) uuid: [u8; 16],
-    /// The name of the target it is in.
-    pub(crate) target: String,
-    /// Its number there.
+/// Who sends a command, and by what name it knows the unit: a volume that changes its target stays the same unit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    /// The initiator port.
+    pub(crate) port: &'a str,
+    /// Where it stands.
+    pub(crate) seat: &'a Arc<Seat>,
+    /// The target's name.
+    pub(crate) target: &'a str,
+    /// The unit's number there.
     pub(crate) lun: u16,
-}
-
-impl Identity {
-    /// The unit serial number: the volume's identity.
-    pub(super) fn serial(&self) -> String {
-        self.uuid.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// An NAA designator that the unit assigns itself (format 3): 60 bits of the volume's identity.
-    pub(super) fn locally_assigned(&self) -> [u8; 8] {
-        let [a, b, c, d, e, f, _, _, _, g, h, ..] = self.uuid;
-        [0x30 | (a & 0xf), b, c, d, e, f, g, h]
-    }
-}
-
-/// Where an initiator port stands with a unit.
-#[derive(Debug, Default)]
-pub(crate) struct Seat {
-    /// Rises when all its tasks are aborted: what was begun before is not answered.
-    aborted: AtomicU64,
-    attentions: Mutex<VecDeque<Additional>>,
-}
-
-impl Seat {
-    /// How often its tasks were aborted.
-    pub(crate) fn aborted(&self) -> u64 {
-        self.aborted.load(Ordering::Acquire)
-    }
-
-    /// Aborts all its tasks.
-    pub(crate) fn abort(&self) {
-        self.aborted.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn attend(&self, what: Additional) {
-        let mut attentions = self.attentions.lock();
-        if attentions.contains(&what) {
-            return;
-        }
-        if attentions.len() >= ATTENTIONS {
-            attentions.pop_front();
-        }
-        attentions.push_back(what);
-    }
 }
 
 /// What is not data and not kept.
@@ -86,7 +46,8 @@ struct State {
 /// A logical unit.
 #[derive(Debug)]
 pub(crate) struct LogicalUnit<D> {
-    identity: Identity,
+    /// The volume's identity, which never changes.
+    uuid: [u8; 16],
     disk: Arc<D>,
     state: Mutex<State>,
     persistent: Arc<Persistent>,
@@ -105,15 +66,15 @@ pub(crate) enum Sweep {
 
 impl<D: Disk> LogicalUnit<D> {
     /// A unit in front of `disk`; persistent reservations are kept in `file`.
-    pub(crate) fn new(identity: Identity, disk: Arc<D>, file: PathBuf) -> Self {
+    pub(crate) fn new(uuid: [u8; 16], disk: Arc<D>, file: PathBuf) -> Self {
         let blocks = disk.geometry().size_bytes / u64::from(BLOCK_BYTES);
         let state = State {
             blocks,
             ..State::default()
         };
         Self {
-            persistent: Arc::new(Persistent::load(file, &identity.uuid)),
-            identity,
+            persistent: Arc::new(Persistent::load(file, &uuid)),
+            uuid,
             disk,
             state: Mutex::new(state),
             gate: tokio::sync::RwLock::new(()),
@@ -125,9 +86,9 @@ impl<D: Disk> LogicalUnit<D> {
         &self.disk
     }
 
-    /// Whether this is still the unit of that name and disk.
-    pub(crate) fn is(&self, identity: &Identity, disk: &Arc<D>) -> bool {
-        self.identity == *identity && Arc::ptr_eq(&self.disk, disk)
+    /// Whether this is the unit of that volume, and in front of that disk.
+    pub(crate) fn is(&self, uuid: &[u8; 16], disk: &Arc<D>) -> bool {
+        self.uuid == *uuid && Arc::ptr_eq(&self.disk, disk)
     }
 
     /// Held while changes are under way.
@@ -164,7 +125,8 @@ impl<D: Disk> LogicalUnit<D> {
         self.state.lock().modes.descriptor_sense
     }
 
-    /// Aborts all tasks of all initiator ports, and waits for changes that are under way.
+    /// Aborts all tasks of all initiator ports, and waits for changes that are under way. Those of `nexus` itself are its
+    /// transport's, which knows what came before the function and what after it.
     pub(crate) async fn sweep(&self, nexus: &str, why: Sweep) {
         {
             let mut state = self.state.lock();
@@ -173,21 +135,28 @@ impl<D: Disk> LogicalUnit<D> {
                 state.modes = Modes::default();
             }
             for (name, seat) in &state.seats {
+                let is_another = name != nexus;
                 match why {
                     Sweep::Reset => seat.attend(Additional::BusDeviceReset),
-                    Sweep::Clear if name != nexus => {
-                        seat.attend(Additional::CommandsClearedByAnotherInitiator);
-                    }
+                    Sweep::Clear if is_another => seat.attend(Additional::CommandsClearedByAnotherInitiator),
                     Sweep::Clear => {}
                 }
-                seat.abort();
+                if is_another {
+                    seat.abort();
+                }
             }
         }
-        drop(self.gate.write().await);
+        self.settle().await;
     }
 
-    /// Waits for changes that are under way.
+    /// Waits for changes that are under way, of blocks and of reservations. What was aborted before changes nothing once this
+    /// is over.
     pub(crate) async fn settle(&self) {
+        self.settle_blocks().await;
+        self.persistent.settle().await;
+    }
+
+    async fn settle_blocks(&self) {
         drop(self.gate.write().await);
     }
 
@@ -208,7 +177,7 @@ impl<D: Disk> LogicalUnit<D> {
         self.notice_resize();
         let known = command.as_ref().ok();
         if !known.is_some_and(passes_attention)
-            && let Some(what) = seat.attentions.lock().pop_front()
+            && let Some(what) = seat.take_attention()
         {
             return Err(Answer::check(Sense::new(SenseKey::UnitAttention, what)));
         }
@@ -280,7 +249,7 @@ impl<D: Disk> LogicalUnit<D> {
     }
 
     /// What has to be done for an [admitted](Self::admit) command with its data.
-    pub(crate) fn decide(self: &Arc<Self>, nexus: &str, seat: &Seat, command: &Cdb, data: Bytes) -> Plan {
+    pub(crate) fn decide(self: &Arc<Self>, from: &Caller<'_>, command: &Cdb, data: Bytes) -> Plan {
         let disk = &self.disk;
         let forced = |force: bool| force || !self.state.lock().modes.write_cache;
         match *command {
@@ -304,17 +273,17 @@ impl<D: Disk> LogicalUnit<D> {
             Cdb::OrWrite { extent, force } => media::or_write(disk, extent, data, forced(force)),
             Cdb::GetLbaStatus { lba, allocation } => {
                 let status = capacity::status(Arc::clone(disk), lba, self.blocks(), allocation);
-                Plan::Later(Box::pin(status))
+                Plan::asks(status)
             }
             Cdb::PersistentReserveOut {
                 action,
                 scope,
                 kind,
                 parameter_bytes,
-            } => self.reserve_out(nexus, [action, scope, kind], parameter_bytes, data),
+            } => self.reserve_out(from, [action, scope, kind], parameter_bytes, data),
             // What was written before is to be safe when the unit stops; other initiators go on all the same.
             Cdb::StartStop { start: false, .. } => Plan::Flush,
-            _ => Plan::Answered(self.answer(nexus, seat, command, &data)),
+            _ => Plan::Answered(self.answer(from, command, &data)),
         }
     }
 
@@ -342,14 +311,23 @@ impl<D: Disk> LogicalUnit<D> {
         self.change(unmap::write_same(extent, Some(&data), unmap))
     }
 
+    fn identity<'a>(&'a self, from: &Caller<'a>) -> Identity<'a> {
+        Identity {
+            uuid: &self.uuid,
+            target: from.target,
+            lun: from.lun,
+        }
+    }
+
     /// Commands that need no disk.
-    fn answer(&self, nexus: &str, seat: &Seat, command: &Cdb, data: &[u8]) -> Answer {
+    fn answer(&self, from: &Caller<'_>, command: &Cdb, data: &[u8]) -> Answer {
+        let nexus = from.port;
         match *command {
             Cdb::RequestSense {
                 descriptor,
                 allocation,
-            } => request_sense(seat, descriptor, allocation),
-            Cdb::Inquiry { page, allocation } => inquiry::inquire(&self.identity, page, allocation),
+            } => request_sense(from.seat, descriptor, allocation),
+            Cdb::Inquiry { page, allocation } => inquiry::inquire(&self.identity(from), page, allocation),
             Cdb::ReadCapacity10 => capacity::of_ten(self.blocks()),
             Cdb::ReadCapacity16 { allocation } => capacity::of_sixteen(self.blocks(), allocation),
             Cdb::ModeSense {
@@ -430,39 +408,34 @@ impl<D: Disk> LogicalUnit<D> {
 
     fn reserve_out(
         self: &Arc<Self>,
-        nexus: &str,
+        from: &Caller<'_>,
         [action, scope, kind]: [u8; 3],
         parameter_bytes: u32,
         data: Bytes,
     ) -> Plan {
-        let (unit, from) = (Arc::clone(self), nexus.to_owned());
         let wanted = ReserveOut {
             action,
             scope,
             kind,
             parameter_bytes,
         };
+        let (unit, port) = (Arc::clone(self), from.port.to_owned());
+        let (seat, aborted) = (Arc::clone(from.seat), from.seat.aborted());
         // A task of its own: a session that ends must not leave the file and what is known here different.
         let carried_out = async move {
-            match Persistent::carry_out(&unit.persistent, from, wanted, data).await {
+            let _turn = unit.persistent.turn().await;
+            if seat.aborted() != aborted {
+                return Answer::status(Status::TaskAborted);
+            }
+            match Persistent::carry_out(&unit.persistent, &port, wanted, data).await {
                 Err(answer) => answer,
                 Ok(effects) => {
-                    let state = unit.state.lock();
-                    for (name, what) in &effects.attentions {
-                        if let Some(seat) = state.seats.get(name) {
-                            seat.attend(*what);
-                        }
-                    }
-                    for name in &effects.aborted {
-                        if let Some(seat) = state.seats.get(name) {
-                            seat.abort();
-                        }
-                    }
+                    unit.take_effect(&effects).await;
                     Answer::good()
                 }
             }
         };
-        Plan::Later(Box::pin(async move {
+        Plan::asks(async move {
             let done = tokio::spawn(carried_out).await;
             done.unwrap_or_else(|_| {
                 Answer::check(Sense::new(
@@ -470,14 +443,34 @@ impl<D: Disk> LogicalUnit<D> {
                     Additional::InternalTargetFailure,
                 ))
             })
-        }))
+        })
+    }
+
+    /// Tells others what a reservation did to them. Who is preempted with its tasks changes nothing after this: that is what
+    /// it is done for.
+    async fn take_effect(&self, effects: &Effects) {
+        {
+            let state = self.state.lock();
+            for (name, what) in &effects.attentions {
+                if let Some(seat) = state.seats.get(name) {
+                    seat.attend(*what);
+                }
+            }
+            for name in &effects.aborted {
+                if let Some(seat) = state.seats.get(name) {
+                    seat.abort();
+                }
+            }
+        }
+        if !effects.aborted.is_empty() {
+            self.settle_blocks().await;
+        }
     }
 }
 
 /// Sense data as the data of a command: a unit attention that waits, or that nothing is wrong.
 fn request_sense(seat: &Seat, descriptor: bool, allocation: u32) -> Answer {
-    let waiting = seat.attentions.lock().pop_front();
-    let sense = match waiting {
+    let sense = match seat.take_attention() {
         Some(what) => Sense::new(SenseKey::UnitAttention, what),
         None => Sense::new(SenseKey::NoSense, Additional::None),
     };

@@ -176,6 +176,16 @@ impl Initiator {
 
     /// A normal session without authentication; `keys` are negotiated.
     pub(super) async fn log_in(address: SocketAddr, isid: u8, keys: &[&str]) -> Self {
+        let mut initiator = Self::log_in_only(address, isid, keys).await;
+        // What every new session is told first.
+        initiator.command(&[0; 6], (0, 0), &[]).await;
+        let attention = initiator.reply().await;
+        assert_eq!(attention.sense(), (6, 0x2900));
+        initiator
+    }
+
+    /// The same, without a command to any unit.
+    pub(super) async fn log_in_only(address: SocketAddr, isid: u8, keys: &[&str]) -> Self {
         let mut initiator = Self::connect(address).await;
         let own = [
             format!("InitiatorName={INITIATOR}"),
@@ -188,10 +198,6 @@ impl Initiator {
         assert_eq!(reply.word(36) >> 16, 0, "the login failed: {reply:?}");
         initiator.header_digest = keys.contains(&"HeaderDigest=CRC32C");
         initiator.data_digest = keys.contains(&"DataDigest=CRC32C");
-        // What every new session is told first.
-        initiator.command(&[0; 6], (0, 0), &[]).await;
-        let attention = initiator.reply().await;
-        assert_eq!(attention.sense(), (6, 0x2900));
         initiator
     }
 
@@ -345,13 +351,32 @@ impl Initiator {
 
     /// A task management function and the answer to it.
     pub(super) async fn manage(&mut self, function: u8, lun: u8, referenced: u32) -> u8 {
+        self.begin_manage(function, lun, (referenced, 0)).await;
+        self.managed().await
+    }
+
+    /// Sends a task management function; the task that it is about is told by its tag and its number.
+    pub(super) async fn begin_manage(&mut self, function: u8, lun: u8, (tag, number): (u32, u32)) {
         let mut header = header(0x42, 0x80 | function, lun, 0x7000 + u32::from(function));
-        put(&mut header, 20, referenced);
+        put(&mut header, 20, tag);
         put(&mut header, 24, self.command_number);
+        put(&mut header, 32, number);
         self.send(header, &[]).await;
+    }
+
+    /// The answer to one.
+    pub(super) async fn managed(&mut self) -> u8 {
         let reply = self.reply().await;
         assert_eq!(reply.opcode(), 0x22, "{reply:?}");
         reply.header[2]
+    }
+
+    /// PERSISTENT RESERVE OUT with its parameters.
+    pub(super) async fn reserve_out(&mut self, (action, kind): (u8, u8), key: u64, action_key: u64) {
+        let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
+        let mut parameters = [key.to_be_bytes(), action_key.to_be_bytes()].concat();
+        parameters.extend_from_slice(&[0; 8]);
+        self.command(&cdb, (0, 24), &parameters).await;
     }
 
     pub(super) async fn log_out(&mut self) -> Reply {

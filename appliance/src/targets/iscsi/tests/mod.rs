@@ -6,3 +6,5 @@ mod commands;
 mod data;
 mod sessions;
 mod hardship;
+mod aborts;
+mod units;

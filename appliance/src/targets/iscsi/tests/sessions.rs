@@ -3,12 +3,9 @@
 use super::harness::{Initiator, NO_TAG, Server, cdb10, header, put};
 use std::sync::atomic::Ordering::SeqCst;
 
-/// PERSISTENT RESERVE OUT with its parameters.
+/// PERSISTENT RESERVE OUT and its status.
 async fn reserve_out(initiator: &mut Initiator, action: u8, kind: u8, key: u64, action_key: u64) -> u8 {
-    let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
-    let mut parameters = [key.to_be_bytes(), action_key.to_be_bytes()].concat();
-    parameters.extend_from_slice(&[0; 8]);
-    initiator.command(&cdb, (0, 24), &parameters).await;
+    initiator.reserve_out((action, kind), key, action_key).await;
     initiator.reply().await.status()
 }
 

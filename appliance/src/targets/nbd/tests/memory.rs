@@ -41,6 +41,8 @@ pub(crate) struct MemoryDisk {
     pub(crate) flushes_here: AtomicUsize,
     /// How long one of these keeps its thread, in milliseconds.
     pub(crate) flush_here_ms: AtomicU64,
+    /// Where initiators find it, if not in a target of its own.
+    pub(crate) scsi: Mutex<Option<ScsiAddress>>,
 }
 
 impl MemoryDisk {
@@ -64,6 +66,7 @@ impl MemoryDisk {
             reads: AtomicUsize::new(0),
             flushes_here: AtomicUsize::new(0),
             flush_here_ms: AtomicU64::new(0),
+            scsi: Mutex::new(None),
         })
     }
 
@@ -244,12 +247,13 @@ impl Exports for MemoryExports {
 
     fn find(&self, name: &str) -> Option<Export<MemoryDisk>> {
         let disk = Arc::clone(self.0.lock().get(name)?);
+        let scsi = disk.scsi.lock().clone();
         Some(Export {
             name: name.to_owned(),
             description: format!("memory disk {name}"),
             requires_tls: name.starts_with("secret"),
             uuid: [1; 16],
-            scsi: ScsiAddress::of_its_own(name),
+            scsi: scsi.unwrap_or_else(|| ScsiAddress::of_its_own(name)),
             disk,
         })
     }
