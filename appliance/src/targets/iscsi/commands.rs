@@ -6,7 +6,7 @@ use super::limits::HELD_BYTES;
 use super::receiver::Pdu;
 use super::task::{Task, lun_bytes, lun_number};
 use super::transfer::{Next, Transfer};
-use crate::targets::limits::INLINE_READ_BYTES;
+use crate::targets::limits::{INLINE_READ_BYTES, OUTPUT_BYTES};
 use crate::targets::scsi::{Answer, Later, LogicalUnit, Plan, inquire_nothing, report_luns};
 use crate::targets::{Disk, Exports, Position, Stream};
 use farside_protocol::iscsi::{
@@ -323,11 +323,12 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         self.read_next();
     }
 
-    /// Begins reads that wait, as long as there is room for what they bring.
+    /// Begins reads that wait, as long as there is room for what they bring: what was read and is not sent takes some, too.
     pub(super) fn read_next(&mut self) {
         while let Some((length, mut task, rest)) = self.to_read.pop_front() {
             let bytes = u64::from(length);
-            if self.held_bytes > 0 && self.held_bytes + bytes > HELD_BYTES {
+            let is_too_much = self.held_bytes > 0 && self.held_bytes + bytes > HELD_BYTES;
+            if is_too_much || self.sender.output.len() >= OUTPUT_BYTES {
                 self.to_read.push_front((length, task, rest));
                 return;
             }

@@ -425,10 +425,13 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         }
         self.collected = settled;
         self.forget_units();
-        match self.sender.output.poll_send(&mut self.stream, context) {
-            Poll::Ready(Err(lost)) => Err(lost.into()),
-            _ => Ok(()),
+        if let Poll::Ready(Err(lost)) = self.sender.output.poll_send(&mut self.stream, context) {
+            return Err(lost.into());
         }
+        if !self.to_read.is_empty() {
+            self.read_next();
+        }
+        Ok(())
     }
 
     /// A tag that no transfer has.

@@ -2,6 +2,7 @@
 
 use super::harness::{Initiator, NO_TAG, Server, cdb10, header, put};
 use crate::targets::iscsi::receiver::wire_digest;
+use std::sync::atomic::Ordering::SeqCst;
 
 const KEYS: [&str; 3] = ["InitialR2T=No", "ImmediateData=Yes", "FirstBurstLength=1024"];
 
@@ -301,4 +302,31 @@ async fn a_length_that_no_command_has_is_refused_before_its_data() {
     initiator.command(&register, (0, u32::MAX), &[0; 1000]).await;
     assert_eq!(initiator.reply().await.sense(), (5, 0x1a00));
     assert_eq!(initiator.write(0, &[1; 512]).await.status(), 0);
+}
+
+#[tokio::test]
+async fn reads_wait_until_what_was_read_before_is_sent() {
+    let server = Server::start().await;
+    server.disk.cold_from.store(0, SeqCst);
+    let mut initiator = Initiator::log_in(server.address, 1, &["MaxRecvDataSegmentLength=262144"]).await;
+    let (blocks, bytes) = (8192, 4 << 20);
+    for _ in 0..20 {
+        initiator
+            .command(&cdb10(0x28, 0, 0, blocks), (bytes, 0), &[])
+            .await;
+    }
+    assert!(initiator.is_quiet().await, "all are there");
+    server.disk.cold_permits.add_permits(20);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let begun = 20 - server.disk.cold_permits.available_permits();
+    assert!(
+        (4..=8).contains(&begun),
+        "nobody takes what {begun} reads brought"
+    );
+    for _ in 0..20 {
+        let mut taken = 0;
+        while taken < bytes {
+            taken += u32::try_from(initiator.reply().await.data.len()).unwrap();
+        }
+    }
 }
