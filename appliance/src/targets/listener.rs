@@ -4,6 +4,7 @@ use super::limits::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES};
 use socket2::{SockRef, TcpKeepalive};
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -19,6 +20,11 @@ pub trait Listener: Send {
 
     /// Waits for a client; gives its stream and its name for the log.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, String)>> + Send;
+
+    /// The address that a client reached, if it has one that others can reach.
+    fn reached(_stream: &Self::Stream) -> Option<SocketAddr> {
+        None
+    }
 }
 
 impl Listener for TcpListener {
@@ -34,6 +40,10 @@ impl Listener for TcpListener {
             .with_retries(KEEPALIVE_PROBES);
         let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
         Ok((stream, peer.to_string()))
+    }
+
+    fn reached(stream: &TcpStream) -> Option<SocketAddr> {
+        stream.local_addr().ok()
     }
 }
 

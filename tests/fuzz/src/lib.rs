@@ -14,6 +14,13 @@ mod points;
 mod nbd_messages;
 mod nbd_replies;
 mod nbd_server;
+mod small_disk;
+mod iscsi_messages;
+mod iscsi_client;
+mod iscsi_script;
+mod iscsi_server;
+mod scsi_commands;
+mod reservations_file;
 mod link_frame;
 mod link_stream;
 mod link_sender;
@@ -68,6 +75,10 @@ macro_rules! targets {
 targets! {
     nbd_messages 30_000,
     nbd_server 2_000,
+    iscsi_messages 30_000,
+    scsi_commands 30_000,
+    iscsi_server 2_000,
+    reservations_file 300,
     journal_superblock 10_000,
     journal_chunk 10_000,
     journal_map 20_000,

@@ -7,25 +7,20 @@
 use crate::allocation::measured;
 use crate::draw::Draw;
 use crate::nbd_replies::Out;
-use bytes::Bytes;
+use crate::small_disk::{DISK_BYTES, Once, One};
 use farside::targets::nbd::{Service, serve};
-use farside::targets::{Disk, DiskError, DiskGeometry, Position, Update};
-use farside::targets::{Export, Exports, Listener, ScsiAddress};
 use farside_protocol::nbd::{
     CommandFlags, EXTENDED_REQUEST_MAGIC, MessageStyle, OPTION_MAGIC, REQUEST_MAGIC,
 };
-use farside_storage::{Allocation, Stretch};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-const DISK_BYTES: usize = 64 << 10;
 /// Receive buffers, replies under way, options that are skipped, and the runtime.
 const MOST_BYTES: usize = 8 << 20;
 /// Longest stream that is put together from requests, and longest payload in it: enough to pass every limit by count.
@@ -33,147 +28,6 @@ const MOST_INPUT_BYTES: usize = 64 << 10;
 const MOST_PAYLOAD_BYTES: usize = 20 << 10;
 /// What a connection may have put out at most, so that an input of many reads does not fill the memory here.
 const MOST_OUTPUT_BYTES: usize = 1 << 20;
-
-#[derive(Debug)]
-struct Small {
-    content: Mutex<Vec<u8>>,
-    journaled: AtomicU64,
-}
-
-impl Disk for Small {
-    fn geometry(&self) -> DiskGeometry {
-        DiskGeometry {
-            size_bytes: DISK_BYTES as u64,
-            preferred_block_bytes: 4096,
-            read_only: false,
-        }
-    }
-
-    async fn update(&self, batch: &mut Vec<Update>) -> Result<Position, DiskError> {
-        let mut content = self.content.lock();
-        let count = batch.len() as u64;
-        for update in batch.drain(..) {
-            let (offset, length, data) = match update {
-                Update::Write { offset, data } => (offset, data.len(), Some(data)),
-                Update::Trim { offset, length } | Update::Zero { offset, length, .. } => {
-                    (offset, usize::try_from(length).expect("inside the disk"), None)
-                }
-            };
-            let start = usize::try_from(offset).expect("inside the disk");
-            let part = content.get_mut(start..start + length).expect("inside the disk");
-            match data {
-                Some(data) => part.copy_from_slice(&data),
-                None => part.fill(0),
-            }
-        }
-        Ok(self.journaled.fetch_add(count, Ordering::Relaxed) + count)
-    }
-
-    fn read_cached(&self, offset: u64, into: &mut [u8]) -> Result<bool, DiskError> {
-        // Some reads have to wait, as those of a disk do.
-        if offset & 512 != 0 {
-            return Ok(false);
-        }
-        let start = usize::try_from(offset).expect("inside the disk");
-        let content = self.content.lock();
-        let part = content.get(start..start + into.len());
-        into.copy_from_slice(part.expect("inside the disk"));
-        Ok(true)
-    }
-
-    async fn read(
-        self: &Arc<Self>,
-        offset: u64,
-        length: u32,
-        mut into: Vec<u8>,
-    ) -> Result<Vec<u8>, DiskError> {
-        tokio::task::yield_now().await;
-        let start = usize::try_from(offset).expect("inside the disk");
-        let content = self.content.lock();
-        into.extend_from_slice(
-            content
-                .get(start..start + length as usize)
-                .expect("inside the disk"),
-        );
-        Ok(into)
-    }
-
-    async fn modify(
-        self: &Arc<Self>,
-        offset: u64,
-        length: u64,
-        judge: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
-    ) -> Result<Option<Position>, DiskError> {
-        tokio::task::yield_now().await;
-        let mut content = self.content.lock();
-        let start = usize::try_from(offset).expect("inside the disk");
-        let length = usize::try_from(length).expect("inside the disk");
-        let part = content.get_mut(start..start + length).expect("inside the disk");
-        let Some(data) = judge(part) else { return Ok(None) };
-        part.get_mut(..data.len())
-            .expect("inside the range")
-            .copy_from_slice(&data);
-        Ok(Some(self.journaled.fetch_add(1, Ordering::Relaxed) + 1))
-    }
-
-    async fn allocation(
-        self: &Arc<Self>,
-        offset: u64,
-        length: u64,
-        most: usize,
-    ) -> Result<Vec<Stretch>, DiskError> {
-        tokio::task::yield_now().await;
-        assert!(offset + length <= DISK_BYTES as u64, "inside the disk");
-        // Of every four KiB the last is said to be zero, though it may not be: what the messages look like is at stake.
-        let (mut found, mut at) = (Vec::new(), offset);
-        while at < offset + length && found.len() < most {
-            let next = (at / 1024 * 1024 + 1024).min(offset + length);
-            let allocation = match at / 1024 % 4 {
-                3 => Allocation::Hole,
-                2 => Allocation::Zero,
-                _ => Allocation::Data,
-            };
-            found.push(Stretch {
-                length: next - at,
-                allocation,
-            });
-            at = next;
-        }
-        Ok(found)
-    }
-
-    fn journaled(&self) -> Position {
-        self.journaled.load(Ordering::Relaxed)
-    }
-
-    async fn durable(&self, _position: Position) -> Result<(), DiskError> {
-        tokio::task::yield_now().await;
-        Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct One(Arc<Small>);
-
-impl Exports for One {
-    type Disk = Small;
-
-    fn find(&self, name: &str) -> Option<Export<Small>> {
-        let found = name == "disk0";
-        found.then(|| Export {
-            name: name.to_owned(),
-            description: "small".to_owned(),
-            requires_tls: false,
-            uuid: [1; 16],
-            scsi: ScsiAddress::of_its_own("disk"),
-            disk: Arc::clone(&self.0),
-        })
-    }
-
-    fn names(&self) -> Vec<String> {
-        vec!["disk0".to_owned()]
-    }
-}
 
 /// Gives its pieces one after another, then the end; keeps what is written.
 struct Wire {
@@ -221,20 +75,6 @@ impl AsyncWrite for Wire {
     }
 }
 
-struct Once(Mutex<Option<Wire>>);
-
-impl Listener for Once {
-    type Stream = Wire;
-
-    async fn accept(&self) -> io::Result<(Wire, String)> {
-        let wire = self.0.lock().take();
-        match wire {
-            Some(wire) => Ok((wire, "the fuzzer".to_owned())),
-            None => std::future::pending().await,
-        }
-    }
-}
-
 pub(crate) fn run(input: &[u8]) -> bool {
     let mut draw = Draw::new(input);
     let (appetite, piece_bytes) = (usize::from(draw.u8()) * 8 + 1, usize::from(draw.u8()) + 1);
@@ -247,16 +87,12 @@ pub(crate) fn run(input: &[u8]) -> bool {
         appetite,
         _ends_the_server: ended.clone().drop_guard(),
     };
-    let disk = Arc::new(Small {
-        content: Mutex::new(vec![0; DISK_BYTES]),
-        journaled: AtomicU64::new(0),
-    });
-    let service = Service::new(Arc::new(One(disk)));
+    let service = Service::new(Arc::new(One::default()));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build();
     let runtime = runtime.expect("a runtime on this thread needs nothing");
-    let ((), held) = measured(|| runtime.block_on(serve(Once(Mutex::new(Some(wire))), service, ended)));
+    let ((), held) = measured(|| runtime.block_on(serve(Once::new(wire), service, ended)));
     assert!(
         held < MOST_BYTES + MOST_OUTPUT_BYTES * 2,
         "{held} bytes for a connection"

@@ -8,7 +8,7 @@ use super::receiver::Receiver;
 use super::sender::Sender;
 use super::sessions::{Session, Sessions};
 use crate::targets::accept::{House, accept_all};
-use crate::targets::{Counters, Exports, Settings, Stream};
+use crate::targets::{Counters, Exports, Listener, Settings, Stream};
 use farside_protocol::iscsi::{
     Login as LoginRequest, LoginStatus, RequestKind, Serial, Stage, login_response,
 };
@@ -17,7 +17,6 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -85,7 +84,11 @@ impl<E: Exports> Portals<E> {
 
 /// Serves a portal until `shutdown` is cancelled; then stops accepting, asks every initiator to log out, and returns, after
 /// [`Settings::drain`] at the latest.
-pub async fn serve<E: Exports>(listener: TcpListener, portals: Arc<Portals<E>>, shutdown: CancellationToken) {
+pub async fn serve<L: Listener, E: Exports>(
+    listener: L,
+    portals: Arc<Portals<E>>,
+    shutdown: CancellationToken,
+) {
     let house = House {
         protocol: "iSCSI",
         settings: portals.settings,
@@ -93,20 +96,19 @@ pub async fn serve<E: Exports>(listener: TcpListener, portals: Arc<Portals<E>>, 
     };
     let guests = shutdown.clone();
     accept_all(listener, house, shutdown, move |stream, peer| {
-        attend(stream, peer, Arc::clone(&portals), guests.clone())
+        let reached = L::reached(&stream);
+        attend((stream, peer, reached), Arc::clone(&portals), guests.clone())
     })
     .await;
 }
 
 /// One connection.
-async fn attend<E: Exports>(
-    mut stream: TcpStream,
-    peer: String,
+async fn attend<S: Stream, E: Exports>(
+    (mut stream, peer, local): (S, String, Option<SocketAddr>),
     portals: Arc<Portals<E>>,
     shutdown: CancellationToken,
 ) {
     let _open = portals.counters.connection();
-    let local = stream.local_addr().ok();
     let introduction = timeout(portals.settings.negotiation, log_in(&mut stream, &portals, local));
     let agreed = tokio::select! {
         biased;
