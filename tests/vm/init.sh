@@ -9,7 +9,7 @@ mount -t tmpfs tmpfs /tmp
 echo 4 >/proc/sys/kernel/printk
 load virtio_pci
 load virtio_net
-load virtio_blk
+[ ! -e /modules/order/virtio_blk ] || load virtio_blk
 ip link set lo up
 ip link set eth0 up
 # qemu's user network: this machine is 10.0.2.15, the host's loopback 10.0.2.2.

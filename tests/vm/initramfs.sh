@@ -1,14 +1,13 @@
 #!/bin/sh
-# Packs what a virtual machine of the tests starts with: busybox, the farside binary, kernel modules, the scripts
-# beside this one. Nothing is compressed: an emulated processor unpacks slowly, and memory is there.
-# usage: tests/vm/initramfs.sh KERNEL-DIRECTORY FARSIDE OUTPUT
+# Packs what a virtual machine of the tests starts with: busybox, programs, kernel modules, the scripts beside this one. Nothing is compressed: an emulated processor unpacks slowly, and memory is there.
+# usage: tests/vm/initramfs.sh KERNEL-DIRECTORY OUTPUT 'MODULE...' PROGRAM...
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 kernel=$1
-farside=$2
-output=$3
+output=$2
+modules=$3
+shift 3
 here=$(cd "$(dirname "$0")" && pwd)
-modules="virtio_pci virtio_net virtio_blk ext4 xfs"
 
 root=$(mktemp -d "$output.XXXXXX")
 trap 'rm -rf "$root"' EXIT
@@ -27,9 +26,14 @@ add_program "$(command -v busybox)" busybox
 for applet in $(busybox --list); do
     [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
 done
-add_program "$farside" farside
-# Names of functions are for debuggers; without them the archive is a third.
-strip "$root/bin/farside" 2>/dev/null || true
+for program; do
+    name=$(basename "$program")
+    # One that busybox has, too, takes its place.
+    rm -f "$root/bin/$name"
+    add_program "$program" "$name"
+    # Names of functions are for debuggers; without them the archive is a third.
+    strip "$root/bin/$name" 2>/dev/null || true
+done
 
 version=$(ls "$kernel/lib/modules")
 mkdir "$root/modules/order"

@@ -1,4 +1,4 @@
-//! What a machine boots: a kernel that is fetched once, and an archive with the binary under test.
+//! What a machine boots: a kernel that is fetched once, and an archive with what it is to run.
 
 use crate::binary::farside;
 use crate::limits;
@@ -18,24 +18,77 @@ pub struct Kit {
 }
 
 impl Kit {
-    /// The files, made at the first call of a test program.
+    /// The files of a machine that runs units, made at the first call of a test program.
     ///
     /// # Errors
     /// A skip when there is no qemu for this processor, or no kernel can be fetched; an error when packing fails.
     pub fn ready() -> Result<&'static Self> {
         static READY: OnceLock<Result<Kit, Missing>> = OnceLock::new();
+        Self::in_place(&READY, &UNITS, || Ok(vec![farside()?.to_path_buf()]))
+    }
+
+    /// The same of a machine that is a host: a kernel's own initiators and file systems.
+    ///
+    /// # Errors
+    /// As [`ready`](Self::ready), and a skip when one of its programs is not installed.
+    pub fn of_a_host() -> Result<&'static Self> {
+        static READY: OnceLock<Result<Kit, Missing>> = OnceLock::new();
+        HOST_PROGRAMS.into_iter().try_for_each(need)?;
+        Self::in_place(&READY, &HOSTS, || {
+            HOST_PROGRAMS.into_iter().map(find_program).collect()
+        })
+    }
+
+    fn in_place(
+        place: &'static OnceLock<Result<Self, Missing>>,
+        content: &Content,
+        programs: impl FnOnce() -> Result<Vec<PathBuf>>,
+    ) -> Result<&'static Self> {
         if std::env::consts::ARCH != "x86_64" {
             return Err(skip("virtual machines are for x86-64 only here"));
         }
         for program in ["qemu-system-x86_64", "busybox", "cpio", "modprobe"] {
             need(program)?;
         }
-        match READY.get_or_init(prepare) {
+        match place.get_or_init(|| prepare(content, programs)) {
             Ok(kit) => Ok(kit),
             Err(Missing::Kernel(reason)) => Err(skip(format!("no kernel for a virtual machine: {reason}"))),
             Err(Missing::Archive(reason)) => bail!("the archive cannot be packed: {reason}"),
         }
     }
+}
+
+/// What is in an archive beside busybox.
+struct Content {
+    name: &'static str,
+    modules: &'static str,
+}
+
+const UNITS: Content = Content {
+    name: "units",
+    modules: "virtio_pci virtio_net virtio_blk ext4 xfs",
+};
+const HOSTS: Content = Content {
+    name: "hosts",
+    modules: "virtio_pci virtio_net ext4 xfs nbd iscsi_tcp sd_mod crc32c_generic",
+};
+const HOST_PROGRAMS: [&str; 8] = [
+    "iscsid",
+    "iscsiadm",
+    "nbd-client",
+    "mkfs.ext4",
+    "e2fsck",
+    "mkfs.xfs",
+    "xfs_repair",
+    "fstrim",
+];
+
+fn find_program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let directories = path.split(':').chain(["/usr/sbin", "/sbin"]);
+    let mut candidates = directories.map(|directory| Path::new(directory).join(name));
+    let found = candidates.find(|candidate| candidate.is_file());
+    found.with_context(|| format!("{name} is nowhere in {path}"))
 }
 
 /// Why there are no files to boot from.
@@ -44,9 +97,9 @@ enum Missing {
     Archive(String),
 }
 
-fn prepare() -> Result<Kit, Missing> {
-    let archive_failed = |error: anyhow::Error| Missing::Archive(format!("{error:#}"));
-    let directory = directory().map_err(archive_failed)?;
+fn prepare(content: &Content, programs: impl FnOnce() -> Result<Vec<PathBuf>>) -> Result<Kit, Missing> {
+    let failed = |error: anyhow::Error| Missing::Archive(format!("{error:#}"));
+    let directory = directory().map_err(failed)?;
     let tree = directory.join("kernel");
     let fetched = Tool::new(&script("kernel.sh"))
         .path(&tree)
@@ -57,12 +110,13 @@ fn prepare() -> Result<Kit, Missing> {
         let reason = fetched.stderr.trim().lines().last().unwrap_or("no reason given");
         return Err(Missing::Kernel(reason.to_owned()));
     }
-    let archive = directory.join(format!("initramfs-{}.cpio", std::process::id()));
-    let packed = farside().and_then(|binary| {
-        let tool = Tool::new(&script("initramfs.sh")).path(&tree);
-        tool.path(binary).path(&archive).ok()
-    });
-    packed.map_err(archive_failed)?;
+    let name = format!("initramfs-{}.{}.cpio", std::process::id(), content.name);
+    let archive = directory.join(name);
+    let pack = Tool::new(&script("initramfs.sh")).path(&tree).path(&archive);
+    let pack = pack.args([content.modules]);
+    let programs = programs().map_err(failed)?;
+    let packed = programs.iter().fold(pack, |pack, program| pack.path(program));
+    packed.ok().map_err(failed)?;
     Ok(Kit {
         kernel: tree.join("vmlinuz"),
         archive,

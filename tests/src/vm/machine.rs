@@ -1,8 +1,8 @@
-//! One virtual machine: its disk, its power, its forwarded ports, and the agent in it that runs commands.
+//! A virtual machine that runs units: its disk, its power, its forwarded ports.
 
 use super::Kit;
+use super::agent::{AGENT_PORT, Agent, qemu};
 use crate::clock::{Seen, wait_until};
-use crate::ports::free_address;
 use crate::power::{DiskServer, Fate, PowerDisk, Survived, Switch};
 use crate::process::Process;
 use crate::tools::Tool;
@@ -10,20 +10,12 @@ use crate::world::lock;
 use crate::{Random, World, limits};
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The port of the agent in every machine.
-const AGENT_PORT: u16 = 7000;
-/// What `tests/vm/init.sh` prints when the network is up.
-const UP: &str = "up after ";
-/// Half of a start is what these leave out: an emulated processor is slow, and nobody attacks the machine.
-const KERNEL_OPTIONS: &str =
-    "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check lsm= audit=0 nokaslr";
 /// Size of the disk in bytes: the smallest that xfs accepts, and some.
 const DISK_BYTES: u64 = 320 << 20;
 /// Memory of a machine in MiB.
@@ -62,7 +54,7 @@ pub struct Machine<'w> {
     name: String,
     file_system: FileSystem,
     disk: Arc<PowerDisk>,
-    agent: SocketAddr,
+    agent: Agent,
     forwards: Vec<(SocketAddr, u16)>,
     starts: AtomicU32,
     running: Mutex<Option<Running>>,
@@ -85,9 +77,9 @@ impl<'w> Machine<'w> {
         File::create(&medium)?.set_len(DISK_BYTES)?;
         let mkfs = Tool::new(&format!("mkfs.{}", file_system.name()));
         mkfs.args(["-q"]).path(&medium).ok()?;
-        let agent = free_address()?;
+        let agent = Agent::new(name)?;
         let mut forwards = forwards.to_vec();
-        forwards.push((agent, AGENT_PORT));
+        forwards.push((agent.address, AGENT_PORT));
         Ok(Self {
             world,
             kit,
@@ -150,23 +142,7 @@ impl<'w> Machine<'w> {
             let running = running.as_ref().context("its power is on")?;
             Arc::clone(&running.process)
         };
-        wait_until(&format!("machine {} to boot", self.name), limits::BOOT, || {
-            if let Some(status) = process.exit_status()? {
-                bail!(
-                    "machine {} ended with {status}:\n{}",
-                    self.name,
-                    process.log_tail(20)
-                );
-            }
-            // A connection to a machine whose network is not up yet would wait for seconds, so it comes last.
-            if !process.log_text().contains(UP) {
-                return Ok(Seen::NotYet(process.log_tail(1)));
-            }
-            Ok(match self.run("true") {
-                Ok(_) => Seen::Yes,
-                Err(error) => Seen::NotYet(format!("{error:#}")),
-            })
-        })
+        self.agent.wait_booted(&process)
     }
 
     /// Mounts the disk at `/data`.
@@ -218,13 +194,7 @@ impl<'w> Machine<'w> {
     /// # Errors
     /// When the agent does not answer, or the exit code is not 0.
     pub fn run(&self, command: &str) -> Result<String> {
-        let answer = self.ask(&format!("( {command} ); printf '\\nexit %s' $?"))?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        match answer.rsplit_once("\nexit ") {
-            Some((output, "0")) => Ok(output.to_owned()),
-            Some((output, code)) => bail!("{}: `{command}` ended with {code}: {output}", self.name),
-            None => bail!("{} gave no answer to `{command}`: {answer}", self.name),
-        }
+        self.agent.run(command)
     }
 
     /// Copies a file of the machine to the host.
@@ -232,7 +202,9 @@ impl<'w> Machine<'w> {
     /// # Errors
     /// When it is not there or has another size.
     pub fn copy_out(&self, path: &str, size_bytes: u64, to: &str) -> Result<PathBuf> {
-        let bytes = self.ask(&format!("exec dd if={path} bs=256k status=none"))?;
+        let bytes = self
+            .agent
+            .ask(&format!("exec dd if={path} bs=256k status=none"))?;
         if bytes.len() as u64 != size_bytes {
             let shown = String::from_utf8_lossy(bytes.get(..bytes.len().min(200)).unwrap_or_default());
             bail!(
@@ -245,62 +217,18 @@ impl<'w> Machine<'w> {
         Ok(copy)
     }
 
-    fn ask(&self, line: &str) -> Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&self.agent, limits::STATUS)?;
-        stream.set_read_timeout(Some(limits::GUEST_COMMAND))?;
-        stream.write_all(format!("{line}\n").as_bytes())?;
-        let mut answer = Vec::new();
-        let read = stream.read_to_end(&mut answer);
-        read.with_context(|| format!("no answer to `{line}`"))?;
-        Ok(answer)
-    }
-
     fn command(&self, socket: &std::path::Path) -> Command {
-        let mut network = "user,id=net".to_owned();
-        for (address, port) in &self.forwards {
-            network.push_str(&format!(",hostfwd=tcp:{address}-:{port}"));
-        }
         let disk = format!(
             "driver=nbd,node-name=disk,server.type=unix,server.path={},export=disk",
             socket.display()
         );
-        let mut command = Command::new("qemu-system-x86_64");
-        command
-            .args([
-                "-accel",
-                "tcg",
-                "-cpu",
-                "max",
-                "-smp",
-                "1",
-                "-m",
-                &MEMORY_MIB.to_string(),
-            ])
-            .args([
-                "-nodefaults",
-                "-no-reboot",
-                "-display",
-                "none",
-                "-serial",
-                "stdio",
-            ])
-            .args(["-append", KERNEL_OPTIONS])
-            .args([
-                "-netdev",
-                &network,
-                "-device",
-                "virtio-net-pci,netdev=net,romfile=",
-            ])
-            .args([
-                "-blockdev",
-                &disk,
-                "-device",
-                "virtio-blk-pci,drive=disk,write-cache=on",
-            ])
-            .arg("-kernel")
-            .arg(&self.kit.kernel)
-            .arg("-initrd")
-            .arg(&self.kit.archive);
+        let mut command = qemu(self.kit, MEMORY_MIB, &self.forwards);
+        command.args([
+            "-blockdev",
+            &disk,
+            "-device",
+            "virtio-blk-pci,drive=disk,write-cache=on",
+        ]);
         command
     }
 }

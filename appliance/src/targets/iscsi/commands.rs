@@ -13,13 +13,14 @@ use farside_protocol::iscsi::{
     Command, DataOut, NO_TAG, RejectReason, Residual, ready_to_transfer, reject, scsi_response,
 };
 use farside_protocol::scsi::{Additional, Cdb, CdbError, Sense, Status};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl<S: Stream, E: Exports> Connection<S, E> {
     /// A command with what data came with it.
     pub(super) fn command(&mut self, pdu: &Pdu, command: &Command) {
-        let (tag, lun) = (pdu.request.task_tag, pdu.request.lun);
-        if pdu.aborted {
+        let (tag, address) = (pdu.request.task_tag, pdu.request.lun);
+        if pdu.is_aborted() {
             return;
         }
         if self.session.nexus.target.is_none() || !self.may_begin(pdu) {
@@ -27,7 +28,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         }
         let decoded = Cdb::decode(&command.cdb);
         let counted = !pdu.request.immediate;
-        let mut task = Task::new(tag, lun, command, decoded.as_ref().ok(), counted);
+        let mut task = Task::new(tag, address, command, decoded.as_ref().ok(), counted);
         if counted {
             self.sender.outstanding += 1;
         }
@@ -133,16 +134,20 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             return;
         };
         lane.is_closing = true;
-        for task in lane.take_all() {
+        for task in lane.take_batch() {
             self.reply(task, Answer::status(Status::Busy));
         }
         self.forget_units();
     }
 
-    /// Forgets units whose disk is gone once nothing is on its way there.
+    /// Forgets units whose disk is gone once all their commands are over.
     pub(super) fn forget_units(&mut self) {
-        self.units
-            .retain(|_, lane| !lane.is_closing || lane.is_committing());
+        if self.units.values().any(|lane| lane.is_closing) {
+            let mut tasks = self.tasks.values();
+            let used: BTreeSet<u64> = tasks.by_ref().map(Progress::lun).collect();
+            self.units
+                .retain(|lun, lane| !lane.is_closing || used.contains(lun));
+        }
     }
 
     /// Data of a command.
@@ -212,7 +217,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             return;
         };
         let range = transfer.ask(transfer_tag, most);
-        let (lun, number) = (task.lun, task.sequences);
+        let (lun, number) = (task.address, task.sequences);
         task.sequences += 1;
         let serial = self.sender.serial();
         let message = ready_to_transfer(tag, (lun, transfer_tag), number, range, serial);
@@ -239,16 +244,16 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         let (Some(cdb), Some(lane)) = (cdb, self.units.get(&lun).filter(|lane| !lane.is_closing)) else {
             return self.reply(*task, Answer::status(Status::Busy));
         };
-        let is_same = task
+        // The volume behind the number may be another one by now.
+        let came = task
             .seat
             .as_ref()
-            .is_some_and(|(seat, _)| Arc::ptr_eq(seat, &lane.seat));
-        if task.is_aborted() || !is_same {
-            // The volume behind the number may be another one by now.
+            .filter(|(seat, _)| Arc::ptr_eq(seat, &lane.seat));
+        let Some((_, aborted)) = came.filter(|_| !task.is_aborted()) else {
             return self.reply(*task, Answer::status(Status::Busy));
-        }
+        };
         let unit = Arc::clone(&lane.unit);
-        let plan = unit.decide(&lane.caller(), &cdb, transfer.data());
+        let plan = unit.decide(&lane.caller(*aborted), &cdb, transfer.data());
         self.carry_out(*task, unit, plan);
     }
 
@@ -257,17 +262,22 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             Plan::Answered(answer) => self.reply(task, answer),
             Plan::Read { offset, length } => self.read(task, unit, offset, length),
             Plan::Change { updates, forced } => match self.units.get_mut(&task.lun) {
-                Some(lane) => self.has_full_batch |= lane.change(updates, task, forced),
+                Some(lane) => lane.change(updates, task, forced),
                 None => self.reply(task, Answer::status(Status::Busy)),
             },
             Plan::Flush => match self.units.get_mut(&task.lun) {
-                Some(lane) => self.has_full_batch |= lane.flush(task),
+                Some(lane) => lane.flush(task),
                 None => self.reply(task, Answer::status(Status::Busy)),
             },
             Plan::Ask(rest) => self.ask_disk(task, rest),
             Plan::Alter(rest) => {
+                let seat = task
+                    .seat
+                    .as_ref()
+                    .map(|(seat, _)| Arc::clone(seat))
+                    .unwrap_or_default();
                 self.running.spawn(async move {
-                    let _under_way = unit.enter().await;
+                    let _under_way = unit.enter(&seat).await;
                     let answer = if task.is_aborted() {
                         Answer::status(Status::TaskAborted)
                     } else {
@@ -353,6 +363,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     fn defer(&mut self, task: Task, position: Position, answer: Answer) {
         match self.units.get_mut(&task.lun) {
+            _ if task.is_aborted() => self.finish(&task),
             Some(lane) => lane.defer(position, task, answer),
             None => self.reply(task, Answer::status(Status::Busy)),
         }

@@ -14,7 +14,7 @@ use super::receiver::{Pdu, Receiver};
 use super::sender::Sender;
 use super::server::Portals;
 use super::sessions::Session;
-use super::task::Task;
+use super::task::{Task, canonical};
 use super::transfer::Transfer;
 use crate::targets::limits::{LINGER, OUTPUT_BYTES, RECEIVE_BYTES};
 use crate::targets::scsi::{Answer, Later};
@@ -78,6 +78,16 @@ pub(super) enum Progress {
     Running { lun: u64, aborted: bool },
 }
 
+impl Progress {
+    /// The unit of the command.
+    pub(super) fn lun(&self) -> u64 {
+        match self {
+            Self::Receiving { task, .. } => task.lun,
+            Self::Running { lun, .. } => *lun,
+        }
+    }
+}
+
 /// A logged-in initiator.
 pub(super) struct Connection<S, E: Exports> {
     pub(super) stream: S,
@@ -99,8 +109,8 @@ pub(super) struct Connection<S, E: Exports> {
     stopped: bool,
     /// A command that all others wait for.
     pub(super) ordered: Option<u32>,
-    /// A batch is as long as one may be.
-    pub(super) has_full_batch: bool,
+    /// The initiator has asked to log out: nothing more is taken.
+    pub(super) is_leaving: bool,
     pub(super) functions: Vec<Function>,
     /// Room to collect in.
     collected: Vec<Settled>,
@@ -150,7 +160,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             queue: Queue::default(),
             stopped: false,
             ordered: None,
-            has_full_batch: false,
+            is_leaving: false,
             functions: Vec::new(),
             collected: Vec::new(),
             running: JoinSet::new(),
@@ -173,24 +183,25 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     /// [`Fault`] when the stream fails or the initiator breaks the protocol beyond repair.
     pub(super) async fn run(mut self, shutdown: &CancellationToken) -> Result<End, Fault> {
         let ended = self.serve(shutdown).await;
-        if !self.tasks.is_empty() {
-            self.see_through().await;
-        }
+        self.see_through().await;
         match ended {
-            Ok(End::Replaced) | Err(_) => ended,
-            Ok(end) => {
-                self.close(end).await;
-                Ok(end)
+            // What is under way is lost with the session; what was answered is still told, if that can be done at once.
+            Ok(End::Replaced) => {
+                let said = poll_fn(|context| self.sender.output.poll_send(&mut self.stream, context));
+                let _ = timeout(LAST_WORDS, said).await;
             }
+            Ok(end) => self.close(end).await,
+            Err(_) => {}
         }
+        ended
     }
 
     /// Aborts what has not begun to change anything, and waits for what has.
     async fn see_through(&mut self) {
         let lanes = self.units.values();
-        let units: Vec<_> = lanes
+        let seats: Vec<_> = lanes
             .inspect(|lane| lane.seat.abort())
-            .map(|lane| Arc::clone(&lane.unit))
+            .map(|lane| Arc::clone(&lane.seat))
             .collect();
         // All at once: others may wait for any of them.
         let all_through = poll_fn(|context| {
@@ -202,8 +213,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             }
         });
         all_through.await;
-        for unit in units {
-            unit.settle().await;
+        for seat in seats {
+            seat.settle().await;
         }
     }
 
@@ -224,15 +235,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 self.poll_event(context)
             })
             .await?;
-            match finished {
-                None => {}
-                // What is under way is lost with the session; what was answered is still told, if that can be done at once.
-                Some(End::Replaced) => {
-                    let said = poll_fn(|context| self.sender.output.poll_send(&mut self.stream, context));
-                    let _ = timeout(LAST_WORDS, said).await;
-                    return Ok(End::Replaced);
-                }
-                Some(end) => return Ok(end),
+            if let Some(end) = finished {
+                return Ok(end);
             }
         }
     }
@@ -240,7 +244,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     /// Takes every complete message the limits allow. Behind a command that has to wait, data and what is immediate go on: it
     /// may be just that which it waits for.
     fn gather(&mut self) -> Result<(), Fault> {
-        while self.end.is_none() && !self.is_full() {
+        while self.end.is_none() && !self.is_leaving && !self.is_full() {
             let is_blocked = match self.queue.front() {
                 Some(next) if self.must_wait(next) => true,
                 Some(_) => {
@@ -254,7 +258,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             if self.queue.is_full() {
                 return Ok(());
             }
-            let Some(pdu) = self.receiver.take()? else {
+            let Some(mut pdu) = self.receiver.take()? else {
                 return Ok(());
             };
             if matches!(pdu.request.kind, RequestKind::DataOut(_)) {
@@ -262,7 +266,10 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                     self.handle(pdu)?;
                 }
             } else if self.must_wait(&pdu) || (is_blocked && !pdu.request.immediate) {
-                self.queue.push(pdu);
+                if pdu.request.immediate || self.is_in_window(&pdu) {
+                    self.note_coming(&mut pdu);
+                    self.queue.push(pdu);
+                }
             } else {
                 self.accept(pdu)?;
             }
@@ -273,7 +280,21 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     fn is_full(&self) -> bool {
-        self.has_full_batch || self.sender.output.len() >= OUTPUT_BYTES
+        self.sender.output.len() >= OUTPUT_BYTES
+    }
+
+    /// A command that waits is older than a function that aborts everything, whoever asks for that before its turn comes.
+    fn note_coming(&self, pdu: &mut Pdu) {
+        let lane = self.units.get(&canonical(pdu.request.lun));
+        pdu.came = lane.map(|lane| (Arc::clone(&lane.seat), lane.seat.aborted()));
+    }
+
+    fn ahead(&self, pdu: &Pdu) -> u32 {
+        pdu.request.command_number.wrapping_sub(self.sender.expected)
+    }
+
+    fn is_in_window(&self, pdu: &Pdu) -> bool {
+        self.ahead(pdu) < self.sender.command_room()
     }
 
     /// Whether a message can only be looked at when commands before it are over: an ordered command comes after all older ones
@@ -288,16 +309,16 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     /// Messages in the order of their numbers (section 4.2.2.1).
-    fn accept(&mut self, pdu: Pdu) -> Result<(), Fault> {
+    fn accept(&mut self, mut pdu: Pdu) -> Result<(), Fault> {
         if matches!(pdu.request.kind, RequestKind::DataOut(_) | RequestKind::Snack) || pdu.request.immediate {
             return self.handle(pdu);
         }
-        let ahead = pdu.request.command_number.wrapping_sub(self.sender.expected);
-        if ahead >= self.sender.command_room() {
-            // Outside the window, or again: silently ignored.
+        if !self.is_in_window(&pdu) {
+            // Or again: silently ignored.
             return Ok(());
         }
-        if ahead > 0 {
+        if self.ahead(&pdu) > 0 {
+            self.note_coming(&mut pdu);
             self.queue.hold(pdu);
             return Ok(());
         }
@@ -316,11 +337,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     /// Sends what was collected for each unit on its way to the journal.
     fn commit(&mut self) {
-        self.has_full_batch = false;
-        for lane in self.units.values_mut() {
-            lane.commit();
-            self.has_full_batch |= lane.is_full();
-        }
+        self.units.values_mut().for_each(Lane::commit);
     }
 
     /// Resolves when there is something to gather (`None`) or all is answered after the end (`Some`).
@@ -340,7 +357,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         if self.poll_alarm(context)? {
             return Poll::Ready(Ok(None));
         }
-        if self.is_full() {
+        if self.is_full() || self.is_leaving {
             return Poll::Pending;
         }
         if std::mem::take(&mut self.stopped) {
@@ -404,18 +421,38 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     /// Collects what has become durable or was finished, and sends what can be sent.
-    pub(super) fn poll_progress(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
+    fn poll_progress(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
+        loop {
+            self.collect_finished(context)?;
+            self.collect_settled(context);
+            if let Poll::Ready(Err(lost)) = self.sender.output.poll_send(&mut self.stream, context) {
+                return Err(lost.into());
+            }
+            let waiting = self.to_read.len();
+            self.read_next();
+            if self.to_read.len() == waiting {
+                return Ok(());
+            }
+            // What has just begun has to be waited for, too.
+        }
+    }
+
+    fn collect_finished(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
         while let Poll::Ready(Some(joined)) = self.running.poll_join_next(context) {
             match joined.map_err(|_| Fault::TaskLost)? {
                 Finished::Command(task, answer) => self.settle(*task, answer),
                 Finished::Managed { tag } => self.settled(tag),
                 Finished::Swept(lun) => {
-                    self.purge(lun);
                     self.watch(lun);
+                    self.purge(lun);
                 }
                 Finished::Gone(lun) => self.close_unit(lun),
             }
         }
+        Ok(())
+    }
+
+    fn collect_settled(&mut self, context: &mut Context<'_>) {
         let mut settled = std::mem::take(&mut self.collected);
         for lane in self.units.values_mut() {
             lane.poll(context, &mut settled);
@@ -425,13 +462,6 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         }
         self.collected = settled;
         self.forget_units();
-        if let Poll::Ready(Err(lost)) = self.sender.output.poll_send(&mut self.stream, context) {
-            return Err(lost.into());
-        }
-        if !self.to_read.is_empty() {
-            self.read_next();
-        }
-        Ok(())
     }
 
     /// A tag that no transfer has.

@@ -80,6 +80,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                     let serial = self.sender.status();
                     let response = logout_response(function.tag, LogoutResponse::Closed, serial);
                     self.sender.put(response, &[]);
+                    self.drop_transfers();
                     self.end = Some(End::Initiator);
                 }
             }
@@ -91,10 +92,10 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         self.sender.put(task_response(tag, answer, serial), &[]);
     }
 
-    /// Tasks that are being carried out, of one unit or of all.
-    pub(super) fn running(&self, lun: Option<u64>) -> Vec<u32> {
+    /// Tasks that are being carried out in these units.
+    pub(super) fn running(&self, luns: &[u64]) -> Vec<u32> {
         let is_meant = |progress: &Progress| match progress {
-            Progress::Running { lun: of, .. } => lun.is_none_or(|lun| lun == *of),
+            Progress::Running { lun, .. } => luns.contains(lun),
             Progress::Receiving { .. } => false,
         };
         let tasks = self.tasks.iter().filter(|(_, progress)| is_meant(progress));

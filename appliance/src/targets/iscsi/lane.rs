@@ -7,6 +7,7 @@ use crate::targets::deferred::Deferred;
 use crate::targets::scsi::{Answer, Caller, LogicalUnit, Seat};
 use crate::targets::{AttachGuard, Disk, DiskError, Position, Update};
 use farside_protocol::scsi::Status;
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -33,6 +34,8 @@ pub(super) struct Lane<D: Disk> {
     port: String,
     target: String,
     batch: Batch<Task>,
+    /// Changes that the batch has no room for.
+    more: VecDeque<(Vec<Update>, Task, bool)>,
     journal: ReusableBoxFuture<'static, Committed>,
     is_committing: bool,
     /// Room of an earlier batch.
@@ -64,6 +67,7 @@ impl<D: Disk> Lane<D> {
             port: port.to_owned(),
             target: target.to_owned(),
             batch: Batch::default(),
+            more: VecDeque::new(),
             journal: ReusableBoxFuture::new(pending()),
             is_committing: false,
             spare: Batch::default(),
@@ -73,30 +77,29 @@ impl<D: Disk> Lane<D> {
         }
     }
 
-    /// Who commands come from.
-    pub(super) fn caller(&self) -> Caller<'_> {
+    /// Who a command comes from, whose tasks had been aborted so often.
+    pub(super) fn caller(&self, aborted: u64) -> Caller<'_> {
         Caller {
             port: &self.port,
             seat: &self.seat,
+            aborted,
             target: &self.target,
             lun: self.number,
         }
     }
 
-    /// Collects changes. True: that is enough for one batch.
-    pub(super) fn change(&mut self, updates: Vec<Update>, task: Task, forced: bool) -> bool {
-        self.batch.push_all(updates, task, forced);
-        self.is_full()
+    /// Collects changes.
+    pub(super) fn change(&mut self, updates: Vec<Update>, task: Task, forced: bool) {
+        if self.batch.is_full() {
+            self.more.push_back((updates, task, forced));
+        } else {
+            self.batch.push_all(updates, task, forced);
+        }
     }
 
-    /// Collects a flush. True: that is enough for one batch.
-    pub(super) fn flush(&mut self, task: Task) -> bool {
+    /// Collects a flush.
+    pub(super) fn flush(&mut self, task: Task) {
         self.batch.flushes.push(task);
-        self.is_full()
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.batch.is_full()
     }
 
     /// Whether a batch can be [committed](Self::commit) now.
@@ -104,23 +107,33 @@ impl<D: Disk> Lane<D> {
         self.batch.len() > 0 && !self.is_committing
     }
 
-    /// Whether changes are on their way to the journal.
-    pub(super) fn is_committing(&self) -> bool {
-        self.is_committing
-    }
-
     /// Sends what was collected on its way to the journal as one batch, if none is.
     pub(super) fn commit(&mut self) {
         if self.is_ready() {
             let batch = std::mem::replace(&mut self.batch, std::mem::take(&mut self.spare));
-            self.journal.set(commit(Arc::clone(&self.unit), batch));
+            let (unit, seat) = (Arc::clone(&self.unit), Arc::clone(&self.seat));
+            self.journal.set(commit(unit, seat, batch));
             self.is_committing = true;
+            while !self.batch.is_full()
+                && let Some((updates, task, forced)) = self.more.pop_front()
+            {
+                self.batch.push_all(updates, task, forced);
+            }
         }
     }
 
     /// Answers `answer` when the journal is durable up to `position`.
     pub(super) fn defer(&mut self, position: Position, task: Task, answer: Answer) {
         self.deferred.push(position, (task, answer));
+    }
+
+    /// The same; a command that was aborted is over at once.
+    fn owe(&mut self, position: Position, task: Task, settled: &mut Vec<Settled>) {
+        if task.is_aborted() {
+            settled.push((task, Answer::status(Status::TaskAborted)));
+        } else {
+            self.defer(position, task, Answer::good());
+        }
     }
 
     /// Collects what is journaled or durable.
@@ -147,7 +160,7 @@ impl<D: Disk> Lane<D> {
         let mut batch = committed.batch;
         for owed in batch.replies.drain(..) {
             match committed.result {
-                Ok(Some(position)) if owed.forced => self.deferred.push(position, (owed.to, Answer::good())),
+                Ok(Some(position)) if owed.forced => self.owe(position, owed.to, settled),
                 Ok(_) => settled.push((owed.to, Answer::good())),
                 Err(error) => settled.push((owed.to, Answer::failed(error, true))),
             }
@@ -155,7 +168,7 @@ impl<D: Disk> Lane<D> {
         // Covers what every session has had acknowledged.
         let journaled = self.unit.disk().journaled();
         for task in batch.flushes.drain(..) {
-            self.deferred.push(journaled, (task, Answer::good()));
+            self.owe(journaled, task, settled);
         }
         let status = Answer::status(Status::TaskAborted);
         let aborted = committed.aborted.into_iter();
@@ -170,12 +183,11 @@ impl<D: Disk> Lane<D> {
         aborted.into_iter().map(|(task, _)| task).collect()
     }
 
-    /// Takes out all commands but those on their way to the journal.
-    pub(super) fn take_all(&mut self) -> Vec<Task> {
-        let deferred = self.deferred.take_out(|_| true);
-        let mut tasks: Vec<Task> = deferred.into_iter().map(|(task, _)| task).collect();
-        tasks.extend(self.batch.take_out(|_| true));
+    /// Takes out the commands that are not on their way to the journal yet.
+    pub(super) fn take_batch(&mut self) -> Vec<Task> {
+        let mut tasks = self.batch.take_out(|_| true);
         self.batch.forget_updates();
+        tasks.extend(self.more.drain(..).map(|(_, task, _)| task));
         tasks
     }
 
@@ -190,10 +202,10 @@ impl<D: Disk> Lane<D> {
 }
 
 /// Journals a batch, without what was aborted while it waited.
-async fn commit<D: Disk>(unit: Arc<LogicalUnit<D>>, mut batch: Batch<Task>) -> Committed {
+async fn commit<D: Disk>(unit: Arc<LogicalUnit<D>>, seat: Arc<Seat>, mut batch: Batch<Task>) -> Committed {
     let (mut aborted, mut result) = (Vec::new(), Ok(None));
     if !batch.updates.is_empty() {
-        let _under_way = unit.enter().await;
+        let _under_way = unit.enter(&seat).await;
         aborted = batch.take_out(Task::is_aborted);
         if !batch.updates.is_empty() {
             result = unit.disk().update(&mut batch.updates).await.map(Some);

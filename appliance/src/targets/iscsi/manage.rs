@@ -6,8 +6,8 @@ use super::functions::Purpose;
 use super::limits::TEXT_BYTES;
 use super::parameters::Answer as Negotiated;
 use super::receiver::Pdu;
-use super::task::lun_number;
-use crate::targets::scsi::Sweep;
+use super::task::{canonical, lun_number};
+use crate::targets::scsi::{Seat, Sweep};
 use crate::targets::{Exports, Stream};
 use farside_protocol::iscsi::{
     LogoutReason, LogoutResponse, NO_TAG, Pairs, RejectReason, RequestKind, TaskFunction, TaskManagement,
@@ -62,15 +62,18 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             self.sender.put(logout_response(tag, answer, serial), &[]);
             return;
         }
+        self.is_leaving = true;
         self.drop_transfers();
-        let luns: Vec<u64> = self.units.keys().copied().collect();
-        for lun in luns {
-            if let Some(lane) = self.units.get(&lun) {
-                lane.seat.abort();
+        let all: Vec<u64> = self.units.keys().copied().collect();
+        let seats = self.abort_lanes(&all);
+        self.running.spawn(async move {
+            for seat in seats {
+                seat.settle().await;
             }
-            self.purge(lun);
-        }
-        self.answer_after(tag, Purpose::Logout, self.running(None), true);
+            Finished::Managed { tag }
+        });
+        let running: Vec<u32> = self.tasks.keys().copied().collect();
+        self.answer_after(tag, Purpose::Logout, running, false);
     }
 
     /// Task management (section 11.5).
@@ -94,16 +97,32 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     fn abort_task_set(&mut self, pdu: &Pdu) {
-        let (tag, lun) = (pdu.request.task_tag, pdu.request.lun);
-        self.abort_own(pdu, Some(lun));
-        let Some(unit) = self.units.get(&lun).map(|lane| Arc::clone(&lane.unit)) else {
+        let (tag, lun) = (pdu.request.task_tag, canonical(pdu.request.lun));
+        let luns = self.luns_of(lun);
+        let seats = self.abort_own(pdu, &luns);
+        if seats.is_empty() {
             return self.manage_done(tag, self.no_tasks(lun));
-        };
+        }
         self.running.spawn(async move {
-            unit.settle().await;
+            for seat in seats {
+                seat.settle().await;
+            }
             Finished::Managed { tag }
         });
-        self.answer_after(tag, Purpose::Manage, self.running(Some(lun)), false);
+        self.answer_after(tag, Purpose::Manage, self.running(&luns), false);
+    }
+
+    /// The numbers by which this session knows the unit of this number: a volume may have had others.
+    fn luns_of(&self, lun: u64) -> Vec<u64> {
+        let mut luns = vec![lun];
+        if let Some(unit) = self.units.get(&lun).map(|lane| &lane.unit) {
+            let same = self
+                .units
+                .iter()
+                .filter(|(of, lane)| **of != lun && Arc::ptr_eq(&lane.unit, unit));
+            luns.extend(same.map(|(of, _)| *of));
+        }
+        luns
     }
 
     /// What a function on a unit without tasks of this session leads to.
@@ -120,7 +139,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     /// Aborts one task, of whatever age (section 11.6.1).
     fn abort_task(&mut self, pdu: &Pdu, wanted: &TaskManagement) {
-        let (tag, lun, task) = (pdu.request.task_tag, pdu.request.lun, wanted.referenced_tag);
+        let (tag, task) = (pdu.request.task_tag, wanted.referenced_tag);
+        let lun = canonical(pdu.request.lun);
         match self.tasks.get_mut(&task) {
             Some(Progress::Receiving { task: of, .. }) if of.lun == lun => {
                 self.abort_transfer(task);
@@ -133,7 +153,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             }
             _ => {}
         }
-        let is_meant = |pdu: &Pdu| pdu.request.task_tag == task && pdu.request.lun == lun;
+        let is_meant = |pdu: &Pdu| pdu.request.task_tag == task && canonical(pdu.request.lun) == lun;
         if self.queue.abort(is_meant) > 0 {
             return self.manage_done(tag, TaskResponse::Complete);
         }
@@ -149,21 +169,27 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         self.manage_done(tag, TaskResponse::NoTask);
     }
 
-    /// Tasks of this session in one unit or in all that are older than this message are not answered any more.
-    fn abort_own(&mut self, pdu: &Pdu, lun: Option<u64>) {
-        let is_meant = |of: u64| lun.is_none_or(|lun| lun == of);
+    /// Tasks of this session in these units that are older than this message are not answered any more. Gives its seats there.
+    fn abort_own(&mut self, pdu: &Pdu, luns: &[u64]) -> Vec<Arc<Seat>> {
         let number = pdu.request.command_number;
         let is_older = |other: u32| number.wrapping_sub(other).wrapping_sub(1) < u32::MAX / 2;
         self.queue.abort(|other| {
-            is_meant(other.request.lun) && (other.request.immediate || is_older(other.request.command_number))
+            let is_there = luns.contains(&canonical(other.request.lun));
+            is_there && (other.request.immediate || is_older(other.request.command_number))
         });
-        let luns: Vec<u64> = self.units.keys().copied().filter(|of| is_meant(*of)).collect();
+        self.abort_lanes(luns)
+    }
+
+    fn abort_lanes(&mut self, luns: &[u64]) -> Vec<Arc<Seat>> {
+        let mut seats = Vec::new();
         for lun in luns {
-            if let Some(lane) = self.units.get(&lun) {
+            if let Some(lane) = self.units.get(lun) {
                 lane.seat.abort();
+                seats.push(Arc::clone(&lane.seat));
             }
-            self.purge(lun);
+            self.purge(*lun);
         }
+        seats
     }
 
     /// Ends the tasks in a unit that were aborted and have not begun, or only wait to be answered.
@@ -191,36 +217,39 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     fn sweep_one(&mut self, pdu: &Pdu, why: Sweep) {
-        let (tag, lun) = (pdu.request.task_tag, pdu.request.lun);
+        let (tag, lun) = (pdu.request.task_tag, canonical(pdu.request.lun));
         let target = self.session.nexus.target.clone().unwrap_or_default();
-        let found = lun_number(lun).and_then(|number| self.portals.directory.find(&target, number));
-        let Some(found) = found else {
+        let lane = self.units.get(&lun).map(|lane| Arc::clone(&lane.unit));
+        let number = lun_number(lun);
+        let found = || Some(self.portals.directory.find(&target, number?)?.unit);
+        let Some(unit) = lane.or_else(found) else {
             return self.manage_done(tag, TaskResponse::NoLun);
         };
-        self.abort_own(pdu, Some(lun));
-        let port = self.port.clone();
+        let luns = self.luns_of(lun);
+        let own = self.abort_own(pdu, &luns);
         self.running.spawn(async move {
-            found.unit.sweep(&port, why).await;
+            unit.sweep(&own, why).await;
             Finished::Managed { tag }
         });
-        self.answer_after(tag, Purpose::Manage, self.running(Some(lun)), false);
+        self.answer_after(tag, Purpose::Manage, self.running(&luns), false);
     }
 
     /// Resets every unit of the target; after a cold reset its sessions end, too.
     fn sweep_target(&mut self, pdu: &Pdu, purpose: Purpose) {
         let tag = pdu.request.task_tag;
-        self.abort_own(pdu, None);
+        let luns: Vec<u64> = self.units.keys().copied().collect();
+        let own = self.abort_own(pdu, &luns);
         let target = self.session.nexus.target.clone().unwrap_or_default();
-        let (portals, port) = (Arc::clone(&self.portals), self.port.clone());
+        let portals = Arc::clone(&self.portals);
         self.running.spawn(async move {
             for (number, _) in portals.directory.luns(&target) {
                 if let Some(found) = portals.directory.find(&target, number) {
-                    found.unit.sweep(&port, Sweep::Reset).await;
+                    found.unit.sweep(&own, Sweep::Reset).await;
                 }
             }
             Finished::Managed { tag }
         });
-        self.answer_after(tag, purpose, self.running(None), false);
+        self.answer_after(tag, purpose, self.running(&luns), false);
     }
 
     /// Text: targets are listed, and what may change in a session is negotiated (section 11.10).

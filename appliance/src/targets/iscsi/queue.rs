@@ -3,8 +3,10 @@
 
 use super::limits::{WAITING_BYTES, WAITING_MESSAGES};
 use super::receiver::Pdu;
+use crate::targets::limits::RECEIVE_BYTES;
+use bytes::Bytes;
 use farside_protocol::iscsi::RequestKind;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -38,23 +40,27 @@ impl Queue {
         Some(pdu)
     }
 
-    fn count(&mut self, pdu: &Pdu) {
+    /// What waits must not keep a whole receive buffer for a few bytes.
+    fn count(&mut self, pdu: &mut Pdu) {
+        if pdu.data.len() < RECEIVE_BYTES / 4 {
+            pdu.data = Bytes::copy_from_slice(&pdu.data);
+        }
         self.messages += 1;
         self.bytes += pdu.data.len();
     }
 
     /// Waits behind all others.
-    pub(super) fn push(&mut self, pdu: Pdu) {
-        self.count(&pdu);
+    pub(super) fn push(&mut self, mut pdu: Pdu) {
+        self.count(&mut pdu);
         self.waiting.push_back(pdu);
     }
 
     /// Waits for the numbers before its own.
-    pub(super) fn hold(&mut self, pdu: Pdu) {
+    pub(super) fn hold(&mut self, mut pdu: Pdu) {
         let number = pdu.request.command_number;
         // What has its number already is the first of it.
         if !self.held.contains_key(&number) {
-            self.count(&pdu);
+            self.count(&mut pdu);
             self.held.insert(number, vec![pdu]);
         }
     }
@@ -82,31 +88,88 @@ impl Queue {
             return Some(data);
         }
         let tag = data.request.task_tag;
-        let is_its = |pdu: &Pdu| is_command(pdu) && pdu.request.task_tag == tag;
+        let is_its = |pdu: &Pdu| is_command(pdu) && !pdu.aborted && pdu.request.task_tag == tag;
         if self.waiting.iter().any(is_its) {
             self.push(data);
             return None;
         }
-        let mut held = self.held.values_mut();
-        let Some(messages) = held.find(|messages| messages.first().is_some_and(is_its)) else {
+        let mut held = self.held.iter();
+        let its = held.find(|(_, messages)| messages.first().is_some_and(is_its));
+        let Some(number) = its.map(|(number, _)| *number) else {
             return Some(data);
         };
-        (self.messages, self.bytes) = (self.messages + 1, self.bytes + data.data.len());
-        messages.push(data);
+        let mut data = data;
+        self.count(&mut data);
+        self.held.entry(number).or_default().push(data);
         None
     }
 
-    /// Commands that `is_meant` are not carried out when their turn comes, which has to come for their numbers. Gives how many
-    /// there are.
+    /// Commands that `is_meant` are not carried out when their turn comes, which has to come for their numbers; their data is
+    /// thrown away. Gives how many there are.
     pub(super) fn abort(&mut self, is_meant: impl Fn(&Pdu) -> bool) -> usize {
+        let mut tags = BTreeSet::new();
         let all = self.waiting.iter_mut().chain(self.held.values_mut().flatten());
-        let mut aborted = 0;
         for pdu in all.filter(|pdu| is_command(pdu) && !pdu.aborted) {
             if is_meant(pdu) {
                 pdu.aborted = true;
-                aborted += 1;
+                tags.insert(pdu.request.task_tag);
             }
         }
-        aborted
+        let (mut messages, mut bytes) = (0, 0);
+        let mut stays = |pdu: &Pdu| {
+            let is_data = matches!(pdu.request.kind, RequestKind::DataOut(_));
+            let goes = is_data && tags.contains(&pdu.request.task_tag);
+            if goes {
+                (messages, bytes) = (messages + 1, bytes + pdu.data.len());
+            }
+            !goes
+        };
+        self.waiting.retain(&mut stays);
+        self.held.values_mut().for_each(|held| held.retain(&mut stays));
+        (self.messages, self.bytes) = (self.messages - messages, self.bytes - bytes);
+        tags.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farside_protocol::iscsi::Request;
+
+    fn pdu(opcode: u8, tag: u32, number: u32, data: Bytes) -> Pdu {
+        let mut header = [0; 48];
+        header[0] = opcode;
+        header[16..20].copy_from_slice(&tag.to_be_bytes());
+        header[24..28].copy_from_slice(&number.to_be_bytes());
+        Pdu {
+            header,
+            request: Request::decode(&header),
+            data,
+            intact: true,
+            aborted: false,
+            came: None,
+        }
+    }
+
+    #[test]
+    fn what_waits_keeps_no_buffer_of_others_and_is_counted() {
+        let buffer = Bytes::from(vec![1; RECEIVE_BYTES]);
+        let mut queue = Queue::default();
+        queue.push(pdu(1, 5, 0, buffer.slice(..100)));
+        queue.hold(pdu(1, 6, 9, buffer.slice(..7)));
+        for tag in [5, 6] {
+            assert!(queue.follow(pdu(5, tag, 0, buffer.slice(3..50))).is_none());
+        }
+        assert!(queue.follow(pdu(5, 7, 0, buffer.slice(3..50))).is_some());
+        assert_eq!((queue.messages, queue.bytes), (4, 100 + 7 + 47 * 2));
+        assert!(buffer.is_unique(), "what waits has copies");
+        assert_eq!(queue.abort(|pdu| pdu.request.task_tag == 6), 1);
+        assert_eq!((queue.messages, queue.bytes), (3, 100 + 7 + 47));
+        assert!(!queue.release(9) && !queue.release(10));
+        queue.plug(11);
+        assert!(queue.release(11));
+        let order = std::iter::from_fn(|| queue.pop().map(|pdu| (pdu.request.task_tag, pdu.aborted)));
+        assert_eq!(order.collect::<Vec<_>>(), [(6, true), (5, false), (5, false)]);
+        assert_eq!((queue.messages, queue.bytes), (0, 0));
     }
 }

@@ -9,6 +9,9 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(super) struct Task {
     pub(super) tag: u32,
+    /// The unit, as its initiator writes its number, and as [`lun_bytes`] does.
+    pub(super) address: u64,
+    /// See `address`.
     pub(super) lun: u64,
     /// Where its initiator stands with the unit, and how often its tasks had been aborted when this one came.
     pub(super) seat: Option<(Arc<Seat>, u64)>,
@@ -26,11 +29,12 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn new(tag: u32, lun: u64, command: &Command, cdb: Option<&Cdb>, counted: bool) -> Self {
+    pub(super) fn new(tag: u32, address: u64, command: &Command, cdb: Option<&Cdb>, counted: bool) -> Self {
         let expected = |used: bool| if used { command.expected_bytes } else { 0 };
         Self {
             tag,
-            lun,
+            address,
+            lun: canonical(address),
             seat: None,
             // Of a command with data both ways the expected length is that of what goes out.
             expected_in: expected(command.reads && !command.writes),
@@ -121,4 +125,9 @@ pub(super) fn lun_number(lun: u64) -> Option<u16> {
 pub(super) fn lun_bytes(number: u16) -> u64 {
     let flat = if number > 255 { 1 << 62 } else { 0 };
     (u64::from(number) << 48) | flat
+}
+
+/// One address for each unit, of all that initiators have for it.
+pub(super) fn canonical(lun: u64) -> u64 {
+    lun_number(lun).map_or(lun, lun_bytes)
 }

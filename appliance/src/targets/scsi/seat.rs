@@ -5,8 +5,9 @@ use farside_protocol::scsi::Additional;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock};
 
 /// What an initiator port has to be told of a unit, and whether its tasks there were aborted.
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ pub(crate) struct Seat {
     /// Rises when all its tasks are aborted: what was begun before is not answered, and changes nothing any more.
     aborted: AtomicU64,
     swept: Notify,
+    /// Held shared while its tasks change something.
+    gate: Arc<RwLock<()>>,
     attentions: Mutex<VecDeque<Additional>>,
 }
 
@@ -27,6 +30,16 @@ impl Seat {
     pub(crate) fn abort(&self) {
         self.aborted.fetch_add(1, Ordering::AcqRel);
         self.swept.notify_waiters();
+    }
+
+    /// Held while one of its tasks changes something.
+    pub(super) async fn enter(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.gate).read_owned().await
+    }
+
+    /// Waits for changes that its tasks have under way. What was aborted before changes nothing once this is over.
+    pub(crate) async fn settle(&self) {
+        drop(self.gate.write().await);
     }
 
     /// Resolves once its tasks were aborted more often than that.

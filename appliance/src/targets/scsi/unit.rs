@@ -17,25 +17,35 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, RwLockReadGuard};
 
 /// Who sends a command, and by what name it knows the unit: a volume that changes its target stays the same unit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caller<'a> {
     /// The initiator port.
     pub(crate) port: &'a str,
-    /// Where it stands.
+    /// Where it stands, and how often its tasks had been aborted when this one came.
     pub(crate) seat: &'a Arc<Seat>,
+    /// See `seat`.
+    pub(crate) aborted: u64,
     /// The target's name.
     pub(crate) target: &'a str,
     /// The unit's number there.
     pub(crate) lun: u16,
 }
 
+impl Caller<'_> {
+    /// Whether the command was aborted meanwhile.
+    fn is_aborted(&self) -> bool {
+        self.seat.aborted() != self.aborted
+    }
+}
+
 /// What is not data and not kept.
 #[derive(Debug, Default)]
 struct State {
-    /// Initiator ports with a session, by name.
-    seats: BTreeMap<String, Arc<Seat>>,
+    /// Initiator ports with a session, by name. One may have several seats: by addresses that the volume had before.
+    seats: BTreeMap<String, Vec<Arc<Seat>>>,
     /// Who reserved the unit with RESERVE.
     reserved: Option<String>,
     modes: Modes,
@@ -52,7 +62,7 @@ pub(crate) struct LogicalUnit<D> {
     state: Mutex<State>,
     persistent: Arc<Persistent>,
     /// Held shared while tasks change something, alone by whoever has to know that none does.
-    gate: tokio::sync::RwLock<()>,
+    gate: RwLock<()>,
 }
 
 /// Why tasks are aborted for everybody.
@@ -77,7 +87,7 @@ impl<D: Disk> LogicalUnit<D> {
             uuid,
             disk,
             state: Mutex::new(state),
-            gate: tokio::sync::RwLock::new(()),
+            gate: RwLock::new(()),
         }
     }
 
@@ -91,30 +101,29 @@ impl<D: Disk> LogicalUnit<D> {
         self.uuid == *uuid && Arc::ptr_eq(&self.disk, disk)
     }
 
-    /// Held while changes are under way.
-    pub(crate) async fn enter(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
-        self.gate.read().await
+    /// Held while a task of this seat changes something.
+    pub(crate) async fn enter(&self, seat: &Seat) -> (OwnedRwLockReadGuard<()>, RwLockReadGuard<'_, ()>) {
+        (seat.enter().await, self.gate.read().await)
     }
 
     /// An initiator port has a session from now on.
     pub(crate) fn attach(&self, nexus: &str) -> Arc<Seat> {
         let seat = Arc::new(Seat::default());
         seat.attend(Additional::PowerOnReset);
-        self.state
-            .lock()
-            .seats
-            .insert(nexus.to_owned(), Arc::clone(&seat));
+        let mut state = self.state.lock();
+        let seats = state.seats.entry(nexus.to_owned()).or_default();
+        seats.push(Arc::clone(&seat));
         seat
     }
 
     /// The session of an initiator port ended.
     pub(crate) fn detach(&self, nexus: &str, seat: &Arc<Seat>) {
         let mut state = self.state.lock();
-        if state
-            .seats
-            .get(nexus)
-            .is_some_and(|known| Arc::ptr_eq(known, seat))
-        {
+        let Some(seats) = state.seats.get_mut(nexus) else {
+            return;
+        };
+        seats.retain(|known| !Arc::ptr_eq(known, seat));
+        if seats.is_empty() {
             state.seats.remove(nexus);
             state.reserved.take_if(|by| by == nexus);
         }
@@ -125,17 +134,17 @@ impl<D: Disk> LogicalUnit<D> {
         self.state.lock().modes.descriptor_sense
     }
 
-    /// Aborts all tasks of all initiator ports, and waits for changes that are under way. Those of `nexus` itself are its
-    /// transport's, which knows what came before the function and what after it.
-    pub(crate) async fn sweep(&self, nexus: &str, why: Sweep) {
+    /// Aborts all tasks in the unit, and waits for changes that are under way. Those of the session that wants it, which has
+    /// the seats `own`, it has aborted itself: it knows what came before the function and what after it.
+    pub(crate) async fn sweep(&self, own: &[Arc<Seat>], why: Sweep) {
         {
             let mut state = self.state.lock();
             if why == Sweep::Reset {
                 state.reserved = None;
                 state.modes = Modes::default();
             }
-            for (name, seat) in &state.seats {
-                let is_another = name != nexus;
+            for seat in state.seats.values().flatten() {
+                let is_another = !own.iter().any(|own| Arc::ptr_eq(own, seat));
                 match why {
                     Sweep::Reset => seat.attend(Additional::BusDeviceReset),
                     Sweep::Clear if is_another => seat.attend(Additional::CommandsClearedByAnotherInitiator),
@@ -146,16 +155,11 @@ impl<D: Disk> LogicalUnit<D> {
                 }
             }
         }
-        self.settle().await;
-    }
-
-    /// Waits for changes that are under way, of blocks and of reservations. What was aborted before changes nothing once this
-    /// is over.
-    pub(crate) async fn settle(&self) {
         self.settle_blocks().await;
         self.persistent.settle().await;
     }
 
+    /// Waits for changes of blocks that are under way. What was aborted before changes nothing once this is over.
     async fn settle_blocks(&self) {
         drop(self.gate.write().await);
     }
@@ -218,7 +222,7 @@ impl<D: Disk> LogicalUnit<D> {
         let mut state = self.state.lock();
         if state.blocks != blocks {
             state.blocks = blocks;
-            for seat in state.seats.values() {
+            for seat in state.seats.values().flatten() {
                 seat.attend(Additional::CapacityDataHasChanged);
             }
         }
@@ -350,9 +354,12 @@ impl<D: Disk> LogicalUnit<D> {
                 modes::sense(modes, wanted, self.blocks(), self.disk.geometry().read_only)
             }
             Cdb::ModeSelect { save: true, .. } => Answer::check(Sense::in_command(1, Some(0))),
-            Cdb::ModeSelect { long, .. } => self.mode_select(nexus, long, data),
+            Cdb::ModeSelect { long, .. } => self.mode_select(from, long, data),
             Cdb::Reserve => {
                 let mut state = self.state.lock();
+                if from.is_aborted() {
+                    return Answer::status(Status::TaskAborted);
+                }
                 if state.reserved.as_ref().is_some_and(|by| by != nexus) {
                     return Answer::status(Status::ReservationConflict);
                 }
@@ -389,15 +396,19 @@ impl<D: Disk> LogicalUnit<D> {
         }
     }
 
-    fn mode_select(&self, nexus: &str, long: bool, data: &[u8]) -> Answer {
+    fn mode_select(&self, from: &Caller<'_>, long: bool, data: &[u8]) -> Answer {
         let blocks = self.blocks();
         let mut state = self.state.lock();
+        if from.is_aborted() {
+            return Answer::status(Status::TaskAborted);
+        }
         match modes::select(state.modes, long, data, blocks) {
             Err(sense) => Answer::check(sense),
             Ok(modes) => {
                 if modes != state.modes {
                     state.modes = modes;
-                    for (_, seat) in state.seats.iter().filter(|(name, _)| *name != nexus) {
+                    let others = state.seats.iter().filter(|(name, _)| *name != from.port);
+                    for seat in others.flat_map(|(_, seats)| seats) {
                         seat.attend(Additional::ModeParametersChanged);
                     }
                 }
@@ -420,9 +431,10 @@ impl<D: Disk> LogicalUnit<D> {
             parameter_bytes,
         };
         let (unit, port) = (Arc::clone(self), from.port.to_owned());
-        let (seat, aborted) = (Arc::clone(from.seat), from.seat.aborted());
+        let (seat, aborted) = (Arc::clone(from.seat), from.aborted);
         // A task of its own: a session that ends must not leave the file and what is known here different.
         let carried_out = async move {
+            let _under_way = seat.enter().await;
             let _turn = unit.persistent.turn().await;
             if seat.aborted() != aborted {
                 return Answer::status(Status::TaskAborted);
@@ -452,14 +464,12 @@ impl<D: Disk> LogicalUnit<D> {
         {
             let state = self.state.lock();
             for (name, what) in &effects.attentions {
-                if let Some(seat) = state.seats.get(name) {
-                    seat.attend(*what);
-                }
+                let seats = state.seats.get(name).into_iter().flatten();
+                seats.for_each(|seat| seat.attend(*what));
             }
             for name in &effects.aborted {
-                if let Some(seat) = state.seats.get(name) {
-                    seat.abort();
-                }
+                let seats = state.seats.get(name).into_iter().flatten();
+                seats.for_each(|seat| seat.abort());
             }
         }
         if !effects.aborted.is_empty() {

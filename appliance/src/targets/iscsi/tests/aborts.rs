@@ -214,6 +214,122 @@ async fn the_next_session_of_a_port_begins_when_the_changes_of_the_last_are_over
 }
 
 #[tokio::test]
+async fn a_reset_reaches_commands_of_others_whose_turn_has_not_come() {
+    let server = held().await;
+    let mut one = server.initiator().await;
+    let mut two = Initiator::log_in(server.address, 2, &[]).await;
+    begin_write(&mut one, 0).await;
+    assert!(one.is_quiet().await);
+    for (attribute, lba) in [(0xa2, 8), (0xa1, 16)] {
+        one.tag += 1;
+        let mut command = header(0x01, attribute, 1, one.tag);
+        put(&mut command, 20, 512);
+        put(&mut command, 24, one.command_number);
+        command[32..42].copy_from_slice(&cdb10(0x2a, 0, lba, 1));
+        one.command_number += 1;
+        one.send(command, &[7; 512]).await;
+    }
+    assert!(one.is_quiet().await, "they come after the first");
+    two.begin_manage(RESET, 1, (NO_TAG, 0)).await;
+    assert!(two.is_quiet().await);
+    server.disk.update_permits.add_permits(100);
+    assert_eq!(two.managed().await, 0);
+    assert!(one.is_quiet().await);
+    assert!(is_written(&server, 0) && !is_written(&server, 8) && !is_written(&server, 16));
+    let (_, reply) = one.ask(&[0; 6], 0).await;
+    assert_eq!(reply.sense(), (6, 0x2903));
+}
+
+#[tokio::test]
+async fn a_reset_does_not_wait_until_what_it_aborts_is_durable() {
+    let server = held().await;
+    server.disk.manual_sync.store(true, SeqCst);
+    let mut initiator = server.initiator().await;
+    initiator
+        .command(&cdb10(0x2a, 8, 0, 1), (0, 512), &[7; 512])
+        .await;
+    assert!(initiator.is_quiet().await);
+    initiator.begin_manage(RESET, 1, (NO_TAG, 0)).await;
+    assert!(initiator.is_quiet().await);
+    server.disk.update_permits.add_permits(1);
+    assert_eq!(initiator.managed().await, 0);
+}
+
+#[tokio::test]
+async fn data_of_an_aborted_command_is_not_taken_for_that_of_another_with_its_tag() {
+    let server = Server::start().await;
+    let keys = ["InitialR2T=No", "ImmediateData=No"];
+    let mut initiator = Initiator::log_in(server.address, 1, &keys).await;
+    let (number, tag) = (initiator.command_number, 77);
+    let command = |opcode: u8, number: u32, lba: u32| {
+        let mut command = header(opcode, 0x21, 1, tag);
+        put(&mut command, 20, 512);
+        put(&mut command, 24, number);
+        command[32..42].copy_from_slice(&cdb10(0x2a, 0, lba, 1));
+        command
+    };
+    // It waits for a number, and its data with it.
+    initiator.send(command(0x01, number + 1, 0), &[]).await;
+    initiator.data_out((tag, NO_TAG), 0, 0, &[9; 512], true).await;
+    initiator.command_number = number + 2;
+    assert_eq!(initiator.manage(ABORT_TASK, 1, tag).await, 0);
+    initiator.send(command(0x41, number + 2, 16), &[]).await;
+    initiator.data_out((tag, NO_TAG), 0, 0, &[7; 512], true).await;
+    let reply = initiator.reply().await;
+    assert_eq!((reply.word(16), reply.status()), (tag, 0));
+    initiator.command_number = number;
+    let last = initiator.command(&[0; 6], (0, 0), &[]).await;
+    assert_eq!(initiator.reply().await.word(16), last);
+    assert!(initiator.is_quiet().await);
+    assert!(is_written(&server, 16) && server.disk.content(0..1) == [0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_session_waits_for_its_reservations() {
+    let server = Server::start().await;
+    let mut old = server.initiator().await;
+    old.reserve_out((0, 0), 0, 1).await;
+    assert_eq!(old.reply().await.status(), 0);
+    // Whoever writes this waits until somebody reads.
+    let file = server.directory.path().join("reservations/disk0.json.new");
+    let mkfifo = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(mkfifo.unwrap().success());
+    old.reserve_out((1, 1), 1, 0).await;
+    assert!(old.is_quiet().await);
+    let mut logout = header(0x46, 0x80, 0, 0x99);
+    put(&mut logout, 24, old.command_number);
+    old.send(logout, &[]).await;
+    assert!(old.is_quiet().await, "a reservation is being kept");
+    let address = server.address;
+    let mut new = tokio::spawn(async move { Initiator::log_in(address, 1, &[]).await });
+    let waits = tokio::time::timeout(std::time::Duration::from_millis(200), &mut new).await;
+    assert!(waits.is_err());
+    let reader = std::thread::spawn(move || std::fs::read(file));
+    let mut new = new.await.unwrap();
+    let (data, _) = new.ask(&[0x5e, 1, 0, 0, 0, 0, 0, 0, 24, 0], 24).await;
+    // A pipe cannot be synchronised, so it was refused: before the new session began, and not after.
+    assert_eq!(data[4..8], [0; 4]);
+    assert!(!reader.join().unwrap().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_taken_after_a_logout() {
+    let server = held().await;
+    let mut initiator = server.initiator().await;
+    begin_write(&mut initiator, 0).await;
+    assert!(initiator.is_quiet().await);
+    let mut logout = header(0x46, 0x80, 0, 0x99);
+    put(&mut logout, 24, initiator.command_number);
+    initiator.send(logout, &[]).await;
+    initiator.command(&cdb10(0x2a, 0, 8, 1), (0, 512), &[]).await;
+    initiator.send(logout, &[]).await;
+    assert!(initiator.is_quiet().await, "no data is asked for");
+    server.disk.update_permits.add_permits(1);
+    assert_eq!(initiator.reply().await.opcode(), 0x26);
+    assert!(initiator.next().await.is_none());
+}
+
+#[tokio::test]
 async fn a_logout_is_answered_when_changes_are_over() {
     let server = held().await;
     let mut initiator = server.initiator().await;

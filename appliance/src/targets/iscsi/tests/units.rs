@@ -1,10 +1,11 @@
 //! Several logical units in one session, and units that change their address.
 
-use super::harness::{DISK_BYTES, Initiator, Server, TARGET, cdb10, header, put};
+use super::harness::{DISK_BYTES, Initiator, NO_TAG, Server, TARGET, cdb10, header, put};
 use crate::targets::ScsiAddress;
 use crate::targets::iscsi::Policy;
 use crate::targets::nbd::tests::memory::MemoryDisk;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use tokio::io::AsyncWriteExt;
 
 /// Unit 1 is the server's disk, and unit 2 the other.
@@ -94,7 +95,7 @@ async fn a_unit_that_waits_holds_no_other_up() {
     assert_eq!(initiator.reply().await.word(16), initiator.tag);
     assert_eq!(second.content(0..1), [2]);
     assert_eq!(
-        initiator.manage(5, 2, super::harness::NO_TAG).await,
+        initiator.manage(5, 2, NO_TAG).await,
         0,
         "reset of the second unit"
     );
@@ -146,9 +147,7 @@ async fn unasked_data_waits_with_its_command_for_the_number_before() {
     put(&mut command, 24, initiator.command_number);
     command[32..42].copy_from_slice(&cdb10(0x2a, 0, 0, 1));
     initiator.send(command, &[9; 256]).await;
-    initiator
-        .data_out((tag, super::harness::NO_TAG), 0, 256, &[9; 256], true)
-        .await;
+    initiator.data_out((tag, NO_TAG), 0, 256, &[9; 256], true).await;
     assert!(initiator.is_quiet().await, "a number is missing");
     initiator.command_number = number;
     let first = initiator.command(&[0; 6], (0, 0), &[]).await;
@@ -157,4 +156,114 @@ async fn unasked_data_waits_with_its_command_for_the_number_before() {
         assert_eq!((reply.word(16), reply.status()), (expected, 0));
     }
     assert_eq!(server.disk.content(511..513), [9, 0]);
+}
+
+/// A change of unit 1 in the journal, another behind it, and what becomes of the latter when `other` resets the unit.
+async fn expect_reset_to_reach(server: &Server, one: &mut Initiator, (other, lun): (&mut Initiator, u8)) {
+    for lba in [0, 8] {
+        one.command(&cdb10(0x2a, 0, lba, 1), (0, 512), &[7; 512]).await;
+        assert!(one.is_quiet().await);
+    }
+    other.begin_manage(5, lun, (NO_TAG, 0)).await;
+    assert!(other.is_quiet().await);
+    server.disk.update_permits.add_permits(1);
+    assert_eq!(other.managed().await, 0);
+    server.disk.update_permits.add_permits(100);
+    assert!(one.is_quiet().await);
+    assert_eq!(server.disk.content(0..1), [7]);
+    assert_eq!(server.disk.content(4096..4097), [0]);
+}
+
+async fn held() -> Server {
+    Server::with(Policy::default(), MemoryDisk::with_held_updates(DISK_BYTES)).await
+}
+
+#[tokio::test]
+async fn a_reset_reaches_a_session_that_uses_an_old_address_and_the_new_one() {
+    let server = held().await;
+    let mut one = server.initiator().await;
+    let mut two = Initiator::log_in(server.address, 2, &[]).await;
+    *server.disk.scsi.lock() = Some(ScsiAddress {
+        target: TARGET.to_owned(),
+        lun: 5,
+    });
+    one.command_to(5, &[0; 6], (0, 0), &[]).await;
+    assert_eq!(one.reply().await.sense(), (6, 0x2900));
+    expect_reset_to_reach(&server, &mut one, (&mut two, 5)).await;
+}
+
+#[tokio::test]
+async fn both_forms_of_a_number_are_one_unit() {
+    let server = held().await;
+    let mut one = server.initiator().await;
+    let mut two = Initiator::log_in(server.address, 2, &[]).await;
+    let mut flat = header(0x01, 0x81, 1, 0x4444);
+    flat[8] = 0x40;
+    put(&mut flat, 24, one.command_number);
+    one.command_number += 1;
+    one.send(flat, &[]).await;
+    assert_eq!(one.reply().await.status(), 0, "it is not new to the session");
+    expect_reset_to_reach(&server, &mut one, (&mut two, 1)).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_goes_away_answers_what_it_has_and_leaves_the_others_alone() {
+    let (server, _) = two_units(MemoryDisk::with_held_updates(DISK_BYTES)).await;
+    server.disk.manual_sync.store(true, SeqCst);
+    let mut initiator = log_in(&server, &[]).await;
+    // Forced: it has to be durable.
+    let forced = initiator
+        .command(&cdb10(0x2a, 8, 0, 1), (0, 512), &[7; 512])
+        .await;
+    assert!(initiator.is_quiet().await);
+    // More than one batch takes.
+    let ranges = vec![[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0]; 256].concat();
+    let length = u16::try_from(ranges.len()).unwrap();
+    let mut unmap = vec![0; 8];
+    unmap[..2].copy_from_slice(&(length + 6).to_be_bytes());
+    unmap[2..4].copy_from_slice(&length.to_be_bytes());
+    unmap.extend_from_slice(&ranges);
+    for _ in 0..5 {
+        let [high, low] = (length + 8).to_be_bytes();
+        let cdb = [0x42, 0, 0, 0, 0, 0, 0, high, low, 0];
+        initiator.command(&cdb, (0, u32::from(length) + 8), &unmap).await;
+    }
+    initiator
+        .command_to(2, &[0x12, 0, 0, 0, 36, 0], (36, 0), &[])
+        .await;
+    assert_eq!(
+        initiator.reply().await.opcode(),
+        0x25,
+        "the other unit answers meanwhile"
+    );
+    server.disk.closing.cancel();
+    for _ in 0..5 {
+        assert_eq!(initiator.reply().await.status(), 8, "busy");
+    }
+    server.disk.update_permits.add_permits(1);
+    assert!(initiator.is_quiet().await, "it is not durable");
+    server.disk.sync();
+    let reply = initiator.reply().await;
+    assert_eq!((reply.word(16), reply.status()), (forced, 0));
+    let (_, none) = initiator.ask(&[0; 6], 0).await;
+    assert_eq!(none.sense(), (5, 0x2500));
+    assert_eq!(initiator.log_out().await.opcode(), 0x26);
+}
+
+#[tokio::test]
+async fn a_comparison_that_was_made_is_not_called_undone_because_the_disk_goes() {
+    let server = Server::start().await;
+    server.disk.manual_sync.store(true, SeqCst);
+    let mut initiator = server.initiator().await;
+    let mut compare = [0; 16];
+    (compare[0], compare[1], compare[13]) = (0x89, 8, 1);
+    let data = [[0; 512], [7; 512]].concat();
+    let tag = initiator.command(&compare, (0, 1024), &data).await;
+    assert!(initiator.is_quiet().await);
+    server.disk.closing.cancel();
+    assert!(initiator.is_quiet().await);
+    server.disk.sync();
+    let reply = initiator.reply().await;
+    assert_eq!((reply.word(16), reply.status()), (tag, 0));
+    assert_eq!(server.disk.content(0..1), [7]);
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// Size of what can be a hole.
 const HOLE_BYTES: u64 = 4096;
@@ -43,6 +44,8 @@ pub(crate) struct MemoryDisk {
     pub(crate) flush_here_ms: AtomicU64,
     /// Where initiators find it, if not in a target of its own.
     pub(crate) scsi: Mutex<Option<ScsiAddress>>,
+    /// Cancelled when the disk goes away.
+    pub(crate) closing: CancellationToken,
 }
 
 impl MemoryDisk {
@@ -67,6 +70,7 @@ impl MemoryDisk {
             flushes_here: AtomicUsize::new(0),
             flush_here_ms: AtomicU64::new(0),
             scsi: Mutex::new(None),
+            closing: CancellationToken::new(),
         })
     }
 
@@ -209,6 +213,10 @@ impl Disk for MemoryDisk {
             at = next;
         }
         Ok(found)
+    }
+
+    fn closing(&self) -> CancellationToken {
+        self.closing.clone()
     }
 
     fn flush_here(&self) {
