@@ -3,50 +3,46 @@
 use super::connection::{Connection, Finished, ORDERED, Progress};
 use super::lane::Lane;
 use super::limits::HELD_BYTES;
+use super::queue::Turn;
 use super::receiver::Pdu;
 use super::task::{Task, lun_bytes, lun_number};
 use super::transfer::{Next, Transfer};
-use crate::targets::limits::{INLINE_READ_BYTES, OUTPUT_BYTES};
+use crate::targets::limits::{INLINE_READ_BYTES, OUTPUT_BYTES, RECEIVE_BYTES};
 use crate::targets::scsi::{Answer, Later, LogicalUnit, Plan, inquire_nothing, report_luns};
 use crate::targets::{Disk, Exports, Position, Stream};
+use bytes::Bytes;
 use farside_protocol::iscsi::{
-    Command, DataOut, NO_TAG, RejectReason, Residual, ready_to_transfer, reject, scsi_response,
+    Command, DataOut, NO_TAG, RejectReason, RequestKind, Residual, ready_to_transfer, reject, scsi_response,
 };
 use farside_protocol::scsi::{Additional, Cdb, CdbError, Sense, Status};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl<S: Stream, E: Exports> Connection<S, E> {
-    /// A command with what data came with it.
-    pub(super) fn command(&mut self, pdu: &Pdu, command: &Command) {
-        let (tag, address) = (pdu.request.task_tag, pdu.request.lun);
-        if pdu.is_aborted() {
+    /// A command with what data came with it, or before its turn.
+    pub(super) fn command(&mut self, turn: Turn, command: &Command) {
+        let pdu = &turn.pdu;
+        let tag = pdu.request.task_tag;
+        if turn.is_aborted() {
             return;
         }
         if self.session.nexus.target.is_none() || !self.may_begin(pdu) {
             return self.reject(pdu, RejectReason::Protocol);
         }
-        let decoded = Cdb::decode(&command.cdb);
-        let counted = !pdu.request.immediate;
-        let mut task = Task::new(tag, address, command, decoded.as_ref().ok(), counted);
-        if counted {
+        let (mut task, decoded) = new_task(pdu, command);
+        if task.counted {
             self.sender.outstanding += 1;
         }
         let admitted = self.admit(&mut task, &decoded).err();
         let is_misfit = decoded.as_ref().is_ok_and(|cdb| task.is_misfit(cdb));
         let misfit = is_misfit.then(|| Answer::check(Sense::illegal(Additional::InvalidFieldInCdb)));
         let refused = admitted.or(misfit);
-        let most = if self.parameters.immediate_data || !self.parameters.initial_r2t {
-            self.parameters.first_burst_bytes
-        } else {
-            0
+        let mut transfer = match turn.transfer {
+            Some(transfer) => transfer,
+            None => self.transfer(pdu, command, &task),
         };
-        let more = command.writes && !command.is_final && !self.parameters.initial_r2t;
-        let wanted = if refused.is_some() { 0 } else { task.wanted() };
-        let mut transfer = Transfer::new(pdu.data.clone(), wanted, more, most);
-        if !pdu.intact {
-            transfer.damaged();
-            self.reject(pdu, RejectReason::DataDigest);
+        if refused.is_some() {
+            transfer.refuse();
         }
         if command.attribute == ORDERED {
             self.ordered = Some(tag);
@@ -54,11 +50,43 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         let progress = Progress::Receiving {
             task: Box::new(task),
             cdb: decoded.ok(),
-            transfer: Box::new(transfer),
+            transfer,
             refused,
         };
         self.tasks.insert(tag, progress);
         self.go_on(tag);
+    }
+
+    /// The data of a command as it comes.
+    fn transfer(&mut self, pdu: &Pdu, command: &Command, task: &Task) -> Box<Transfer> {
+        let most = if self.parameters.immediate_data || !self.parameters.initial_r2t {
+            self.parameters.first_burst_bytes
+        } else {
+            0
+        };
+        let more = command.writes && !command.is_final && !self.parameters.initial_r2t;
+        let mut transfer = Transfer::new(pdu.data.clone(), task.wanted(), more, most);
+        if !pdu.intact {
+            transfer.damaged();
+            self.reject(pdu, RejectReason::DataDigest);
+        }
+        Box::new(transfer)
+    }
+
+    /// A message that has to wait for its turn. A command collects its data meanwhile.
+    pub(super) fn turn(&mut self, mut pdu: Pdu) -> Turn {
+        // What waits must not keep a whole receive buffer for a few bytes.
+        if pdu.data.len() < RECEIVE_BYTES / 4 {
+            pdu.data = Bytes::copy_from_slice(&pdu.data);
+        }
+        let RequestKind::Command(command) = pdu.request.kind else {
+            return Turn::later(pdu, None, None);
+        };
+        let (task, _) = new_task(&pdu, &command);
+        let transfer = self.transfer(&pdu, &command, &task);
+        let lane = self.units.get(&task.lun);
+        let seat = lane.map(|lane| Arc::clone(&lane.seat));
+        Turn::later(pdu, Some(transfer), seat)
     }
 
     /// Whether there is no task of this tag yet, and not too many.
@@ -153,21 +181,22 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     /// Data of a command.
     pub(super) fn data_out(&mut self, pdu: &Pdu, message: &DataOut) {
         let tag = pdu.request.task_tag;
-        let taken = match self.tasks.get_mut(&tag) {
-            Some(Progress::Receiving { transfer, .. }) => {
-                let taken = transfer.take(message, pdu.data.clone(), NO_TAG);
-                if !pdu.intact {
-                    transfer.damaged();
-                }
-                taken
-            }
-            _ => false,
+        let (transfer, is_waiting) = match self.tasks.get_mut(&tag) {
+            Some(Progress::Receiving { transfer, .. }) => (Some(&mut **transfer), false),
+            _ => (self.queue.transfer(tag), true),
         };
+        let taken = transfer.is_some_and(|transfer| {
+            let taken = transfer.take(message, pdu.data.clone(), NO_TAG);
+            if !pdu.intact {
+                transfer.damaged();
+            }
+            taken
+        });
         if !pdu.intact {
             self.reject(pdu, RejectReason::DataDigest);
         }
         // What is left of a task that was aborted is thrown away without a word.
-        if taken {
+        if taken && !is_waiting {
             self.go_on(tag);
         }
     }
@@ -450,4 +479,13 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         let serial = self.sender.status();
         self.sender.put(reject(reason, serial), &pdu.header);
     }
+}
+
+/// A command before anything is done with it.
+fn new_task(pdu: &Pdu, command: &Command) -> (Task, Result<Cdb, CdbError>) {
+    let decoded = Cdb::decode(&command.cdb);
+    let (tag, address) = (pdu.request.task_tag, pdu.request.lun);
+    let counted = !pdu.request.immediate;
+    let task = Task::new(tag, address, command, decoded.as_ref().ok(), counted);
+    (task, decoded)
 }

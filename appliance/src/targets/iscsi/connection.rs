@@ -9,17 +9,17 @@ use super::functions::Function;
 use super::lane::{Lane, Settled};
 use super::limits::{ANSWER, COMMANDS, IDLE, LAST_WORDS, LOGOUT};
 use super::parameters::Parameters;
-use super::queue::Queue;
+use super::queue::{Queue, Turn};
 use super::receiver::{Pdu, Receiver};
 use super::sender::Sender;
 use super::server::Portals;
 use super::sessions::Session;
-use super::task::{Task, canonical};
+use super::task::Task;
 use super::transfer::Transfer;
 use crate::targets::limits::{LINGER, OUTPUT_BYTES, RECEIVE_BYTES};
 use crate::targets::scsi::{Answer, Later};
 use crate::targets::{Exports, Stream};
-use farside_protocol::iscsi::{AsyncEvent, NO_TAG, RequestKind, async_message, nop_in};
+use farside_protocol::iscsi::{AsyncEvent, NO_TAG, RejectReason, RequestKind, async_message, nop_in};
 use farside_protocol::scsi::Cdb;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -246,7 +246,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     fn gather(&mut self) -> Result<(), Fault> {
         while self.end.is_none() && !self.is_leaving && !self.is_full() {
             let is_blocked = match self.queue.front() {
-                Some(next) if self.must_wait(next) => true,
+                Some(next) if self.must_wait(&next.pdu) => true,
                 Some(_) => {
                     if let Some(next) = self.queue.pop() {
                         self.accept(next)?;
@@ -255,23 +255,14 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 }
                 None => false,
             };
-            if self.queue.is_full() {
-                return Ok(());
-            }
-            let Some(mut pdu) = self.receiver.take()? else {
+            let Some(pdu) = self.receiver.take()? else {
                 return Ok(());
             };
-            if matches!(pdu.request.kind, RequestKind::DataOut(_)) {
-                if let Some(pdu) = self.queue.follow(pdu) {
-                    self.handle(pdu)?;
-                }
-            } else if self.must_wait(&pdu) || (is_blocked && !pdu.request.immediate) {
-                if pdu.request.immediate || self.is_in_window(&pdu) {
-                    self.note_coming(&mut pdu);
-                    self.queue.push(pdu);
-                }
+            let goes_on = pdu.request.immediate || matches!(pdu.request.kind, RequestKind::DataOut(_));
+            if self.must_wait(&pdu) || (is_blocked && !goes_on) {
+                self.wait(pdu);
             } else {
-                self.accept(pdu)?;
+                self.accept(Turn::now(pdu))?;
             }
         }
         // There may be more complete messages.
@@ -283,10 +274,20 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         self.sender.output.len() >= OUTPUT_BYTES
     }
 
-    /// A command that waits is older than a function that aborts everything, whoever asks for that before its turn comes.
-    fn note_coming(&self, pdu: &mut Pdu) {
-        let lane = self.units.get(&canonical(pdu.request.lun));
-        pdu.came = lane.map(|lane| (Arc::clone(&lane.seat), lane.seat.aborted()));
+    /// Keeps a message until its turn comes.
+    fn wait(&mut self, pdu: Pdu) {
+        if !pdu.request.immediate && !self.is_in_window(&pdu) {
+            return;
+        }
+        if self.queue.is_full() {
+            // Of those with numbers the window has no more: this one has another's.
+            if pdu.request.immediate {
+                self.reject(&pdu, RejectReason::TooManyImmediate);
+            }
+            return;
+        }
+        let turn = self.turn(pdu);
+        self.queue.push(turn);
     }
 
     fn ahead(&self, pdu: &Pdu) -> u32 {
@@ -309,21 +310,26 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     /// Messages in the order of their numbers (section 4.2.2.1).
-    fn accept(&mut self, mut pdu: Pdu) -> Result<(), Fault> {
+    fn accept(&mut self, turn: Turn) -> Result<(), Fault> {
+        let pdu = &turn.pdu;
         if matches!(pdu.request.kind, RequestKind::DataOut(_) | RequestKind::Snack) || pdu.request.immediate {
-            return self.handle(pdu);
+            return self.handle(turn);
         }
-        if !self.is_in_window(&pdu) {
+        if !self.is_in_window(pdu) {
             // Or again: silently ignored.
             return Ok(());
         }
-        if self.ahead(&pdu) > 0 {
-            self.note_coming(&mut pdu);
-            self.queue.hold(pdu);
+        if self.ahead(pdu) > 0 {
+            let turn = if turn.has_waited {
+                turn
+            } else {
+                self.turn(turn.pdu)
+            };
+            self.queue.hold(turn);
             return Ok(());
         }
         self.sender.expected = self.sender.expected.wrapping_add(1);
-        self.handle(pdu)?;
+        self.handle(turn)?;
         self.release();
         Ok(())
     }
@@ -363,11 +369,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         if std::mem::take(&mut self.stopped) {
             return Poll::Ready(Ok(None));
         }
-        if self.queue.front().is_some_and(|pdu| !self.must_wait(pdu)) {
+        if self.queue.front().is_some_and(|next| !self.must_wait(&next.pdu)) {
             return Poll::Ready(Ok(None));
-        }
-        if self.queue.is_full() {
-            return Poll::Pending;
         }
         match self.receiver.poll_receive(&mut self.stream, context)? {
             Poll::Pending => Poll::Pending,

@@ -19,11 +19,6 @@ pub(super) const IMMEDIATE_COMMANDS: usize = 32;
 /// Bytes that one session's commands hold at the same time: of writes that asked for their data, and of reads that wait for
 /// the disk. One command may exceed it.
 pub(super) const HELD_BYTES: u64 = 16 << 20;
-/// Messages of one session whose turn has not come, and their bytes: the unasked data of all commands of the window, which may
-/// come in pieces of 8 KiB. More stay in the socket.
-pub(super) const WAITING_MESSAGES: usize = 4096;
-/// See [`WAITING_MESSAGES`].
-pub(super) const WAITING_BYTES: usize = COMMANDS as usize * FIRST_BURST_BYTES as usize;
 /// Text of one login request or text request, in all its parts.
 pub(super) const TEXT_BYTES: usize = 64 << 10;
 /// Requests of one login.

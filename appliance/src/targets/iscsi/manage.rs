@@ -5,6 +5,7 @@ use super::fault::Fault;
 use super::functions::Purpose;
 use super::limits::TEXT_BYTES;
 use super::parameters::Answer as Negotiated;
+use super::queue::Turn;
 use super::receiver::Pdu;
 use super::task::{canonical, lun_number};
 use crate::targets::scsi::{Seat, Sweep};
@@ -18,19 +19,20 @@ use std::sync::Arc;
 
 impl<S: Stream, E: Exports> Connection<S, E> {
     /// A message whose turn it is.
-    pub(super) fn handle(&mut self, pdu: Pdu) -> Result<(), Fault> {
+    pub(super) fn handle(&mut self, turn: Turn) -> Result<(), Fault> {
+        let pdu = &turn.pdu;
         match pdu.request.kind {
-            RequestKind::Command(command) => self.command(&pdu, &command),
-            RequestKind::DataOut(message) => self.data_out(&pdu, &message),
+            RequestKind::Command(command) => self.command(turn, &command),
+            RequestKind::DataOut(message) => self.data_out(pdu, &message),
             // Of all others nothing is known to be what was sent (section 7.8).
-            _ if !pdu.intact => self.reject(&pdu, RejectReason::DataDigest),
-            RequestKind::Nop { .. } => self.nop(&pdu),
-            RequestKind::Task(wanted) => self.manage(&pdu, &wanted),
-            RequestKind::Text(text) => self.text(&pdu, &text),
-            RequestKind::Logout { reason, connection } => self.logout(&pdu, reason, connection),
-            RequestKind::Snack => self.reject(&pdu, RejectReason::Snack),
+            _ if !pdu.intact => self.reject(pdu, RejectReason::DataDigest),
+            RequestKind::Nop { .. } => self.nop(pdu),
+            RequestKind::Task(wanted) => self.manage(pdu, &wanted),
+            RequestKind::Text(text) => self.text(pdu, &text),
+            RequestKind::Logout { reason, connection } => self.logout(pdu, reason, connection),
+            RequestKind::Snack => self.reject(pdu, RejectReason::Snack),
             RequestKind::Login(_) => return Err(Fault::Protocol("a login in the middle of a session")),
-            RequestKind::Unknown(_) => self.reject(&pdu, RejectReason::Unsupported),
+            RequestKind::Unknown(_) => self.reject(pdu, RejectReason::Unsupported),
         }
         Ok(())
     }

@@ -3,13 +3,11 @@
 use super::fault::Fault;
 use super::limits::{LOGIN_SEGMENT_BYTES, SEGMENT_BYTES};
 use crate::targets::limits::RECEIVE_BYTES;
-use crate::targets::scsi::Seat;
 use bytes::{Buf, Bytes, BytesMut};
 use crc32c::crc32c;
 use farside_protocol::iscsi::{DIGEST_BYTES, HEADER_BYTES, Header, Request};
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -24,11 +22,6 @@ pub(super) struct Pdu {
     pub(super) data: Bytes,
     /// The data has the digest that was sent with it.
     pub(super) intact: bool,
-    /// A command that was aborted before its turn: only its number counts.
-    pub(super) aborted: bool,
-    /// Of a command that waits for its turn: where its initiator stands with the unit, and how often its tasks had been
-    /// aborted when it came.
-    pub(super) came: Option<(Arc<Seat>, u64)>,
 }
 
 /// Received bytes that are not consumed yet.
@@ -41,14 +34,6 @@ pub(super) struct Receiver {
     segment_bytes: usize,
     /// Bytes the message at the front has, as far as known.
     wanted: usize,
-}
-
-impl Pdu {
-    /// Whether it is not to be carried out any more.
-    pub(super) fn is_aborted(&self) -> bool {
-        let is_swept = |(seat, aborted): &(Arc<Seat>, u64)| seat.aborted() != *aborted;
-        self.aborted || self.came.as_ref().is_some_and(is_swept)
-    }
 }
 
 impl Receiver {
@@ -112,8 +97,6 @@ impl Receiver {
             request: Request::decode(&header),
             data,
             intact,
-            aborted: false,
-            came: None,
         }))
     }
 

@@ -99,6 +99,12 @@ impl Transfer {
             .get_or_insert(aborted(Additional::ProtocolServiceCrcError));
     }
 
+    /// The command is not carried out: none of its data is wanted any more.
+    pub(super) fn refuse(&mut self) {
+        self.wanted = 0;
+        (self.whole, self.buffer) = (None, BytesMut::new());
+    }
+
     /// What is to be done now.
     pub(super) fn next(&self) -> Next {
         match self.phase {
