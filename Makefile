@@ -12,6 +12,9 @@ TEST_PROGRAMS := nbdkit:nbdkit nbdinfo:libnbd-bin nbdfuse:libnbd-bin nbd-client:
 # What the power cuts in a virtual machine need; without it they are skipped and say so.
 VM_PROGRAMS := qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio modprobe:kmod
 
+# What kernels need that are hosts there.
+HOST_PROGRAMS := iscsid:open-iscsi nbd-client:nbd-client mkfs.xfs:xfsprogs fstrim:util-linux
+
 # What the benchmark measures Farside beside, and what one of its scenarios needs. It leaves out what is not there.
 BENCH_PROGRAMS := nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common nbd-server:nbd-server \
   strace:strace
@@ -80,3 +83,4 @@ run-deps:
 deps:
 	@deploy/install-missing.sh cc:gcc $(TEST_PROGRAMS)
 	@deploy/install-missing.sh $(VM_PROGRAMS) || echo "no virtual machine here: its tests will be skipped" >&2
+	@deploy/install-missing.sh $(HOST_PROGRAMS) || echo "no initiators here: their tests will be skipped" >&2

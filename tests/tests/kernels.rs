@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::ports::free_address;
 use farside_tests::process::Process;
+use farside_tests::tools::need;
 use farside_tests::units::{Pair, Sizes, VOLUME};
 use farside_tests::vm::Guest;
 use farside_tests::{World, limits, promise};
@@ -222,6 +223,7 @@ fn everything(world: &World, guest: &Guest, pair: &Pair<'_>, disk: &str, part: &
 fn a_kernel_lives_on_an_iscsi_disk() {
     let _turn = turn();
     promise(|world| {
+        need("nbdkit")?;
         let guest = Guest::boot(world, "guest")?;
         let portal = free_address()?;
         let pair = Pair::start_with_portals(world, SIZES, &[portal])?;
@@ -245,6 +247,7 @@ fn a_kernel_lives_on_an_iscsi_disk() {
 fn a_kernel_lives_on_an_nbd_disk() {
     let _turn = turn();
     promise(|world| {
+        need("nbdkit")?;
         let guest = Guest::boot(world, "guest")?;
         let pair = Pair::start(world, SIZES)?;
         guest.run("for m in nbd crc32c_generic ext4 xfs; do load $m; done")?;
