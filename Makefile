@@ -17,7 +17,7 @@ HOST_PROGRAMS := iscsid:open-iscsi nbd-client:nbd-client mkfs.xfs:xfsprogs fstri
 
 # What the benchmark measures Farside beside, and what one of its scenarios needs. It leaves out what is not there.
 BENCH_PROGRAMS := nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common nbd-server:nbd-server \
-  strace:strace
+  tgtd:tgt iscsi-inq:libiscsi-bin strace:strace
 
 .PHONY: run build test sim canaries deps run-deps lint man soak bench cost fuzz clean
 

@@ -21,6 +21,7 @@ import checkpoints
 import compare
 import farside
 import fio
+import iscsi
 import memory
 import recovery
 import report
@@ -33,6 +34,7 @@ SCENARIOS = {
     sustained.NAME: (sustained.run, sustained.ABOUT),
     catch_up.NAME: (catch_up.run, catch_up.ABOUT),
     checkpoints.NAME: (checkpoints.run, checkpoints.ABOUT),
+    iscsi.NAME: (iscsi.run, iscsi.ABOUT),
     recovery.NAME: (recovery.run, recovery.ABOUT),
     memory.VOLUME_SIZE: (memory.run_volume_size, memory.ABOUT[memory.VOLUME_SIZE]),
     memory.PENDING: (memory.run_pending, memory.ABOUT[memory.PENDING]),

@@ -42,6 +42,8 @@ pub(crate) enum Stage {
 pub(crate) struct Client {
     script: Script,
     pub(crate) stage: Stage,
+    /// Bytes that went either way.
+    pub(crate) moved: usize,
     /// What the target has sent, and what is to be sent.
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
@@ -85,6 +87,7 @@ impl Client {
         let mut client = Self {
             script,
             stage: Stage::Login,
+            moved: 0,
             incoming: Vec::new(),
             outgoing: Vec::new(),
             open: BTreeMap::new(),
@@ -160,6 +163,7 @@ impl Client {
             }
         }
         let rest = self.outgoing.split_off(most.min(self.outgoing.len()));
+        self.moved += self.outgoing.len();
         Some(std::mem::replace(&mut self.outgoing, rest))
     }
 
@@ -316,6 +320,7 @@ impl Client {
 
     /// What the target sends.
     pub(crate) fn hear(&mut self, bytes: &[u8]) {
+        self.moved += bytes.len();
         self.incoming.extend_from_slice(bytes);
         while let Some((header, data)) = self.next_message() {
             self.check(&header, &data);
