@@ -16,7 +16,9 @@ pub mod ports;
 pub mod status;
 pub mod units;
 pub mod proxy;
+pub mod client;
 pub mod nbd;
+pub mod iscsi;
 pub mod pattern;
 pub mod images;
 pub mod mounts;
@@ -24,6 +26,7 @@ pub mod fio;
 pub mod power;
 pub mod vm;
 
+pub use client::BlockClient;
 pub use clock::{soak, wait_until};
 pub use random::Random;
 pub use skip::Skipped;

@@ -1,6 +1,7 @@
 //! Wrong files, wrong configurations, full disks: each refused with its own words, nothing of anybody's overwritten.
 
 use anyhow::{Context as _, Result, ensure};
+use farside_tests::BlockClient as _;
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::mounts::{Mount, need_root_and};
 use farside_tests::nbd::{NbdClient, ServerError};

@@ -1,6 +1,7 @@
 //! What stock clients are told about an export, and who may use it: holes, TLS, read-only volumes.
 
 use anyhow::{Context as _, Result, ensure};
+use farside_tests::BlockClient as _;
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::nbd::{Endpoint, NbdClient};
 use farside_tests::ports::free_address;

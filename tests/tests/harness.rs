@@ -1,6 +1,7 @@
 //! The harness itself, proved on a server that is trusted: nbdkit. What it says of Farside is worth what it says here.
 
 use anyhow::{Result, ensure};
+use farside_tests::BlockClient as _;
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::fio::{expect_fio_success, reconnecting_fio};
 use farside_tests::mounts::{FuseFile, LoopDevice, Mount, need_root_and};

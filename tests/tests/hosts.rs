@@ -1,6 +1,7 @@
 //! What hosts may send, raw: pipelines, nonsense, resets, crowds. The right error each time, and the server goes on.
 
 use anyhow::{Context as _, Result, ensure};
+use farside_tests::BlockClient as _;
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::nbd::{NbdClient, RawNbd, Request, ServerError, command, flags, option, reply};
 use farside_tests::units::{Pair, Sizes, VOLUME};

@@ -1,6 +1,7 @@
 //! The iSCSI target in front of initiators that others wrote: libiscsi's test suite, its tools, and qemu.
 
 use anyhow::{Context as _, Result, ensure};
+use farside_tests::BlockClient as _;
 use farside_tests::ports::free_address;
 use farside_tests::skip::skip;
 use farside_tests::tools::Tool;

@@ -1,6 +1,7 @@
 //! `kill -9` at random moments: nothing acknowledged is lost, hosts go on, the replica is always a state the disk had.
 
 use anyhow::{Context as _, Result, ensure};
+use farside_tests::BlockClient as _;
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::fio::{expect_fio_success, reconnecting_fio};
 use farside_tests::nbd::Endpoint;
@@ -9,7 +10,7 @@ use farside_tests::ports::free_address;
 use farside_tests::proxy::Way;
 use farside_tests::status::{number, text};
 use farside_tests::tools::{Tool, need};
-use farside_tests::units::{Pair, Sizes, TwoUnits, VOLUME};
+use farside_tests::units::{Pair, Protocol, Sizes, TwoUnits, VOLUME};
 use farside_tests::{Random, World, images, limits, promise, soak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,10 +61,19 @@ fn wait_replica_recovered(units: &TwoUnits<'_>) -> Result<()> {
 
 #[test]
 fn acked_writes_survive_kills_of_the_local_unit() {
+    survive_kills_of_the_local_unit(Protocol::Nbd);
+}
+
+#[test]
+fn acked_writes_over_iscsi_survive_kills_of_the_local_unit() {
+    survive_kills_of_the_local_unit(Protocol::Iscsi);
+}
+
+fn survive_kills_of_the_local_unit(protocol: Protocol) {
     promise(|world| {
         let units = TwoUnits::start(world, SIZES)?;
         let mut random = Random::new(world.seed());
-        let (history, writer) = writer(world, units.endpoint());
+        let (history, writer) = writer(world, units.endpoint_over(protocol));
         let mut journaled = 0;
         for round in 0..rounds() {
             writer.wait_progress(50)?;
@@ -93,6 +103,15 @@ fn acked_writes_survive_kills_of_the_local_unit() {
 
 #[test]
 fn acked_writes_are_there_right_after_a_kill() {
+    are_there_right_after_a_kill(Protocol::Nbd);
+}
+
+#[test]
+fn acked_writes_over_iscsi_are_there_right_after_a_kill() {
+    are_there_right_after_a_kill(Protocol::Iscsi);
+}
+
+fn are_there_right_after_a_kill(protocol: Protocol) {
     promise(|world| {
         let units = TwoUnits::start(world, SIZES)?;
         let mut random = Random::new(world.seed());
@@ -101,7 +120,8 @@ fn acked_writes_are_there_right_after_a_kill() {
             // The host dies with the unit: what it was told is all that counts.
             let history = history.get_or_insert_with(|| Arc::new(History::new(world.seed())));
             let seed = world.seed() + round;
-            let options = WriterOptions::new(units.endpoint(), VOLUME, SIZES.disk_bytes(), seed);
+            let endpoint = units.endpoint_over(protocol);
+            let options = WriterOptions::new(endpoint, VOLUME, SIZES.disk_bytes(), seed);
             let writer = Writer::start(history, &options);
             writer.wait_progress(200)?;
             pause(&mut random);

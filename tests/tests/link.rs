@@ -1,6 +1,7 @@
 //! The link is cut, silent, slow, corrupted, refused: hosts notice nothing, and the replica is whole afterwards.
 
 use anyhow::{Result, ensure};
+use farside_tests::BlockClient as _;
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::pattern::{Demand, History, Writer, WriterOptions};
 use farside_tests::ports::free_address;

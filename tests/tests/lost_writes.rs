@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use farside_storage::{Device as _, FileDevice};
+use farside_tests::BlockClient as _;
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::mounts::{LoopDevice, Mount, need_root_and};
 use farside_tests::nbd::{Endpoint, NbdClient, ServerError};

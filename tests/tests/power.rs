@@ -5,6 +5,7 @@
 //! that writes ends with the local machine, as a host does whose disk loses acknowledged writes.
 
 use anyhow::{Context as _, Result, ensure};
+use farside_tests::BlockClient as _;
 use farside_tests::nbd::NbdClient;
 use farside_tests::pattern::{Demand, History, Kind, Writer, WriterOptions, fill};
 use farside_tests::power::{Fate, Survived};

@@ -1,6 +1,7 @@
 //! A unit as a service: clean ends, honest starts, rereading, live changes, a stable status.
 
 use anyhow::{Context as _, Result, ensure};
+use farside_tests::BlockClient as _;
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::nbd::NbdClient;
 use farside_tests::pattern::{Demand, History, Writer, WriterOptions};

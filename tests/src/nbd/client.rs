@@ -1,6 +1,7 @@
 //! A client that keeps many requests in flight on one connection and says which answer belongs to which request.
 
-use super::{Endpoint, InfoReply, RawNbd, Request, command, flags, option};
+use super::{Endpoint, InfoReply, RawNbd, Request, command, option};
+use crate::client::{BlockClient, Reply};
 use std::collections::HashMap;
 use std::io;
 
@@ -28,15 +29,6 @@ impl std::fmt::Display for ServerError {
 }
 
 impl std::error::Error for ServerError {}
-
-/// One answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// Which request it answers.
-    pub cookie: u64,
-    /// The data of a read, nothing for others; or the server's error.
-    pub outcome: Result<Vec<u8>, ServerError>,
-}
 
 /// A connection to one export.
 #[derive(Debug)]
@@ -69,11 +61,14 @@ impl NbdClient {
         self.info
     }
 
-    /// Sends a request without waiting; `request.cookie` is filled in and returned.
-    ///
-    /// # Errors
-    /// When the connection is gone.
-    pub fn submit(&mut self, request: Request, payload: &[u8]) -> io::Result<u64> {
+    /// The connection below, for messages no client would send.
+    pub fn raw(&mut self) -> &mut RawNbd {
+        &mut self.raw
+    }
+}
+
+impl BlockClient for NbdClient {
+    fn submit(&mut self, request: Request, payload: &[u8]) -> io::Result<u64> {
         let cookie = self.next_cookie;
         self.next_cookie += 1;
         if request.command == command::READ {
@@ -83,11 +78,7 @@ impl NbdClient {
         Ok(cookie)
     }
 
-    /// Reads the next answer, whichever request it is for.
-    ///
-    /// # Errors
-    /// When the connection ends, the server is silent for too long, or sends what is no reply.
-    pub fn receive(&mut self) -> io::Result<Reply> {
+    fn receive(&mut self) -> io::Result<Reply> {
         let header = self.raw.reply_header()?;
         let length = self.reads.remove(&header.cookie);
         let outcome = match (header.error, length) {
@@ -101,131 +92,7 @@ impl NbdClient {
         })
     }
 
-    /// Sends one request and waits for its answer; nothing else may be in flight.
-    ///
-    /// # Errors
-    /// When the connection fails, or the server answers with an error (a `ServerError` inside).
-    pub fn call(&mut self, request: Request, payload: &[u8]) -> io::Result<Vec<u8>> {
-        let cookie = self.submit(request, payload)?;
-        let reply = self.receive()?;
-        if reply.cookie != cookie {
-            return Err(io::Error::other(format!(
-                "answer to {} instead of {cookie}",
-                reply.cookie
-            )));
-        }
-        reply.outcome.map_err(io::Error::other)
-    }
-
-    /// Reads.
-    ///
-    /// # Errors
-    /// As `call`.
-    pub fn read(&mut self, offset: u64, length: u32) -> io::Result<Vec<u8>> {
-        self.call(
-            Request {
-                command: command::READ,
-                offset,
-                length,
-                ..Request::default()
-            },
-            &[],
-        )
-    }
-
-    /// Writes.
-    ///
-    /// # Errors
-    /// As `call`.
-    pub fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let length = length_of(data)?;
-        self.call(
-            Request {
-                command: command::WRITE,
-                offset,
-                length,
-                ..Request::default()
-            },
-            data,
-        )
-        .map(drop)
-    }
-
-    /// Writes, answered only when it is on stable storage.
-    ///
-    /// # Errors
-    /// As `call`.
-    pub fn write_fua(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let request = Request {
-            command: command::WRITE,
-            flags: flags::FUA,
-            offset,
-            ..Request::default()
-        };
-        self.call(
-            Request {
-                length: length_of(data)?,
-                ..request
-            },
-            data,
-        )
-        .map(drop)
-    }
-
-    /// Flushes.
-    ///
-    /// # Errors
-    /// As `call`.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.call(
-            Request {
-                command: command::FLUSH,
-                ..Request::default()
-            },
-            &[],
-        )
-        .map(drop)
-    }
-
-    /// Trims.
-    ///
-    /// # Errors
-    /// As `call`.
-    pub fn trim(&mut self, offset: u64, length: u32) -> io::Result<()> {
-        self.call(
-            Request {
-                command: command::TRIM,
-                offset,
-                length,
-                ..Request::default()
-            },
-            &[],
-        )
-        .map(drop)
-    }
-
-    /// Writes zeroes.
-    ///
-    /// # Errors
-    /// As `call`.
-    pub fn zero(&mut self, offset: u64, length: u32) -> io::Result<()> {
-        self.call(
-            Request {
-                command: command::WRITE_ZEROES,
-                offset,
-                length,
-                ..Request::default()
-            },
-            &[],
-        )
-        .map(drop)
-    }
-
-    /// Says goodbye.
-    ///
-    /// # Errors
-    /// When the connection is gone already.
-    pub fn disconnect(mut self) -> io::Result<()> {
+    fn disconnect(&mut self) -> io::Result<()> {
         self.raw.request(
             Request {
                 command: command::DISC,
@@ -234,13 +101,4 @@ impl NbdClient {
             &[],
         )
     }
-
-    /// The connection below, for messages no client would send.
-    pub fn raw(&mut self) -> &mut RawNbd {
-        &mut self.raw
-    }
-}
-
-fn length_of(data: &[u8]) -> io::Result<u32> {
-    u32::try_from(data.len()).map_err(|_| io::Error::other("more than a request can carry"))
 }

@@ -1,18 +1,23 @@
 //! Where a server listens, and the stream to it.
 
+use super::NbdClient;
+use crate::client::BlockClient;
+use crate::iscsi::IscsiClient;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The address of an NBD server.
+/// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// TCP on loopback.
     Tcp(SocketAddr),
     /// A unix socket.
     Unix(PathBuf),
+    /// An iSCSI portal; the others speak NBD.
+    Iscsi(SocketAddr),
 }
 
 impl Endpoint {
@@ -22,6 +27,18 @@ impl Endpoint {
         match self {
             Self::Tcp(address) => format!("nbd://{address}/{export}"),
             Self::Unix(path) => format!("nbd+unix:///{export}?socket={}", path.display()),
+            Self::Iscsi(portal) => format!("iscsi://{portal}/iqn.2026-11.dev.farside:{export}/1"),
+        }
+    }
+
+    /// Attaches a disk.
+    ///
+    /// # Errors
+    /// When nobody listens, or it is refused.
+    pub fn attach(&self, export: &str) -> io::Result<Box<dyn BlockClient>> {
+        match self {
+            Self::Iscsi(portal) => Ok(Box::new(IscsiClient::connect(*portal, export)?)),
+            _ => Ok(Box::new(NbdClient::connect(self, export)?)),
         }
     }
 
@@ -31,7 +48,7 @@ impl Endpoint {
     /// When nobody listens.
     pub fn connect(&self, limit: Duration) -> io::Result<Stream> {
         let stream = match self {
-            Self::Tcp(address) => {
+            Self::Tcp(address) | Self::Iscsi(address) => {
                 let stream = TcpStream::connect_timeout(address, limit)?;
                 stream.set_nodelay(true)?;
                 Stream::Tcp(stream)

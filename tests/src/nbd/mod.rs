@@ -5,7 +5,7 @@ mod client;
 mod endpoint;
 mod raw;
 
-pub use client::{NbdClient, Reply, ServerError};
+pub use client::{NbdClient, ServerError};
 pub use endpoint::{Endpoint, Stream};
 pub use raw::{InfoReply, OptionReply, RawNbd, ReplyHeader, Request, command, flags, option, reply};
 

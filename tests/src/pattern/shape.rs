@@ -12,8 +12,10 @@ pub struct Shape {
     pub span_bytes: u64,
     /// The largest operation in bytes.
     pub largest_bytes: u32,
-    /// Percentage of operations that keep no alignment at all.
+    /// Percentage of operations that keep no alignment but this.
     pub odd_percent: u64,
+    /// See `odd_percent`.
+    pub odd_bytes: u64,
     /// Percentage that zero or trim.
     pub zero_percent: u64,
     /// Percentage of writes with FUA.
@@ -31,9 +33,19 @@ impl Shape {
             span_bytes: size_bytes,
             largest_bytes: 64 * 1024,
             odd_percent: 12,
+            odd_bytes: 1,
             zero_percent: 6,
             fua_percent: 2,
             flush_every: 64,
+        }
+    }
+
+    /// The same on whole sectors of 512 bytes.
+    #[must_use]
+    pub fn sectors(size_bytes: u64) -> Self {
+        Self {
+            odd_bytes: 512,
+            ..Self::whole(size_bytes)
         }
     }
 
@@ -55,7 +67,7 @@ impl Shape {
         };
         let odd = random.chance(self.odd_percent);
         let unit: u64 = match () {
-            () if odd => 1,
+            () if odd => self.odd_bytes,
             () if self.odd_percent > 0 && random.chance(25) => 512,
             () => 4096,
         };

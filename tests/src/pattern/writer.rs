@@ -4,9 +4,10 @@
 use super::cell::fill;
 use super::history::{History, Kind, Operation, Time};
 use super::shape::Shape;
+use crate::client::BlockClient;
 use crate::clock::{Seen, now, wait_until};
 use crate::limits;
-use crate::nbd::{Endpoint, NbdClient, Request, ServerError, command, flags};
+use crate::nbd::{Endpoint, Request, ServerError, command, flags};
 use crate::random::Random;
 use anyhow::{Result, anyhow, bail};
 use std::collections::BTreeMap;
@@ -39,7 +40,10 @@ impl WriterOptions {
     /// Four connections of depth 8 over the whole disk.
     #[must_use]
     pub fn new(endpoint: Endpoint, export: &str, size_bytes: u64, seed: u64) -> Self {
-        let shape = Shape::whole(size_bytes);
+        let shape = match endpoint {
+            Endpoint::Iscsi(_) => Shape::sectors(size_bytes),
+            _ => Shape::whole(size_bytes),
+        };
         Self {
             endpoint,
             export: export.to_owned(),
@@ -210,7 +214,7 @@ impl Worker {
             let Some(mut client) = self.connect()? else {
                 return Ok(());
             };
-            match self.serve(&mut client) {
+            match self.serve(client.as_mut()) {
                 Ok(()) => {
                     // The server may be gone already; everything was answered.
                     let _ = client.disconnect();
@@ -222,13 +226,13 @@ impl Worker {
     }
 
     /// Connects, as often as it takes; nothing when the writer is told to abandon its work.
-    fn connect(&self) -> Result<Option<NbdClient>> {
+    fn connect(&self) -> Result<Option<Box<dyn BlockClient>>> {
         let start = now();
         loop {
             if self.orders() == ABANDON || (self.orders() == DRAIN && self.again.is_empty()) {
                 return Ok(None);
             }
-            match NbdClient::connect(&self.options.endpoint, &self.options.export) {
+            match self.options.endpoint.attach(&self.options.export) {
                 Ok(client) => return Ok(Some(client)),
                 Err(error) if start.elapsed() > limits::RECONNECT => {
                     bail!(
@@ -252,7 +256,9 @@ impl Worker {
             Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 return Err(error.context(format!("the disk did not answer for {:?}", limits::NBD_REPLY)));
             }
-            Some(io::ErrorKind::InvalidData) => return Err(error.context("the disk's answer is no NBD")),
+            Some(io::ErrorKind::InvalidData) => {
+                return Err(error.context("the disk's answer breaks its protocol"));
+            }
             Some(_) => {}
         }
         self.shared.reconnects.fetch_add(1, Ordering::SeqCst);
@@ -267,7 +273,7 @@ impl Worker {
         Ok(())
     }
 
-    fn serve(&mut self, client: &mut NbdClient) -> Result<()> {
+    fn serve(&mut self, client: &mut dyn BlockClient) -> Result<()> {
         // One at a time off the list, so that a failing connection forgets nothing.
         while let Some(operation) = self.again.pop() {
             self.send(client, operation)?;
@@ -294,7 +300,7 @@ impl Worker {
         std::thread::sleep(early.min(Duration::from_millis(20)));
     }
 
-    fn send_next(&mut self, client: &mut NbdClient) -> Result<()> {
+    fn send_next(&mut self, client: &mut dyn BlockClient) -> Result<()> {
         self.sent += 1;
         if self.options.shape.flush_due(&mut self.random) {
             let time = self.history.flush_submitted();
@@ -313,7 +319,7 @@ impl Worker {
         self.send(client, operation)
     }
 
-    fn send(&mut self, client: &mut NbdClient, operation: Operation) -> Result<()> {
+    fn send(&mut self, client: &mut dyn BlockClient, operation: Operation) -> Result<()> {
         let Operation {
             id,
             kind,
@@ -349,7 +355,7 @@ impl Worker {
         }
     }
 
-    fn receive(&mut self, client: &mut NbdClient) -> Result<()> {
+    fn receive(&mut self, client: &mut dyn BlockClient) -> Result<()> {
         let reply = client.receive()?;
         let pending = self.pending.get(&reply.cookie).copied();
         let Some(pending) = pending else {

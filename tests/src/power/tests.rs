@@ -1,6 +1,7 @@
 //! The disk keeps what was flushed and loses the rest; without that the power cuts would prove nothing.
 
 use super::{DiskServer, Fate, PowerDisk, SECTOR_BYTES, Switch};
+use crate::BlockClient as _;
 use crate::Random;
 use crate::nbd::{Endpoint, NbdClient};
 use std::sync::Arc;

@@ -15,6 +15,26 @@ pub use unit::{Unit, farside_command};
 /// The volume every test uses unless it is about several.
 pub const VOLUME: &str = "disk0";
 
+/// What a disk is attached with: tests that are about the disk run over both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// NBD over TCP.
+    Nbd,
+    /// iSCSI, in blocks of 512 bytes.
+    Iscsi,
+}
+
+impl Protocol {
+    /// Where offsets and lengths have to begin and end.
+    #[must_use]
+    pub const fn unit_bytes(self) -> u64 {
+        match self {
+            Self::Nbd => 1,
+            Self::Iscsi => 512,
+        }
+    }
+}
+
 /// Sizes of the volume under test.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {

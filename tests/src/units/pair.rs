@@ -1,6 +1,6 @@
 //! `farside up`: a pair in one process, and where its files lie.
 
-use super::{Sizes, Unit, VOLUME};
+use super::{Protocol, Sizes, Unit, VOLUME};
 use crate::nbd::{Endpoint, NbdClient};
 use crate::ports::free_address;
 use crate::{World, images};
@@ -48,6 +48,20 @@ impl<'w> Pair<'w> {
         let pair = Self::prepare_with(world, sizes, &world.file("pair"), portals)?;
         pair.unit.start()?;
         Ok(pair)
+    }
+
+    /// A running pair, and where its disk is attached with that protocol.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_over(world: &'w World, sizes: Sizes, protocol: Protocol) -> Result<(Self, Endpoint)> {
+        let portal = free_address()?;
+        let pair = Self::start_with_portals(world, sizes, &[portal])?;
+        let endpoint = match protocol {
+            Protocol::Nbd => pair.endpoint(),
+            Protocol::Iscsi => Endpoint::Iscsi(portal),
+        };
+        Ok((pair, endpoint))
     }
 
     fn prepare_with(

@@ -1,6 +1,6 @@
 //! Local and remote unit, separately killable, and the proxy between them.
 
-use super::{Sizes, Unit, VOLUME, local_unit, remote_unit, volume_toml};
+use super::{Protocol, Sizes, Unit, VOLUME, local_unit, remote_unit, volume_toml};
 use crate::nbd::{Endpoint, NbdClient};
 use crate::ports::free_address;
 use crate::proxy::Proxy;
@@ -20,6 +20,8 @@ pub struct TwoUnits<'w> {
     pub proxy: Proxy,
     /// NBD address of the local unit.
     pub nbd: SocketAddr,
+    /// Its iSCSI portal.
+    pub portal: SocketAddr,
     /// Link address of the remote unit, behind the proxy.
     pub link: SocketAddr,
     /// Directory of the local unit.
@@ -34,7 +36,8 @@ impl<'w> TwoUnits<'w> {
     /// # Errors
     /// When no port is free or a file cannot be written.
     pub fn prepare(world: &'w World, sizes: Sizes) -> Result<Self> {
-        let (nbd, link, between) = (free_address()?, free_address()?, free_address()?);
+        let (nbd, portal) = (free_address()?, free_address()?);
+        let (link, between) = (free_address()?, free_address()?);
         let proxy = Proxy::start(between, link)?;
         let (local_directory, remote_directory) = (world.file("local"), world.file("remote"));
         let local = local_unit(
@@ -42,7 +45,10 @@ impl<'w> TwoUnits<'w> {
             "local",
             &local_directory,
             nbd,
-            &volume_toml(sizes, between),
+            &format!(
+                "[iscsi]\nlisten = [\"{portal}\"]\n\n{}",
+                volume_toml(sizes, between)
+            ),
         )?;
         let remote = remote_unit(world, "remote", &remote_directory, link)?;
         Ok(Self {
@@ -50,6 +56,7 @@ impl<'w> TwoUnits<'w> {
             remote,
             proxy,
             nbd,
+            portal,
             link,
             local_directory,
             remote_directory,
@@ -90,6 +97,15 @@ impl<'w> TwoUnits<'w> {
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::Tcp(self.nbd)
+    }
+
+    /// Where hosts attach with that protocol.
+    #[must_use]
+    pub fn endpoint_over(&self, protocol: Protocol) -> Endpoint {
+        match protocol {
+            Protocol::Nbd => self.endpoint(),
+            Protocol::Iscsi => Endpoint::Iscsi(self.portal),
+        }
     }
 
     /// A connection of our own client.

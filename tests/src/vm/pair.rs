@@ -2,6 +2,7 @@
 
 use super::station::DIRECTORY;
 use super::{FileSystem, Station};
+use crate::BlockClient as _;
 use crate::clock::{Seen, wait_until};
 use crate::nbd::{Endpoint, NbdClient};
 use crate::ports::free_address;
