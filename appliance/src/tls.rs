@@ -36,7 +36,7 @@ pub enum TlsError {
         /// What to do.
         remedy: &'static str,
     },
-    /// Certificate and key do not belong together, or cannot be used.
+    /// Certificate and key do not belong together.
     #[error("certificate {certificate} with key {key}: {reason}; make the two belong together")]
     Pair {
         /// The certificate.
@@ -77,6 +77,12 @@ pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         remedy: "give a PEM file with one private key without passphrase",
     })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let usable = provider.key_provider.load_private_key(key.clone_key());
+    usable.map_err(|error| TlsError::File {
+        path: files.key.display().to_string(),
+        reason: format!("this private key cannot be used ({error})"),
+        remedy: "give an RSA key of 2048, 3072 or 4096 bits, or an ECDSA key on P-256 or P-384, or an Ed25519 key",
+    })?;
     let builder = ServerConfig::builder_with_provider(provider.clone());
     let builder = builder
         .with_safe_default_protocol_versions()

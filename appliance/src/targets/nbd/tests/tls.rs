@@ -292,6 +292,16 @@ async fn much_data_comes_through_whole_though_the_client_is_slow() {
     assert_eq!(client.ask(FLUSH, 0, 0, 0).await, 0);
 }
 
+/// A good private key of nobody, on a curve that is not supported.
+const KEY_ON_P521: &str = "-----BEGIN PRIVATE KEY-----\n\
+MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIA+nPej9Yu5pm/TL7b\n\
+eLRBWqkvbm63Grj9Mwlb9RF3asZVaP7+Ab6BmMibSXex0IPQDOW4vpj8GDz3DS8w\n\
+oI1G2VWhgYkDgYYABAFsmo4Z1O74qF5EfD4GKzDcjW8wEwee9TgzWd4i8cBI+gfO\n\
+hDI/UpejgS/l3Q4LmnzkKtft9BahPYz+GGnr1chAeQADj7r8PVOwctj4V4pEP8y5\n\
+pc57FPS/5ztW9QlHkrD0O/qMydO3yGI0yj2D+JknFvMETC/SthSkmFNLVwIzUMP3\n\
+FQ==\n\
+-----END PRIVATE KEY-----";
+
 #[test]
 fn wrong_files_are_named() {
     let authority = Authority::new();
@@ -313,6 +323,15 @@ fn wrong_files_are_named() {
         ..good.clone()
     });
     assert!(text.contains("belong together"), "{text}");
+    std::fs::write(authority.file("p521.key"), KEY_ON_P521).unwrap();
+    let text = said(&TlsFiles {
+        key: authority.file("p521.key"),
+        ..good.clone()
+    });
+    assert!(
+        text.contains("p521.key") && text.contains("RSA key of 2048"),
+        "{text}"
+    );
     std::fs::write(authority.file("empty"), "nothing").unwrap();
     let text = said(&TlsFiles {
         client_ca: Some(authority.file("empty")),
