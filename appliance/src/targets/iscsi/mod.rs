@@ -15,6 +15,7 @@ mod parameters;
 mod login;
 mod sessions;
 mod directory;
+mod portals;
 mod receiver;
 mod sender;
 mod transfer;
@@ -29,7 +30,8 @@ mod server;
 
 pub use chap::Account;
 pub use login::Policy;
-pub use server::{Portals, Setup, serve};
+pub use portals::{Portals, Setup};
+pub use server::serve;
 
 #[cfg(test)]
 mod tests;

@@ -1,86 +1,23 @@
-//! What portals serve, and the way of one connection from its login to its end.
+//! The way of one connection from its login to its end.
 
 use super::connection::{Agreed, Connection};
-use super::directory::Directory;
 use super::fault::Fault;
-use super::login::{Login, Policy, Step};
+use super::login::{Login, Step};
+use super::portals::Portals;
 use super::receiver::Receiver;
 use super::sender::Sender;
-use super::sessions::{Session, Sessions};
+use super::sessions::Session;
 use crate::targets::accept::{House, accept_all};
-use crate::targets::{Counters, Exports, Listener, Settings, Stream};
+use crate::targets::{Exports, Listener, Stream};
 use farside_protocol::iscsi::{
     Login as LoginRequest, LoginStatus, RequestKind, Serial, Stage, login_response,
 };
-use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
-
-/// All portals of a unit: they are one portal group, so that it does not matter which one an initiator uses.
-pub struct Portals<E: Exports> {
-    pub(super) directory: Directory<E>,
-    pub(super) sessions: Arc<Sessions>,
-    /// Where connections are counted.
-    pub(super) counters: Arc<Counters>,
-    settings: Settings,
-    policy: Policy,
-    listening: Vec<SocketAddr>,
-}
-
-impl<E: Exports> fmt::Debug for Portals<E> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Portals")
-            .field("listening", &self.listening)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What portals are made of.
-#[derive(Debug)]
-pub struct Setup<E> {
-    /// The disks.
-    pub exports: Arc<E>,
-    /// Where connections are counted.
-    pub counters: Arc<Counters>,
-    /// Limits.
-    pub settings: Settings,
-    /// Who may log in.
-    pub policy: Policy,
-    /// Addresses of the portals.
-    pub listening: Vec<SocketAddr>,
-    /// Where persistent reservations are kept.
-    pub reservations: PathBuf,
-}
-
-impl<E: Exports> Portals<E> {
-    /// Portals that nobody listens at yet.
-    #[must_use]
-    pub fn new(setup: Setup<E>) -> Arc<Self> {
-        Arc::new(Self {
-            directory: Directory::new(setup.exports, setup.reservations),
-            sessions: Arc::default(),
-            counters: setup.counters,
-            settings: setup.settings,
-            policy: setup.policy,
-            listening: setup.listening,
-        })
-    }
-
-    /// Where the portals are, for an initiator that came by way of `local`: an address for all interfaces is that one.
-    pub(super) fn addresses(&self, local: Option<SocketAddr>) -> Vec<SocketAddr> {
-        let concrete = |address: &SocketAddr| match local {
-            Some(local) if address.ip().is_unspecified() => SocketAddr::new(local.ip(), address.port()),
-            _ => *address,
-        };
-        self.listening.iter().map(concrete).collect()
-    }
-}
 
 /// Serves a portal until `shutdown` is cancelled; then stops accepting, asks every initiator to log out, and returns, after
 /// [`Settings::drain`] at the latest.
