@@ -110,7 +110,7 @@ pub struct TaskManagement {
 pub enum TaskFunction {
     /// One task.
     AbortTask,
-    /// All tasks of this session on the logical unit.
+    /// All tasks of the session on the logical unit.
     AbortTaskSet,
     /// An auto contingent allegiance, which this target never establishes.
     ClearAca,

@@ -229,7 +229,7 @@ pub enum LoginStatus {
     TooManyConnections = 0x0206,
     /// A key that is needed was not given.
     MissingParameter = 0x0207,
-    /// The connection cannot be in this session.
+    /// The connection cannot be in the session.
     CannotInclude = 0x0208,
     /// There is no such kind of session.
     SessionType = 0x0209,

@@ -59,7 +59,7 @@ pub(super) enum Finished {
     Command(Box<Task>, Answer),
     /// What a task management function waits for in the units.
     Managed { tag: u32 },
-    /// Tasks of this session in a unit were aborted, by whomever.
+    /// Tasks of the session in a unit were aborted, by whomever.
     Swept(u64),
     /// The disk behind a logical unit goes away.
     Gone(u64),

@@ -23,7 +23,7 @@ pub(super) struct Function {
     purpose: Purpose,
     /// What others have under way in the unit was waited for.
     settled: bool,
-    /// Tasks of this session that are not over.
+    /// Tasks of the session that are not over.
     remaining: Vec<u32>,
 }
 

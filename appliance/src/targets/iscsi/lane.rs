@@ -191,7 +191,7 @@ impl<D: Disk> Lane<D> {
         tasks
     }
 
-    /// Resolves when nothing of this session is on its way to the journal, for a session that answers nothing any more.
+    /// Resolves when nothing of the session is on its way to the journal, for a session that answers nothing any more.
     pub(super) fn poll_through(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.is_committing {
             ready!(self.journal.poll(context));

@@ -114,7 +114,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         self.answer_after(tag, Purpose::Manage, self.running(&luns), false);
     }
 
-    /// The numbers by which this session knows the unit of this number: a volume may have had others.
+    /// The numbers by which the session knows the unit of this number: a volume may have had others.
     fn luns_of(&self, lun: u64) -> Vec<u64> {
         let mut luns = vec![lun];
         if let Some(unit) = self.units.get(&lun).map(|lane| &lane.unit) {
@@ -127,7 +127,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         luns
     }
 
-    /// What a function on a unit without tasks of this session leads to.
+    /// What a function on a unit without tasks of the session leads to.
     fn no_tasks(&self, lun: u64) -> TaskResponse {
         let target = self.session.nexus.target.as_deref().unwrap_or_default();
         let luns = self.portals.directory.luns(target);
@@ -171,7 +171,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         self.manage_done(tag, TaskResponse::NoTask);
     }
 
-    /// Tasks of this session in these units that are older than this message are not answered any more. Gives its seats there.
+    /// Tasks of the session in these units that are older than this message are not answered any more. Gives its seats there.
     fn abort_own(&mut self, pdu: &Pdu, luns: &[u64]) -> Vec<Arc<Seat>> {
         let number = pdu.request.command_number;
         let is_older = |other: u32| number.wrapping_sub(other).wrapping_sub(1) < u32::MAX / 2;
@@ -307,7 +307,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             .put(text_response(task_tag, transfer_tag, serial), &part);
     }
 
-    /// All targets, one, or that of this session, each with its portals (section 13.3 and appendix C).
+    /// All targets, one, or that of the session, each with its portals (section 13.3 and appendix C).
     fn list_targets(&self, which: &str, out: &mut Vec<u8>) {
         let own = self.session.nexus.target.clone();
         let listed: Vec<String> = match (which, own) {
