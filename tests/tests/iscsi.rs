@@ -2,11 +2,14 @@
 
 use anyhow::{Context as _, Result, ensure};
 use farside_tests::BlockClient as _;
+use farside_tests::clock::{Seen, wait_until};
+use farside_tests::limits;
 use farside_tests::ports::free_address;
 use farside_tests::skip::skip;
 use farside_tests::tools::Tool;
 use farside_tests::units::{Pair, Sizes};
 use farside_tests::{Random, images, promise};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -226,6 +229,23 @@ fn without_the_secret_nobody_gets_in_and_nobody_is_told_anything() {
         }
         let listed = Tool::new("iscsi-ls").args([format!("iscsi://{portal}")]).run()?;
         ensure!(!listed.output().contains(TARGET), "{}", listed.output());
+
+        // SIGHUP reads it again; one that cannot be used leaves that of before in use.
+        std::fs::write(&secret, "anothersecret\n")?;
+        pair.unit.process()?.signal(Signal::HUP)?;
+        wait_until("the new secret to be known", limits::START, || {
+            let known = ask("host%anothersecret@")?.code == 0;
+            Ok(Seen::when(known, || "it is refused".to_owned()))
+        })?;
+        ask("host%secretsecret12@")?.failure()?;
+        std::fs::write(&secret, "short\n")?;
+        pair.unit.process()?.signal(Signal::HUP)?;
+        wait_until("the short secret to be refused", limits::START, || {
+            let status = pair.unit.command(&["status", "--json"])?.success()?.stdout;
+            let said = status.contains("12 to 255 bytes") && status.contains("chap.secret");
+            Ok(Seen::when(said, || status))
+        })?;
+        ask("host%anothersecret@")?.success()?;
         pair.unit.shut_down()?;
 
         // A secret that others can read is refused, by name.

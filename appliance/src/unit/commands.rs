@@ -258,7 +258,7 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
     for (name, access) in &steps.set_access {
         shared.parts.set_access(name, access.clone());
     }
-    let certificates = shared.parts.read_certificates();
+    let credentials = shared.parts.read_credentials();
     let mut failed = Vec::new();
     for (name, remote) in &steps.add_remotes {
         if let Some(volume) = open_volume(shared, name)
@@ -271,9 +271,10 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
     let retry = {
         let mut view = shared.view.write();
         view.config = in_force_after(&view.config, wanted);
-        if let Err(error) = certificates {
-            tracing::error!("the certificates of before stay in use: {error}");
-            view.config_error = Some(format!("the certificates of before stay in use: {error}"));
+        if let Err(error) = credentials {
+            let text = format!("the certificates or secrets of before stay in use: {error}");
+            tracing::error!("{text}");
+            view.config_error = Some(text);
         }
         // Not in force, so that the next reload tries again.
         for (name, remote, error) in failed {

@@ -4,6 +4,7 @@ use super::directory::Directory;
 use super::login::Policy;
 use super::sessions::Sessions;
 use crate::targets::{Counters, Exports, Settings};
+use parking_lot::RwLock;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ pub struct Portals<E: Exports> {
     /// Where connections are counted.
     pub(super) counters: Arc<Counters>,
     pub(super) settings: Settings,
-    pub(super) policy: Policy,
+    policy: RwLock<Arc<Policy>>,
     listening: Vec<SocketAddr>,
 }
 
@@ -55,9 +56,19 @@ impl<E: Exports> Portals<E> {
             sessions: Arc::default(),
             counters: setup.counters,
             settings: setup.settings,
-            policy: setup.policy,
+            policy: RwLock::new(Arc::new(setup.policy)),
             listening: setup.listening,
         })
+    }
+
+    /// Who may log in from now on; sessions that exist stay.
+    pub fn set_policy(&self, policy: Policy) {
+        *self.policy.write() = Arc::new(policy);
+    }
+
+    /// Who may log in.
+    pub(super) fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read())
     }
 
     /// Where the portals are, for an initiator that came by way of `local`: an address for all interfaces is that one.

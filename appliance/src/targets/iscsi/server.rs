@@ -84,7 +84,8 @@ async fn log_in<S: Stream, E: Exports>(
     local: Option<SocketAddr>,
 ) -> Result<Agreed, Fault> {
     let mut receiver = Receiver::new();
-    let mut login = Login::new(&portals.policy);
+    let policy = portals.policy();
+    let mut login = Login::new(&policy);
     let mut sender: Option<Sender> = None;
     loop {
         let pdu = receiver.next(stream).await?.ok_or(Fault::Left)?;

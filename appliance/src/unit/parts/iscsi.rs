@@ -7,7 +7,7 @@ use crate::targets::iscsi::{Account, Policy, Portals, Setup, serve};
 use crate::targets::{Counters, Settings};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +23,7 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug)]
 pub(super) struct IscsiServer {
     counters: Arc<Counters>,
+    portals: OnceLock<Arc<Portals<VolumeExports>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -32,6 +33,7 @@ impl IscsiServer {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
         Self {
             counters,
+            portals: OnceLock::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
@@ -62,11 +64,23 @@ impl IscsiServer {
                 .collect(),
             reservations: config.unit.data_dir.join(RESERVATIONS),
         });
+        let portals = self.portals.get_or_init(|| portals);
         for listener in listeners {
-            let (portals, stop) = (Arc::clone(&portals), self.stop.clone());
+            let (portals, stop) = (Arc::clone(portals), self.stop.clone());
             self.tasks.spawn(serve(listener, portals, stop));
         }
         self.tasks.close();
+        Ok(())
+    }
+
+    /// Reads the secrets again, for new sessions.
+    ///
+    /// # Errors
+    /// When one cannot be used: those of before stay in use.
+    pub(super) fn read_secrets(&self, config: &Config) -> Result<(), PartError> {
+        if let Some(portals) = self.portals.get() {
+            portals.set_policy(policy(config)?);
+        }
         Ok(())
     }
 

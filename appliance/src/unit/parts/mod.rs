@@ -126,11 +126,17 @@ impl Parts {
         self.exports.set_access(name, access);
     }
 
-    /// Reads the certificates again; connections that exist keep what they have.
+    /// Reads certificates and secrets again; connections that exist keep what they have.
     ///
     /// # Errors
-    /// [`TlsError`]: what was in use stays in use.
-    pub(crate) fn read_certificates(&self) -> Result<(), TlsError> {
+    /// When one cannot be used: what was in use of its kind stays in use.
+    pub(crate) fn read_credentials(&self) -> Result<(), PartError> {
+        self.iscsi.read_secrets(&self.surroundings.config)?;
+        let certificates = self.read_certificates();
+        certificates.map_err(|error| PartError::failed(format!("nbd.tls: {error}")))
+    }
+
+    fn read_certificates(&self) -> Result<(), TlsError> {
         if let Some(tls) = &self.surroundings.config.nbd.tls {
             let config = tls::load(&tls.files)?;
             self.nbd.service.security.tls.set(Some(config));
@@ -151,8 +157,7 @@ impl Parts {
     ) -> Result<(), PartError> {
         self.iscsi
             .start(&self.surroundings.config, self.exports.clone(), portals)?;
-        self.read_certificates()
-            .map_err(|error| PartError::failed(format!("nbd.tls: {error}")))?;
+        self.read_credentials()?;
         for listener in listeners.tcp {
             self.nbd
                 .tasks
