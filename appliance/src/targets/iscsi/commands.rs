@@ -1,8 +1,9 @@
 //! SCSI commands: their data is collected, they are carried out, they are answered.
 
-use super::connection::{Connection, Finished, ORDERED, Progress};
+use super::connection::{Connection, ORDERED};
 use super::lane::Lane;
 use super::limits::HELD_BYTES;
+use super::progress::{Finished, Progress};
 use super::queue::Turn;
 use super::receiver::Pdu;
 use super::task::{Task, lun_bytes, lun_number};

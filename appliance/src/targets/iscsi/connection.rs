@@ -10,19 +10,17 @@ use super::lane::{Lane, Settled};
 use super::limits::{ANSWER, COMMANDS, IDLE, LAST_WORDS, LOGOUT};
 use super::parameters::Parameters;
 use super::portals::Portals;
+use super::progress::{End, Finished, Progress};
 use super::queue::{Queue, Turn};
 use super::receiver::{Pdu, Receiver};
 use super::sender::Sender;
 use super::sessions::Session;
 use super::task::Task;
-use super::transfer::Transfer;
 use crate::targets::limits::{LINGER, OUTPUT_BYTES, RECEIVE_BYTES};
-use crate::targets::scsi::{Answer, Later};
+use crate::targets::scsi::Later;
 use crate::targets::{Exports, Stream};
 use farside_protocol::iscsi::{AsyncEvent, NO_TAG, RejectReason, RequestKind, async_message, nop_in};
-use farside_protocol::scsi::Cdb;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -31,62 +29,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-
-/// Why a connection takes no more messages; what it has taken is still answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// The initiator logged out, or closed its side.
-    Initiator,
-    /// The unit is being shut down.
-    Shutdown,
-    /// Another session takes its place, or the target was reset.
-    Replaced,
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Initiator => "initiator logged out",
-            Self::Shutdown => "unit is shutting down",
-            Self::Replaced => "session was replaced or reset",
-        })
-    }
-}
-
-/// Something that took its time.
-pub(super) enum Finished {
-    /// A command.
-    Command(Box<Task>, Answer),
-    /// What a task management function waits for in the units.
-    Managed { tag: u32 },
-    /// Tasks of the session in a unit were aborted, by whomever.
-    Swept(u64),
-    /// The disk behind a logical unit goes away.
-    Gone(u64),
-}
-
-/// A command that is not answered yet.
-pub(super) enum Progress {
-    /// Its data arrives. With an answer it was refused already, and what was sent unasked is thrown away.
-    Receiving {
-        task: Box<Task>,
-        cdb: Option<Cdb>,
-        transfer: Box<Transfer>,
-        refused: Option<Answer>,
-    },
-    /// It is being carried out. If it is aborted by itself it is not answered.
-    Running { lun: u64, aborted: bool },
-}
-
-impl Progress {
-    /// The unit of the command.
-    pub(super) fn lun(&self) -> u64 {
-        match self {
-            Self::Receiving { task, .. } => task.lun,
-            Self::Running { lun, .. } => *lun,
-        }
-    }
-}
 
 /// A logged-in initiator.
 pub(super) struct Connection<S, E: Exports> {
@@ -353,11 +295,11 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             return Poll::Ready(Ok(None));
         }
         if let Some(end) = self.end {
-            let settled = self.tasks.is_empty() && self.sender.output.is_sent();
-            return if settled {
-                Poll::Ready(Ok(Some(end)))
-            } else {
-                Poll::Pending
+            return match (self.tasks.is_empty(), self.sender.output.is_sent()) {
+                (true, true) => Poll::Ready(Ok(Some(end))),
+                // Nobody takes the last answers.
+                (true, false) if self.poll_silence(context) => Poll::Ready(Err(Fault::Silent)),
+                _ => Poll::Pending,
             };
         }
         if self.poll_alarm(context)? {
@@ -384,6 +326,12 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                 Poll::Ready(Ok(None))
             }
         }
+    }
+
+    /// Whether nothing has been heard for long.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> bool {
+        self.alarm.as_mut().reset(self.heard + IDLE);
+        self.alarm.as_mut().poll(context).is_ready()
     }
 
     /// Asks an initiator that is silent whether it is there, and lets one go that was asked to leave.

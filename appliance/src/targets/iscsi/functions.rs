@@ -1,7 +1,8 @@
 //! What is answered only when tasks are over: task management functions that abort them, and the logout.
 
-use super::connection::{Connection, End, Progress};
+use super::connection::Connection;
 use super::limits::IMMEDIATE_COMMANDS;
+use super::progress::{End, Progress};
 use crate::targets::{Exports, Stream};
 use farside_protocol::iscsi::{LogoutResponse, TaskResponse, logout_response, task_response};
 

@@ -1,10 +1,11 @@
 //! Everything but SCSI commands: task management, text, logout, NOP.
 
-use super::connection::{Connection, Finished, Progress};
+use super::connection::Connection;
 use super::fault::Fault;
 use super::functions::Purpose;
 use super::limits::TEXT_BYTES;
 use super::parameters::Answer as Negotiated;
+use super::progress::{Finished, Progress};
 use super::queue::Turn;
 use super::receiver::Pdu;
 use super::task::{canonical, lun_number};

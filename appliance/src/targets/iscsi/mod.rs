@@ -20,6 +20,7 @@ mod receiver;
 mod sender;
 mod transfer;
 mod task;
+mod progress;
 mod queue;
 mod lane;
 mod connection;

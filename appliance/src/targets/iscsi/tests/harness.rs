@@ -8,7 +8,7 @@ use crc32c::crc32c;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -126,8 +126,8 @@ impl Reply {
 }
 
 /// One connection that speaks raw messages.
-pub(super) struct Initiator {
-    pub(super) stream: TcpStream,
+pub(super) struct Initiator<S = TcpStream> {
+    pub(super) stream: S,
     pub(super) command_number: u32,
     pub(super) tag: u32,
     pub(super) header_digest: bool,
@@ -165,8 +165,28 @@ pub(super) fn cdb10(opcode: u8, flags: u8, lba: u32, blocks: u16) -> Vec<u8> {
 
 impl Initiator {
     pub(super) async fn connect(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// A normal session without authentication; `keys` are negotiated.
+    pub(super) async fn log_in(address: SocketAddr, isid: u8, keys: &[&str]) -> Self {
+        let mut initiator = Self::log_in_only(address, isid, keys).await;
+        initiator.take_attention().await;
+        initiator
+    }
+
+    /// The same, without a command to any unit.
+    pub(super) async fn log_in_only(address: SocketAddr, isid: u8, keys: &[&str]) -> Self {
+        let mut initiator = Self::connect(address).await;
+        initiator.begin(isid, keys).await;
+        initiator
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Initiator<S> {
+    pub(super) fn over(stream: S) -> Self {
         Self {
-            stream: TcpStream::connect(address).await.unwrap(),
+            stream,
             command_number: 1,
             tag: 0,
             header_digest: false,
@@ -174,19 +194,8 @@ impl Initiator {
         }
     }
 
-    /// A normal session without authentication; `keys` are negotiated.
-    pub(super) async fn log_in(address: SocketAddr, isid: u8, keys: &[&str]) -> Self {
-        let mut initiator = Self::log_in_only(address, isid, keys).await;
-        // What every new session is told first.
-        initiator.command(&[0; 6], (0, 0), &[]).await;
-        let attention = initiator.reply().await;
-        assert_eq!(attention.sense(), (6, 0x2900));
-        initiator
-    }
-
-    /// The same, without a command to any unit.
-    pub(super) async fn log_in_only(address: SocketAddr, isid: u8, keys: &[&str]) -> Self {
-        let mut initiator = Self::connect(address).await;
+    /// Begins a normal session.
+    pub(super) async fn begin(&mut self, isid: u8, keys: &[&str]) {
         let own = [
             format!("InitiatorName={INITIATOR}"),
             format!("TargetName={TARGET}"),
@@ -194,11 +203,17 @@ impl Initiator {
         ];
         let mut pairs: Vec<&str> = own.iter().map(String::as_str).collect();
         pairs.extend_from_slice(keys);
-        let reply = initiator.login((1, Some(3)), isid, 0, &pairs).await;
+        let reply = self.login((1, Some(3)), isid, 0, &pairs).await;
         assert_eq!(reply.word(36) >> 16, 0, "the login failed: {reply:?}");
-        initiator.header_digest = keys.contains(&"HeaderDigest=CRC32C");
-        initiator.data_digest = keys.contains(&"DataDigest=CRC32C");
-        initiator
+        self.header_digest = keys.contains(&"HeaderDigest=CRC32C");
+        self.data_digest = keys.contains(&"DataDigest=CRC32C");
+    }
+
+    /// What every new session is told first.
+    pub(super) async fn take_attention(&mut self) {
+        self.command(&[0; 6], (0, 0), &[]).await;
+        let attention = self.reply().await;
+        assert_eq!(attention.sense(), (6, 0x2900));
     }
 
     /// One login request with its response.

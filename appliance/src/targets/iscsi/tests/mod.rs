@@ -8,3 +8,4 @@ mod sessions;
 mod hardship;
 mod aborts;
 mod units;
+mod silence;
