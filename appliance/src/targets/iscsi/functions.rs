@@ -78,10 +78,12 @@ impl<S: Stream, E: Exports> Connection<S, E> {
                     self.portals.sessions.end_all(&target);
                 }
                 Purpose::Logout => {
+                    self.drop_transfers();
+                    // What the session reserved is free when that is told.
+                    self.units.clear();
                     let serial = self.sender.status();
                     let response = logout_response(function.tag, LogoutResponse::Closed, serial);
                     self.sender.put(response, &[]);
-                    self.drop_transfers();
                     self.end = Some(End::Initiator);
                 }
             }

@@ -194,3 +194,21 @@ async fn a_unit_that_ends_asks_to_log_out_and_answers_what_it_has() {
     assert!(initiator.is_closed().await);
     server.task.await.unwrap();
 }
+
+#[tokio::test]
+async fn what_a_session_reserved_is_free_when_its_logout_is_answered() {
+    let server = Server::start().await;
+    let mut other = Initiator::log_in(server.address, 2, &[]).await;
+    for _ in 0..20 {
+        let mut holder = Initiator::log_in(server.address, 1, &[]).await;
+        let (_, reply) = holder.ask(&[0x16, 0, 0, 0, 0, 0], 0).await;
+        assert_eq!(reply.status(), 0, "reserve");
+        let (_, reply) = other.ask(&[0x16, 0, 0, 0, 0, 0], 0).await;
+        assert_eq!(reply.status(), 0x18);
+        assert_eq!(holder.log_out().await.opcode(), 0x26);
+        let (_, reply) = other.ask(&[0x16, 0, 0, 0, 0, 0], 0).await;
+        assert_eq!(reply.status(), 0, "it is free");
+        let (_, reply) = other.ask(&[0x17, 0, 0, 0, 0, 0], 0).await;
+        assert_eq!(reply.status(), 0, "release");
+    }
+}
