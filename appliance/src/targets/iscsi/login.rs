@@ -1,7 +1,7 @@
 //! The login phase (RFC 7143, sections 6 and 11.12): who is there, and what is spoken. No sockets, no clock.
 
 use super::chap::{Account, Algorithm, Challenge, from_text, to_hex};
-use super::limits::{LOGIN_REQUESTS, NAME_BYTES, SEGMENT_BYTES, TEXT_BYTES};
+use super::limits::{LOGIN_REQUESTS, LOGIN_SEGMENT_BYTES, NAME_BYTES, SEGMENT_BYTES, TEXT_BYTES};
 use super::parameters::{Answer, Parameters};
 use super::sessions::Nexus;
 use farside_protocol::iscsi::{Login as Request, LoginStatus, Pairs, Stage, put_pair};
@@ -130,6 +130,13 @@ impl<'a> Login<'a> {
         match request.current {
             Stage::Security => self.authenticate(&pairs, &mut out)?,
             _ => self.negotiate(&pairs, &mut out)?,
+        }
+        // Answers can be several times as long as what they answer; the initiator takes no more before it has said so.
+        if out.len() > LOGIN_SEGMENT_BYTES as usize {
+            return refuse(
+                LoginStatus::InitiatorError,
+                "more keys than one answer has room for",
+            );
         }
         let next = self.next_stage(request)?;
         Ok((out, next))

@@ -266,3 +266,22 @@ async fn discovery_lists_targets_and_their_portals() {
     assert_eq!(initiator.log_out().await.header[2], 0);
     assert!(initiator.is_closed().await);
 }
+
+#[tokio::test]
+async fn many_keys_that_nobody_knows_get_no_longer_answer_than_an_initiator_takes() {
+    let server = Server::start().await;
+    let names = [
+        format!("InitiatorName={}", super::harness::INITIATOR),
+        format!("TargetName={TARGET}"),
+    ];
+    for (count, status) in [(400, 0x0000), (900, 0x0200)] {
+        let mut initiator = Initiator::connect(server.address).await;
+        let keys: Vec<String> = (0..count).map(|number| format!("k{number}=")).collect();
+        let pairs = names.iter().chain(&keys).map(String::as_str);
+        let reply = initiator
+            .login((1, Some(3)), 1, 0, &pairs.collect::<Vec<_>>())
+            .await;
+        assert_eq!(reply.word(36) >> 16, status);
+        assert!(reply.data.len() <= 8192, "{} bytes", reply.data.len());
+    }
+}
