@@ -1,12 +1,13 @@
 //! The initiator of the target `iscsi_server`: does what its script says, answers what the target asks, and checks every
 //! message that it gets.
 
+use crate::iscsi_pdu::{
+    Digests, HEADER_BYTES, Header, NO_TAG, is_onward, put_message, put_word, take_message, word,
+};
 use crate::iscsi_script::{Command, Manner, Script, Step};
-use crc32c::crc32c;
+use crate::iscsi_wire::Initiator;
 use std::collections::BTreeMap;
 
-const HEADER_BYTES: usize = 48;
-const NO_TAG: u32 = u32::MAX;
 const LOGIN_TAG: u32 = 0xfff0_0000;
 const LOGOUT_TAG: u32 = 0xfff0_0001;
 
@@ -42,8 +43,7 @@ pub(crate) enum Stage {
 pub(crate) struct Client {
     script: Script,
     pub(crate) stage: Stage,
-    /// Bytes that went either way.
-    pub(crate) moved: usize,
+    moved: usize,
     /// What the target has sent, and what is to be sent.
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
@@ -61,25 +61,6 @@ pub(crate) struct Client {
     asks_first: bool,
     /// The data of each command in the order of the answers; none if it was not carried out.
     pub(crate) answers: Vec<Option<Vec<u8>>>,
-}
-
-fn put(header: &mut [u8; HEADER_BYTES], at: usize, word: u32) {
-    header[at..at + 4].copy_from_slice(&word.to_be_bytes());
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes(*bytes[at..].first_chunk().expect("inside the header"))
-}
-
-/// The low byte of a digest comes first (RFC 7143, section 13.1).
-fn wire_digest(bytes: &[u8]) -> [u8; 4] {
-    let [b0, b1, b2, b3] = crc32c(bytes).to_be_bytes();
-    [b3, b2, b1, b0]
-}
-
-/// Whether one number is not before the other.
-fn is_onward(from: u32, to: u32) -> bool {
-    to.wrapping_sub(from) < 1 << 31
 }
 
 impl Client {
@@ -124,47 +105,22 @@ impl Client {
         }
         let mut header = [0; HEADER_BYTES];
         (header[0], header[1], header[8], header[13]) = (0x43, 0x87, 0x80, 1);
-        put(&mut header, 16, LOGIN_TAG);
-        put(&mut header, 24, self.number);
-        self.put(header, &text, false);
+        put_word(&mut header, 16, LOGIN_TAG);
+        put_word(&mut header, 24, self.number);
+        self.put(header, &text);
+    }
+
+    fn digests(&self) -> Digests {
+        match self.stage {
+            Stage::Login => Digests::default(),
+            _ => self.script.digests,
+        }
     }
 
     /// Appends a message.
-    fn put(&mut self, mut header: [u8; HEADER_BYTES], data: &[u8], digests: bool) {
-        let length = u32::try_from(data.len()).expect("short").to_be_bytes();
-        header[5..8].copy_from_slice(&length[1..]);
-        self.outgoing.extend_from_slice(&header);
-        if digests && self.script.header_digest {
-            self.outgoing.extend(wire_digest(&header));
-        }
-        let mut padded = data.to_vec();
-        padded.resize(data.len().next_multiple_of(4), 0);
-        self.outgoing.extend_from_slice(&padded);
-        if digests && self.script.data_digest && !padded.is_empty() {
-            self.outgoing.extend(wire_digest(&padded));
-        }
-    }
-
-    /// Up to `most` bytes to be sent now; `None`: the target has to say something first. Nothing: that was all.
-    pub(crate) fn next_bytes(&mut self, most: usize) -> Option<Vec<u8>> {
-        while self.outgoing.is_empty() {
-            match self.stage {
-                Stage::Login => return None,
-                Stage::Full if self.waits_for_window() => return None,
-                Stage::Full => match self.script.steps.pop_front() {
-                    Some(step) => self.take_step(step),
-                    None if self.is_in_order() && !(self.open.is_empty() && self.asked.is_empty()) => {
-                        return None;
-                    }
-                    None => self.log_out(),
-                },
-                Stage::Leaving if self.is_in_order() => return None,
-                Stage::Leaving | Stage::Over => return Some(Vec::new()),
-            }
-        }
-        let rest = self.outgoing.split_off(most.min(self.outgoing.len()));
-        self.moved += self.outgoing.len();
-        Some(std::mem::replace(&mut self.outgoing, rest))
+    fn put(&mut self, header: Header, data: &[u8]) {
+        let digests = self.digests();
+        put_message(&mut self.outgoing, header, data, digests);
     }
 
     /// An initiator in order does not send what is outside the window.
@@ -172,8 +128,8 @@ impl Client {
         self.is_in_order() && !is_onward(self.number, self.last)
     }
 
-    fn numbered(&mut self, header: &mut [u8; HEADER_BYTES]) {
-        put(header, 24, self.number);
+    fn numbered(&mut self, header: &mut Header) {
+        put_word(header, 24, self.number);
         if header[0] & 0x40 == 0 {
             self.number = self.number.wrapping_add(1);
         }
@@ -191,34 +147,18 @@ impl Client {
                 let tag = self.next_tag();
                 let mut header = [0; HEADER_BYTES];
                 (header[0], header[1], header[9]) = (0x42, 0x80 | function, lun);
-                put(&mut header, 16, tag);
-                put(&mut header, 20, tag.wrapping_sub(1 + u32::from(back)));
-                put(&mut header, 32, self.number.wrapping_sub(1 + u32::from(back % 8)));
+                put_word(&mut header, 16, tag);
+                put_word(&mut header, 20, tag.wrapping_sub(1 + u32::from(back)));
+                put_word(&mut header, 32, self.number.wrapping_sub(1 + u32::from(back % 8)));
                 self.numbered(&mut header);
                 self.asked.insert(tag, Asked::Function);
-                self.put(header, &[], true);
+                self.put(header, &[]);
             }
             Step::Nop(data) => {
-                let tag = self.next_tag();
-                let mut header = [0; HEADER_BYTES];
-                (header[0], header[1]) = (0, 0x80);
-                put(&mut header, 16, tag);
-                put(&mut header, 20, NO_TAG);
-                self.numbered(&mut header);
-                self.asked
-                    .insert(tag, Asked::Echo(data.len().min(self.script.segment_bytes)));
-                self.put(header, &data, true);
+                let asked = Asked::Echo(data.len().min(self.script.segment_bytes));
+                self.ask(0, asked, &data);
             }
-            Step::Text(data) => {
-                let tag = self.next_tag();
-                let mut header = [0; HEADER_BYTES];
-                (header[0], header[1]) = (4, 0x80);
-                put(&mut header, 16, tag);
-                put(&mut header, 20, NO_TAG);
-                self.numbered(&mut header);
-                self.asked.insert(tag, Asked::Text);
-                self.put(header, &data, true);
-            }
+            Step::Text(data) => self.ask(4, Asked::Text, &data),
             Step::SkipNumber => self.number = self.number.wrapping_add(1),
             Step::Message(mut header, data, looked_at) => {
                 if looked_at {
@@ -226,10 +166,22 @@ impl Client {
                     (header[4], header[9]) = (0, header[9] % 3);
                     self.numbered(&mut header);
                 }
-                self.put(header, &data, true);
+                self.put(header, &data);
             }
             Step::Noise(bytes) => self.outgoing.extend_from_slice(&bytes),
         }
+    }
+
+    /// Something else that is answered.
+    fn ask(&mut self, opcode: u8, asked: Asked, data: &[u8]) {
+        let tag = self.next_tag();
+        let mut header = [0; HEADER_BYTES];
+        (header[0], header[1]) = (opcode, 0x80);
+        put_word(&mut header, 16, tag);
+        put_word(&mut header, 20, NO_TAG);
+        self.numbered(&mut header);
+        self.asked.insert(tag, asked);
+        self.put(header, data);
     }
 
     fn command(&mut self, command: Command) {
@@ -240,11 +192,11 @@ impl Client {
         header[0] = if command.immediate { 0x41 } else { 0x01 };
         header[1] = direction | command.attribute;
         header[9] = command.lun;
-        put(&mut header, 16, tag);
+        put_word(&mut header, 16, tag);
         let expected = command
             .takes
             .max(u32::try_from(command.gives.len()).expect("short"));
-        put(&mut header, 20, expected);
+        put_word(&mut header, 20, expected);
         header[32..].copy_from_slice(&command.cdb);
         self.numbered(&mut header);
         let whole = command.gives.len();
@@ -274,7 +226,7 @@ impl Client {
                 pieces,
             },
         );
-        self.put(header, &data[..immediate], true);
+        self.put(header, &data[..immediate]);
         if follows {
             self.send_data((tag, NO_TAG), manner, immediate, &data[immediate..unasked]);
         }
@@ -300,31 +252,22 @@ impl Client {
             if number + 1 == count {
                 header[1] = 0x80;
             }
-            put(&mut header, 16, tag);
-            put(&mut header, 20, transfer);
-            put(&mut header, 36, u32::try_from(number).expect("few"));
-            put(&mut header, 40, offset);
+            put_word(&mut header, 16, tag);
+            put_word(&mut header, 20, transfer);
+            put_word(&mut header, 36, u32::try_from(number).expect("few"));
+            put_word(&mut header, 40, offset);
             offset = offset.wrapping_add(u32::try_from(piece.len()).expect("short"));
-            self.put(header, piece, true);
+            self.put(header, piece);
         }
     }
 
     fn log_out(&mut self) {
         let mut header = [0; HEADER_BYTES];
         (header[0], header[1]) = (0x46, 0x80);
-        put(&mut header, 16, LOGOUT_TAG);
+        put_word(&mut header, 16, LOGOUT_TAG);
         self.numbered(&mut header);
-        self.put(header, &[], true);
+        self.put(header, &[]);
         self.stage = Stage::Leaving;
-    }
-
-    /// What the target sends.
-    pub(crate) fn hear(&mut self, bytes: &[u8]) {
-        self.moved += bytes.len();
-        self.incoming.extend_from_slice(bytes);
-        while let Some((header, data)) = self.next_message() {
-            self.check(&header, &data);
-        }
     }
 
     /// Whether the last message is whole.
@@ -332,42 +275,23 @@ impl Client {
         self.incoming.is_empty()
     }
 
-    fn next_message(&mut self) -> Option<([u8; HEADER_BYTES], Vec<u8>)> {
-        let header: [u8; HEADER_BYTES] = *self.incoming.first_chunk()?;
-        let digests = self.stage > Stage::Login;
-        let digest_bytes = |used: bool| if digests && used { 4 } else { 0 };
-        assert_eq!(header[4], 0, "additional headers");
-        let length = (word(&header, 4) & 0x00ff_ffff) as usize;
-        let padded = length.next_multiple_of(4);
-        let data_at = HEADER_BYTES + digest_bytes(self.script.header_digest);
-        let data_digest = digest_bytes(self.script.data_digest && padded > 0);
-        let total = data_at + padded + data_digest;
-        if self.incoming.len() < total {
-            return None;
-        }
-        let rest = self.incoming.split_off(total);
-        let message = std::mem::replace(&mut self.incoming, rest);
-        let is_digest = |digest: &[u8], of: &[u8]| digest.is_empty() || wire_digest(of) == digest;
-        assert!(
-            is_digest(&message[HEADER_BYTES..data_at], &header),
-            "header digest"
-        );
-        let data = &message[data_at..data_at + padded];
-        assert!(is_digest(&message[data_at + padded..], data), "data digest");
-        assert!(data[length..].iter().all(|byte| *byte == 0), "padding is zeroes");
-        let most = if digests { self.script.segment_bytes } else { 8192 };
-        assert!(length <= most, "{length} bytes in a segment");
-        Some((header, data[..length].to_vec()))
+    fn next_message(&mut self) -> Option<(Header, Vec<u8>)> {
+        let most = match self.stage {
+            Stage::Login => 8192,
+            _ => self.script.segment_bytes,
+        };
+        let digests = self.digests();
+        take_message(&mut self.incoming, digests, most)
     }
 
-    fn check(&mut self, header: &[u8; HEADER_BYTES], data: &[u8]) {
+    fn check(&mut self, header: &Header, data: &[u8]) {
         let (opcode, tag) = (header[0] & 0x3f, word(header, 16));
         self.check_numbers(header, opcode, tag);
         match opcode {
             0x20 if tag == NO_TAG => panic!("nobody was silent"),
             0x20 => self.echo(tag, data),
             0x21 => self.response(header, tag, data),
-            0x22 => self.managed(tag),
+            0x22 => assert!(self.asked.remove(&tag).is_some() || !self.is_in_order()),
             0x23 => self.logged_in(header, data),
             0x24 => assert!(self.asked.get(&tag) == Some(&Asked::Text) || !self.is_in_order()),
             0x25 => self.data_in(header, tag, data),
@@ -388,7 +312,7 @@ impl Client {
         }
     }
 
-    fn check_numbers(&mut self, header: &[u8; HEADER_BYTES], opcode: u8, tag: u32) {
+    fn check_numbers(&mut self, header: &Header, opcode: u8, tag: u32) {
         let is_status = match opcode {
             0x25 => header[1] & 1 != 0,
             0x31 => false,
@@ -413,7 +337,7 @@ impl Client {
         (self.expected, self.last) = (expected, last);
     }
 
-    fn logged_in(&mut self, header: &[u8; HEADER_BYTES], data: &[u8]) {
+    fn logged_in(&mut self, header: &Header, data: &[u8]) {
         assert_eq!((self.stage, header[36]), (Stage::Login, 0), "the login failed");
         assert_eq!(header[1] & 0x83, 0x83, "in one step");
         for pair in data.split(|byte| *byte == 0) {
@@ -438,11 +362,6 @@ impl Client {
         }
     }
 
-    fn managed(&mut self, tag: u32) {
-        let asked = self.asked.remove(&tag);
-        assert!(asked.is_some() || !self.is_in_order());
-    }
-
     /// The end of a command; without an answer if a function ended it.
     fn close(&mut self, tag: u32) -> Option<Open> {
         let open = self.open.remove(&tag);
@@ -453,7 +372,7 @@ impl Client {
         open
     }
 
-    fn response(&mut self, header: &[u8; HEADER_BYTES], tag: u32, data: &[u8]) {
+    fn response(&mut self, header: &Header, tag: u32, data: &[u8]) {
         let Some(open) = self.close(tag) else { return };
         let status = header[3];
         assert_eq!(
@@ -472,7 +391,7 @@ impl Client {
         self.answers.push((status == 0).then_some(open.got));
     }
 
-    fn check_residual(&self, header: &[u8; HEADER_BYTES], open: &Open) {
+    fn check_residual(&self, header: &Header, open: &Open) {
         let count = word(header, 44) as usize;
         match header[1] & 6 {
             0 => assert!(open.got.len() == open.command.takes as usize || !open.command.gives.is_empty()),
@@ -489,7 +408,7 @@ impl Client {
         }
     }
 
-    fn data_in(&mut self, header: &[u8; HEADER_BYTES], tag: u32, data: &[u8]) {
+    fn data_in(&mut self, header: &Header, tag: u32, data: &[u8]) {
         let has_status = header[1] & 1 != 0;
         let Some(open) = self.open.get_mut(&tag) else {
             assert!(!self.script.in_order, "data that nobody asked for");
@@ -515,7 +434,7 @@ impl Client {
     }
 
     /// The target asks for data.
-    fn ready(&mut self, header: &[u8; HEADER_BYTES], tag: u32) {
+    fn ready(&mut self, header: &Header, tag: u32) {
         let (transfer, offset, length) = (
             word(header, 20),
             word(header, 40) as usize,
@@ -540,5 +459,40 @@ impl Client {
         let (manner, data) = (open.command.manner, open.command.gives.get(offset..end));
         let data = data.unwrap_or_default().to_vec();
         self.send_data((tag, transfer), manner, offset, &data);
+    }
+}
+
+impl Initiator for Client {
+    fn next_bytes(&mut self, most: usize) -> Option<Vec<u8>> {
+        while self.outgoing.is_empty() {
+            match self.stage {
+                Stage::Login => return None,
+                Stage::Full if self.waits_for_window() => return None,
+                Stage::Full => match self.script.steps.pop_front() {
+                    Some(step) => self.take_step(step),
+                    None if self.is_in_order() && !(self.open.is_empty() && self.asked.is_empty()) => {
+                        return None;
+                    }
+                    None => self.log_out(),
+                },
+                Stage::Leaving if self.is_in_order() => return None,
+                Stage::Leaving | Stage::Over => return Some(Vec::new()),
+            }
+        }
+        let rest = self.outgoing.split_off(most.min(self.outgoing.len()));
+        self.moved += self.outgoing.len();
+        Some(std::mem::replace(&mut self.outgoing, rest))
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        self.moved += bytes.len();
+        self.incoming.extend_from_slice(bytes);
+        while let Some((header, data)) = self.next_message() {
+            self.check(&header, &data);
+        }
+    }
+
+    fn moved(&self) -> usize {
+        self.moved
     }
 }

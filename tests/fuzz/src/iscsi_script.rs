@@ -1,6 +1,7 @@
 //! What the initiator of the target `iscsi_server` is going to do, decided by the input before it begins.
 
 use crate::draw::Draw;
+use crate::iscsi_pdu::Digests;
 use crate::small_disk::DISK_BYTES;
 use std::collections::VecDeque;
 
@@ -55,8 +56,7 @@ pub(crate) enum Step {
 pub(crate) struct Script {
     /// Further keys of the login.
     pub(crate) keys: Vec<String>,
-    pub(crate) header_digest: bool,
-    pub(crate) data_digest: bool,
+    pub(crate) digests: Digests,
     /// Longest data segment that the initiator takes.
     pub(crate) segment_bytes: usize,
     pub(crate) steps: VecDeque<Step>,
@@ -69,8 +69,7 @@ impl Script {
     pub(crate) fn plain(steps: VecDeque<Step>) -> Self {
         Self {
             keys: vec!["MaxRecvDataSegmentLength=262144".to_owned()],
-            header_digest: false,
-            data_digest: false,
+            digests: Digests::default(),
             segment_bytes: 262_144,
             steps,
             in_order: true,
@@ -80,16 +79,18 @@ impl Script {
     pub(crate) fn from(draw: &mut Draw<'_>) -> Self {
         let how = draw.u8();
         let segment_bytes = [512, 8192, 4096, 262_144][usize::from(how >> 6)];
-        let (header_digest, data_digest) = (how & 1 != 0, how & 2 != 0);
+        let digests = Digests {
+            header: how & 1 != 0,
+            data: how & 2 != 0,
+        };
         let digest = |used: bool| if used { "CRC32C" } else { "None" };
         let mut script = Self {
             keys: vec![
-                format!("HeaderDigest={}", digest(header_digest)),
-                format!("DataDigest={}", digest(data_digest)),
+                format!("HeaderDigest={}", digest(digests.header)),
+                format!("DataDigest={}", digest(digests.data)),
                 format!("MaxRecvDataSegmentLength={segment_bytes}"),
             ],
-            header_digest,
-            data_digest,
+            digests,
             segment_bytes,
             steps: VecDeque::new(),
             in_order: true,

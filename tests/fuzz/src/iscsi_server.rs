@@ -5,124 +5,24 @@
 //! does not belong to the command; nothing outside the disk is changed; a session with a small disk holds no more than its
 //! limits, and ends.
 
-use crate::allocation::measured;
 use crate::draw::Draw;
 use crate::iscsi_client::{Client, Stage};
 use crate::iscsi_script::Script;
-use crate::small_disk::{Once, One};
-use farside::targets::iscsi::{Policy, Portals, Setup, serve};
-use farside::targets::{Counters, Settings};
-use parking_lot::Mutex;
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use crate::iscsi_wire::{Terms, converse};
+use farside::targets::iscsi::Policy;
+use std::path::Path;
 
 /// Receive buffers, commands under way with their data, what waits to be sent, and the runtime.
 const MOST_BYTES: usize = 48 << 20;
-/// Longest wait for anything to go either way.
-const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The initiator's end of the stream.
-struct Wire {
-    client: Arc<Mutex<Client>>,
-    /// Bytes sent at a time, and taken.
-    piece_bytes: usize,
-    appetite: usize,
-    waits: Option<Waker>,
-    _ends_the_server: DropGuard,
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let most = self.piece_bytes.min(into.remaining());
-        let next = self.client.lock().next_bytes(most);
-        match next {
-            Some(bytes) => {
-                into.put_slice(&bytes);
-                Poll::Ready(Ok(()))
-            }
-            None => {
-                self.waits = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let count = bytes.len().min(self.appetite);
-        self.client.lock().hear(&bytes[..count]);
-        if let Some(waker) = self.waits.take() {
-            waker.wake();
-        }
-        Poll::Ready(Ok(count))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Lets `client` speak with a target of a small disk; reservations are kept in `directory`.
-pub(crate) fn converse(
-    client: Client,
-    (piece_bytes, appetite): (usize, usize),
-    directory: &std::path::Path,
-) -> Client {
-    let client = Arc::new(Mutex::new(client));
-    let ended = CancellationToken::new();
-    let wire = Wire {
-        client: Arc::clone(&client),
-        piece_bytes,
-        appetite,
-        waits: None,
-        _ends_the_server: ended.clone().drop_guard(),
-    };
-    let portals = Portals::new(Setup {
-        exports: Arc::new(One::default()),
-        counters: Arc::new(Counters::default()),
-        settings: Settings::default(),
+/// Lets `client` have a session with a target of a small disk; reservations are kept in `directory`.
+pub(crate) fn session(client: Client, pace: (usize, usize), directory: &Path) -> Client {
+    let terms = Terms {
+        pace,
         policy: Policy::default(),
-        listening: Vec::new(),
-        reservations: directory.join("reservations"),
-    });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build();
-    let runtime = runtime.expect("a runtime on this thread needs nothing");
-    let (goes_on, held) = measured(|| {
-        runtime.block_on(async {
-            let mut service = std::pin::pin!(serve(Once::new(wire), portals, ended));
-            let mut moved = 0;
-            while timeout(PATIENCE, service.as_mut()).await.is_err() {
-                let before = std::mem::replace(&mut moved, client.lock().moved);
-                if moved == before {
-                    return false;
-                }
-            }
-            true
-        })
-    });
-    drop(runtime);
-    let client = Arc::try_unwrap(client).unwrap_or_else(|_| panic!("the session is over"));
-    let client = client.into_inner();
-    assert!(goes_on, "a session that does not go on: {:?}", client.stage);
-    assert!(held < MOST_BYTES, "{held} bytes for a session");
-    client
+        most_bytes: MOST_BYTES,
+    };
+    converse(client, terms, directory)
 }
 
 pub(crate) fn run(input: &[u8]) -> bool {
@@ -133,7 +33,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
     );
     let client = Client::new(Script::from(&mut draw));
     let directory = tempfile::tempdir().expect("a directory for temporary files");
-    let client = converse(client, pace, directory.path());
+    let client = session(client, pace, directory.path());
     if client.is_in_order() {
         assert_eq!(
             client.stage,

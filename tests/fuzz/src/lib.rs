@@ -16,9 +16,13 @@ mod nbd_replies;
 mod nbd_server;
 mod small_disk;
 mod iscsi_messages;
+mod iscsi_pdu;
+mod iscsi_wire;
 mod iscsi_client;
 mod iscsi_script;
 mod iscsi_server;
+mod iscsi_guest;
+mod iscsi_login;
 mod scsi_commands;
 mod reservations_file;
 mod link_frame;
@@ -76,6 +80,7 @@ targets! {
     nbd_messages 30_000,
     nbd_server 2_000,
     iscsi_messages 30_000,
+    iscsi_login 3_000,
     scsi_commands 30_000,
     iscsi_server 2_000,
     reservations_file 300,

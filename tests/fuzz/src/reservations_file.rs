@@ -6,7 +6,7 @@
 use crate::draw::Draw;
 use crate::iscsi_client::{Client, Stage};
 use crate::iscsi_script::{Command, Manner, Script, Step};
-use crate::iscsi_server::converse;
+use crate::iscsi_server::session;
 use std::path::Path;
 
 /// Its name below the directory of reservations: that of the volume.
@@ -92,7 +92,7 @@ fn reserve_out(action: u8, key: u64, action_key: u64) -> Command {
 /// The data of each command, or none if it was not carried out.
 fn ask(commands: Vec<Command>, directory: &Path) -> Vec<Option<Vec<u8>>> {
     let steps = commands.into_iter().map(Step::Command).collect();
-    let client = converse(Client::new(Script::plain(steps)), (4096, 1 << 20), directory);
+    let client = session(Client::new(Script::plain(steps)), (4096, 1 << 20), directory);
     assert_eq!(client.stage, Stage::Over);
     client.answers
 }
