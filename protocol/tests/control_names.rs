@@ -3,7 +3,7 @@
 use farside_protocol::control::{
     BufferStatus, Command, ControlError, CopyProgress, CounterPair, CreateVolume, ErrorCode, ImageStatus,
     JournalStatus, Lag, Positions, RemoteAddress, RemoteState, RemoteStatus, RemoveVolume, ReplicaState,
-    ReplicaStatus, Reply, SCHEMA, SourceStatus, Status, UnitStatus, VolumeState, VolumeStatus,
+    ReplicaStatus, Reply, ResizeVolume, SCHEMA, SourceStatus, Status, UnitStatus, VolumeState, VolumeStatus,
 };
 
 fn journal(path: &str) -> JournalStatus {
@@ -156,6 +156,13 @@ fn commands_and_replies_keep_their_names() {
         (
             serde_json::to_string(&remove),
             r#"{"command":"remove_volume","name":"disk1","delete_data":false,"force":false}"#,
+        ),
+        (
+            serde_json::to_string(&Command::ResizeVolume(ResizeVolume {
+                name: "disk1".into(),
+                size: "2G".into(),
+            })),
+            r#"{"command":"resize_volume","name":"disk1","size":"2G"}"#,
         ),
         (serde_json::to_string(&Command::Reload), r#"{"command":"reload"}"#),
         (

@@ -97,6 +97,28 @@ impl BlockMap {
         Ok(map)
     }
 
+    /// The volume has become larger: the map goes on on a device for its new size. Nothing was ever written to what is new, which
+    /// reads as zeroes on all sides.
+    pub(crate) fn move_to(&mut self, device: Arc<dyn Device>, volume_bytes: u64) {
+        let header = Self::header_for(self.header.volume, volume_bytes);
+        let length = usize::try_from(header.bits.div_ceil(8)).unwrap_or(usize::MAX);
+        let mut larger = Self {
+            device,
+            header,
+            bits: vec![0; length],
+            marked: 0,
+            trail: std::mem::take(&mut self.trail),
+            changed: true,
+        };
+        let block = self.header.block_bytes;
+        for bit in 0..self.header.bits {
+            if self.is_marked(bit * block) {
+                larger.mark(bit * block, (bit + 1) * block);
+            }
+        }
+        *self = larger;
+    }
+
     fn clear_beyond_end(&mut self) {
         let beyond = self.header.bits % 8;
         if beyond != 0

@@ -179,7 +179,7 @@ fn is_zero(device: &FileDevice, from: u64, end: u64) -> Result<bool, StorageErro
     Ok(buffer.iter().all(|byte| *byte == 0))
 }
 
-fn open_device(path: &Path, write: bool) -> Result<FileDevice, StorageError> {
+pub(crate) fn open_device(path: &Path, write: bool) -> Result<FileDevice, StorageError> {
     let name = path.display().to_string();
     let opened = OpenOptions::new().read(true).write(write).open(path);
     let file = opened.map_err(|error| match error.kind() {
@@ -191,7 +191,7 @@ fn open_device(path: &Path, write: bool) -> Result<FileDevice, StorageError> {
     FileDevice::new(file, path)
 }
 
-fn create_file(path: &Path) -> Result<File, StorageError> {
+pub(crate) fn create_file(path: &Path) -> Result<File, StorageError> {
     let made = OpenOptions::new()
         .read(true)
         .write(true)
@@ -224,7 +224,7 @@ fn create_image(path: &Path, bytes: u64, mode: OpenMode) -> Result<FileDevice, S
     Ok(device)
 }
 
-fn check_device_size(device: &FileDevice, needed: u64) -> Result<(), StorageError> {
+pub(crate) fn check_device_size(device: &FileDevice, needed: u64) -> Result<(), StorageError> {
     let size = device.size_bytes()?;
     if size < needed {
         let text =
@@ -329,7 +329,11 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
     let image = open_device(&files.image, true)?;
     lock(&image)?;
     let (needed, size) = (superblock.volume_bytes, image.size_bytes()?);
-    if size < needed || (image.kind() == Kind::File && size != needed) {
+    let fits = match image.kind() {
+        Kind::File => size == needed || (size > needed && is_unused(&image, needed, size)?),
+        Kind::BlockDevice => size >= needed,
+    };
+    if !fits {
         let text = format!(
             "has {size} bytes, its journal says {needed}; it is not the image of this volume; put the right file back"
         );
@@ -337,6 +341,9 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
     }
     let image = Arc::new(image);
     let mark = mark_opening(&image, &superblock)?;
+    if image.kind() == Kind::File && size > needed {
+        take_back_growth(&image, size, needed)?;
+    }
     let image_kind = image.kind();
     let maps = superblock
         .consumers
@@ -356,9 +363,27 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
     })
 }
 
+/// Whether nothing was ever written from `from` on.
+fn is_unused(image: &FileDevice, from: u64, end: u64) -> Result<bool, StorageError> {
+    // A file system tells holes by blocks.
+    let aligned = from.next_multiple_of(BLOCK_BYTES_U64).min(end);
+    let rest = image.extent_at(aligned, end)?;
+    Ok(is_zero(image, from, aligned)? && !rest.data && rest.length == end - aligned)
+}
+
+/// What a growth that was cut short leaves is given back.
+fn take_back_growth(image: &FileDevice, size: u64, needed: u64) -> Result<(), StorageError> {
+    tracing::warn!(
+        "{}: a growth to {size} bytes was cut short; it has {needed} again",
+        image.name()
+    );
+    let cut = image.file().set_len(needed);
+    cut.map_err(|error| StorageError::io(Operation::Allocate, image.name(), needed, error))
+}
+
 /// The dirty-block map of a consumer. It carries the volume's name, because volumes may share the directory;
 /// names have no `@`.
-fn map_path(files: &StoreFiles, volume: &str, consumer: &str) -> PathBuf {
+pub(crate) fn map_path(files: &StoreFiles, volume: &str, consumer: &str) -> PathBuf {
     files.maps.join(format!("dirty-{volume}@{consumer}.map"))
 }
 

@@ -196,6 +196,9 @@ fn an_image_of_another_size_is_refused() {
             .open(&world.files.image)
             .unwrap();
         image.set_len(bytes).unwrap();
+        if bytes > 0 {
+            image.write_all_at(&[1], bytes - 1).unwrap();
+        }
         world.refusal(
             &world.files.image,
             &["not the image of this volume", "put the right file back"],

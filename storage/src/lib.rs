@@ -16,10 +16,13 @@ mod store;
 mod image_mark;
 mod made_directories;
 mod files;
+mod grow;
 mod keeper;
 mod workers;
 #[cfg(test)]
 mod files_tests;
+#[cfg(test)]
+mod grow_tests;
 #[cfg(test)]
 mod test_disk;
 #[cfg(test)]
@@ -33,6 +36,7 @@ pub use files::{
     FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files, open_map, remove_map,
     remove_maps,
 };
+pub use grow::{check_growth, grow_store};
 pub use image_mark::OpeningImage;
 pub use journal::{
     ChunkSpan, Layout, ReadError, Recovered, RingSurvey, Scan, ScannedChunk, load_superblock, recover,

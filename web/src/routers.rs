@@ -9,7 +9,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, Status, VersionInfo, VolumeStatus,
+    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, Status, VersionInfo,
+    VolumeStatus,
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub fn control_router(control: Arc<dyn Control>) -> Router {
     let commands = Router::new()
         .route("/api/v1/volumes", post(create_volume))
         .route("/api/v1/volumes/{name}", axum::routing::delete(remove_volume))
+        .route("/api/v1/volumes/{name}/size", axum::routing::put(resize_volume))
         .route("/api/v1/reload", post(reload));
     finish(views().merge(commands), control)
 }
@@ -113,6 +115,21 @@ async fn create_volume(
 ) -> Result<Json<Reply>, Refusal> {
     let Json(create) = body.map_err(|error| malformed(error.body_text()))?;
     run(control, Command::CreateVolume(create)).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewSize {
+    size: String,
+}
+
+async fn resize_volume(
+    State(control): State<Shared>,
+    Path(name): Path<String>,
+    body: Result<Json<NewSize>, JsonRejection>,
+) -> Result<Json<Reply>, Refusal> {
+    let Json(NewSize { size }) = body.map_err(|error| malformed(error.body_text()))?;
+    run(control, Command::ResizeVolume(ResizeVolume { name, size })).await
 }
 
 #[derive(Debug, Deserialize)]

@@ -146,7 +146,10 @@ async fn control_socket_takes_commands_whole() {
     );
     let (status, _) = ask(&control, "DELETE", "/api/v1/volumes/a?delete_data=true", "").await;
     assert_eq!(status, StatusCode::OK);
+    let (status, _) = ask(&control, "PUT", "/api/v1/volumes/a/size", r#"{"size":"2G"}"#).await;
+    assert_eq!(status, StatusCode::OK);
     let seen = unit.seen.lock().unwrap();
+    assert!(matches!(&seen[2], Command::ResizeVolume(resize) if resize.name == "a" && resize.size == "2G"));
     assert!(matches!(&seen[0], Command::CreateVolume(create) if create.name == "a" && create.size == "1G"));
     assert!(matches!(&seen[1], Command::RemoveVolume(remove) if remove.delete_data && !remove.force));
 }

@@ -2,6 +2,7 @@
 
 use super::exit::{CliError, Exit};
 use super::limits;
+use crate::config::size;
 use farside_protocol::control::{ControlError, CreateVolume, RemoveVolume, Reply, Status};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -39,6 +40,13 @@ impl Client {
         let body = serde_json::to_string(create).map_err(|error| CliError::failure(error.to_string()))?;
         self.ask(Method::POST, "/api/v1/volumes", body, limits::COMMAND_TIMEOUT)
             .await
+    }
+
+    /// `name` must be a valid name: it becomes part of the address as it is.
+    pub(super) async fn resize(&self, name: &str, size: u64) -> Result<Reply, CliError> {
+        let body = serde_json::json!({ "size": size::format_size(size) }).to_string();
+        let path = format!("/api/v1/volumes/{name}/size");
+        self.ask(Method::PUT, &path, body, limits::COMMAND_TIMEOUT).await
     }
 
     /// `remove.name` must be a valid name: it becomes part of the address as it is.

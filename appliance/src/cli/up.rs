@@ -151,8 +151,13 @@ fn check_sizes(args: &UpArgs, config: &Config, path: &Path) -> Result<(), CliErr
             let (given, there) = (size::format_size(given), size::format_size(there));
             let message = format!(
                 "{flag} {given} conflicts with {VOLUME} in {}, which has {there} since its first start; leave \
-                 {flag} away to continue, or give another directory",
-                path.display()
+                 {flag} away to continue, or give another directory{}",
+                path.display(),
+                if flag == "--size" {
+                    "; 'farside volume resize' makes it larger"
+                } else {
+                    ""
+                }
             );
             return Err(CliError::new(Exit::Refused, message));
         }

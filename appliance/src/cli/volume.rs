@@ -22,6 +22,14 @@ pub(super) enum VolumeCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make a volume larger while hosts use it; what is new reads as zeroes, also at its remotes
+    Resize {
+        /// Name of the volume
+        name: String,
+        /// New size of the disk, as in 40G
+        #[arg(long, value_parser = size::parse_size)]
+        size: u64,
+    },
     /// Take a volume out of service and out of the configuration file
     Remove {
         /// Name of the volume
@@ -75,15 +83,17 @@ pub(super) async fn volume(client: &Client, command: VolumeCommand) -> Result<()
                 output::print(&list(&volumes))
             }
         }
+        VolumeCommand::Resize { name, size } => {
+            check_name(&name)?;
+            let reply = client.resize(&name, size).await?;
+            output::print(&format!("{}\n", reply.message))
+        }
         VolumeCommand::Remove {
             name,
             delete_data,
             force,
         } => {
-            if !is_name(&name) {
-                let message = format!("'{}' cannot be the name of a volume", name.escape_default());
-                return Err(CliError::new(Exit::Usage, message));
-            }
+            check_name(&name)?;
             let reply = client
                 .remove(&RemoveVolume {
                     name,
@@ -94,6 +104,14 @@ pub(super) async fn volume(client: &Client, command: VolumeCommand) -> Result<()
             output::print(&format!("{}\n", reply.message))
         }
     }
+}
+
+fn check_name(name: &str) -> Result<(), CliError> {
+    if is_name(name) {
+        return Ok(());
+    }
+    let message = format!("'{}' cannot be the name of a volume", name.escape_default());
+    Err(CliError::new(Exit::Usage, message))
 }
 
 fn create_command(args: CreateArgs) -> Result<CreateVolume, CliError> {

@@ -39,6 +39,29 @@ pub fn remove_volume(text: &str, name: &str) -> Result<Option<String>, String> {
     Ok(Some(document.to_string()))
 }
 
+/// The text with another size for the `[[volume]]` of this name. `None` if there is none.
+///
+/// # Errors
+/// As [`add_volume`].
+pub fn set_size(text: &str, name: &str, size: &str) -> Result<Option<String>, String> {
+    let mut document = document(text)?;
+    let Some(item) = document.get_mut("volume") else {
+        return Ok(None);
+    };
+    let volumes = item.as_array_of_tables_mut().ok_or_else(inline_volumes)?;
+    let named = |table: &&mut Table| table.get("name").and_then(Item::as_str) == Some(name);
+    let Some(volume) = volumes.iter_mut().find(named) else {
+        return Ok(None);
+    };
+    let mut new = value(size);
+    // What stands beside the old one, a comment above all, stays.
+    if let (Some(old), Some(new)) = (volume.get("size").and_then(Item::as_value), new.as_value_mut()) {
+        *new.decor_mut() = old.decor().clone();
+    }
+    volume.insert("size", new);
+    Ok(Some(document.to_string()))
+}
+
 fn document(text: &str) -> Result<DocumentMut, String> {
     text.parse().map_err(|error: toml_edit::TomlError| {
         format!(

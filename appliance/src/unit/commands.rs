@@ -1,11 +1,12 @@
 //! Commands: each a change of the configuration file and of the running unit, made whole or taken back.
 
-use super::parts::files_of as files_of_store;
+use super::parts::{PartError, files_of as files_of_store};
 use super::reload::{changes, in_force_after};
 use super::shared::{Shared, Slot};
 use crate::config::{Config, ConfigError, VolumeConfig, edit, read_text, write_text};
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, Status, counted,
+    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, Status, counted,
+    human_bytes,
 };
 use farside_storage::remove_maps;
 use farside_web::{Control, Execution};
@@ -27,6 +28,7 @@ impl Control for UnitControl {
             shared.refuse_while_stopping()?;
             match command {
                 Command::CreateVolume(create) => create_volume(&shared, create).await,
+                Command::ResizeVolume(resize) => resize_volume(&shared, resize).await,
                 Command::RemoveVolume(remove) => remove_volume(&shared, remove).await,
                 Command::Reload => reload(&shared).await,
             }
@@ -79,6 +81,77 @@ async fn create_volume(shared: &Shared, create: CreateVolume) -> Result<Reply, C
     })
 }
 
+async fn resize_volume(shared: &Shared, resize: ResizeVolume) -> Result<Reply, ControlError> {
+    let name = &resize.name;
+    let old = current_text(shared)?;
+    let new = edit::set_size(&old, name, &resize.size).map_err(invalid)?;
+    let new = new.ok_or_else(|| no_such_volume(name))?;
+    let wanted = shared
+        .judge(&new)
+        .map_err(|error| invalid(without_places(&error)))?;
+    let wanted = wanted.volume(name).map_or(0, |volume| volume.size_bytes);
+    let in_force = shared
+        .view
+        .read()
+        .config
+        .volume(name)
+        .map(|volume| volume.size_bytes);
+    if let Some(now) = in_force.filter(|now| *now > wanted) {
+        let message = format!(
+            "volume {name} has {}; it cannot become smaller, because hosts may have written to all of it",
+            human_bytes(now)
+        );
+        return Err(ControlError::new(
+            ErrorCode::Conflict,
+            message,
+            "give a larger size",
+        ));
+    }
+    write_text(&shared.config_path, &new).map_err(|error| failed(&error))?;
+    if let Err(error) = grow(shared, name, wanted).await {
+        let message = format!("volume {name} keeps its size: {error}");
+        write_text(&shared.config_path, &old)
+            .map_err(|undo| ControlError::plain(ErrorCode::Failed, format!("{message}; and {undo}")))?;
+        return Err(ControlError::plain(error.code, message));
+    }
+    Ok(Reply {
+        message: format!("volume {name} has {} now", human_bytes(wanted)),
+        files: Vec::new(),
+    })
+}
+
+async fn grow_all(shared: &Shared, volumes: &[(String, u64)]) {
+    for (name, bytes) in volumes {
+        if let Err(error) = grow(shared, name, *bytes).await {
+            let text = format!("volume {name} keeps its size: {error}");
+            tracing::error!("{text}");
+            shared.view.write().config_error.get_or_insert(text);
+        }
+    }
+}
+
+/// Makes a volume larger, now if it is in service, else when it is opened next.
+async fn grow(shared: &Shared, name: &str, bytes: u64) -> Result<(), PartError> {
+    if let Some(volume) = open_volume(shared, name) {
+        volume.grow(bytes).await?;
+    }
+    let mut view = shared.view.write();
+    let config = view.config.volumes.iter_mut().find(|volume| volume.name == name);
+    if let Some(config) = config {
+        config.size_bytes = bytes;
+    }
+    Ok(())
+}
+
+fn no_such_volume(name: &str) -> ControlError {
+    let message = format!("there is no volume '{}' here", name.escape_default());
+    ControlError::new(
+        ErrorCode::NotFound,
+        message,
+        "list the volumes with 'farside volume list'",
+    )
+}
+
 async fn remove_volume(shared: &Shared, remove: RemoveVolume) -> Result<Reply, ControlError> {
     let (slot, config) = {
         let view = shared.view.read();
@@ -88,12 +161,7 @@ async fn remove_volume(shared: &Shared, remove: RemoveVolume) -> Result<Reply, C
         )
     };
     let (Some(slot), Some(config)) = (slot, config) else {
-        let message = format!("there is no volume '{}' here", remove.name.escape_default());
-        return Err(ControlError::new(
-            ErrorCode::NotFound,
-            message,
-            "list the volumes with 'farside volume list'",
-        ));
+        return Err(no_such_volume(&remove.name));
     };
     refuse_attached(&slot, &remove)?;
     let old = current_text(shared)?;
@@ -217,14 +285,13 @@ pub(super) async fn reload(shared: &Shared) -> Result<Reply, ControlError> {
         }
     };
     let pending = apply(shared, &wanted).await;
-    let message = if pending.is_empty() {
-        "configuration reread".to_owned()
-    } else {
-        format!(
-            "configuration reread; these changes wait for a restart: {}",
-            pending.join(", ")
-        )
-    };
+    let mut message = "configuration reread".to_owned();
+    if !pending.is_empty() {
+        message += &format!("; these changes wait for a restart: {}", pending.join(", "));
+    }
+    if let Some(problem) = &shared.view.read().config_error {
+        message += &format!("; not everything could be done: {problem}");
+    }
     tracing::info!("{message}");
     Ok(Reply {
         message,
@@ -259,6 +326,7 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
         shared.parts.set_access(name, access.clone());
     }
     let credentials = shared.parts.read_credentials();
+    grow_all(shared, &steps.grow_volumes).await;
     let mut failed = Vec::new();
     for (name, remote) in &steps.add_remotes {
         if let Some(volume) = open_volume(shared, name)
@@ -274,7 +342,7 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
         if let Err(error) = credentials {
             let text = format!("the certificates or secrets of before stay in use: {error}");
             tracing::error!("{text}");
-            view.config_error = Some(text);
+            view.config_error.get_or_insert(text);
         }
         // Not in force, so that the next reload tries again.
         for (name, remote, error) in failed {

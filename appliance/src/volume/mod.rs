@@ -75,7 +75,7 @@ impl Volume {
         &self.shared.store
     }
 
-    /// The superblock at the start, for what never changes: identity, size, geometry. Waits for nothing.
+    /// The superblock at the start, for what never changes: identity, geometry. Waits for nothing.
     #[must_use]
     pub fn opened_as(&self) -> &Superblock {
         &self.shared.opened_as

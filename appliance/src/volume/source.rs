@@ -59,7 +59,7 @@ impl LinkSource {
             unit_name: unit.1,
             volume: superblock.volume,
             volume_name: superblock.name.clone(),
-            volume_bytes: superblock.volume_bytes,
+            volume_bytes: store.volume_bytes(),
             segment_bytes: superblock.segment_bytes,
             epoch: store.opened().epoch,
         };

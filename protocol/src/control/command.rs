@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Command {
     /// Create a volume and put it into the configuration file.
     CreateVolume(CreateVolume),
+    /// Make a volume larger, also in the configuration file.
+    ResizeVolume(ResizeVolume),
     /// Take a volume out of service and out of the configuration file.
     RemoveVolume(RemoveVolume),
     /// Read the configuration file again, as SIGHUP does.
@@ -47,6 +49,16 @@ pub struct RemoteAddress {
     pub name: String,
     /// `host:port` of the remote's link.
     pub address: String,
+}
+
+/// A volume to be made larger.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeVolume {
+    /// Name of the volume.
+    pub name: String,
+    /// Its new size.
+    pub size: String,
 }
 
 /// A volume to be removed.

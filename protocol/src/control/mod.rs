@@ -13,7 +13,8 @@ mod command;
 mod text;
 
 pub use command::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoteAddress, RemoveVolume, Reply, VersionInfo,
+    Command, ControlError, CreateVolume, ErrorCode, RemoteAddress, RemoveVolume, Reply, ResizeVolume,
+    VersionInfo,
 };
 pub use replica::{ReplicaState, ReplicaStatus, SourceStatus};
 pub use status::{Health, Status, UnitStatus};

@@ -75,7 +75,7 @@ impl Replica {
         &self.store
     }
 
-    /// The superblock at the start, for what never changes: identity, size, geometry, whose replica it is. Waits
+    /// The superblock at the start, for what never changes: identity, geometry, whose replica it is. Waits
     /// for nothing.
     #[must_use]
     pub fn opened_as(&self) -> &Superblock {

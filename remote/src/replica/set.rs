@@ -4,14 +4,14 @@
 
 use super::Replica;
 use crate::sink::Replicas;
+use farside_protocol::journal::Role;
 use farside_protocol::journal::limits::{
     BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, RING_OFFSET,
 };
-use farside_protocol::journal::{Role, Superblock};
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
 use farside_storage::{
     Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, SystemWorkers, create_files,
-    open_files,
+    grow_store, open_files,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -195,7 +195,9 @@ impl ReplicaSet {
                     format!("replica {name} is being made or recovered; the link comes up when it is ready");
                 Err(Refusal::new(RefuseCode::Busy, 0, &text))
             }
-            Slot::Open(replica) => check(replica.opened_as(), hello, &self.way_out(name)).map(|()| replica),
+            Slot::Open(replica) => check(&replica, hello, &self.way_out(name))
+                .and_then(|()| grow(&replica, hello))
+                .map(|()| replica),
             Slot::Failed(problem) => {
                 let text = format!("replica {name} is not in service: {problem}");
                 Err(Refusal::new(RefuseCode::Degraded, 0, &text))
@@ -326,9 +328,29 @@ fn check_geometry(hello: &Hello) -> Result<(), Refusal> {
     Err(Refusal::new(RefuseCode::Protocol, 0, &text))
 }
 
+/// A volume that became larger makes its replica larger, before the first record that could lie beyond the old end. Only its
+/// one sender comes here.
+fn grow(replica: &Replica, hello: &Hello) -> Result<(), Refusal> {
+    let (name, old) = (&hello.volume_name, replica.store().volume_bytes());
+    grow_store(replica.store(), replica.files(), hello.volume_bytes).map_err(|error| {
+        let text = format!("replica {name} cannot grow to the volume's size: {error}");
+        tracing::error!(replica = name.as_str(), "{text}");
+        Refusal::new(RefuseCode::Degraded, 0, &text)
+    })?;
+    if old != hello.volume_bytes {
+        tracing::info!(
+            replica = name.as_str(),
+            from = old,
+            bytes = hello.volume_bytes,
+            "the replica grew with its volume"
+        );
+    }
+    Ok(())
+}
+
 /// Whether the sender may send to this replica.
-fn check(superblock: &Superblock, hello: &Hello, way_out: &str) -> Result<(), Refusal> {
-    let name = &hello.volume_name;
+fn check(replica: &Replica, hello: &Hello, way_out: &str) -> Result<(), Refusal> {
+    let (superblock, name) = (replica.opened_as(), &hello.volume_name);
     let refuse = |code, text: String| Err(Refusal::new(code, 0, &text));
     if superblock.volume != hello.volume {
         let text = format!(
@@ -344,10 +366,11 @@ fn check(superblock: &Superblock, hello: &Hello, way_out: &str) -> Result<(), Re
         );
         return refuse(RefuseCode::ForeignVolume, text);
     }
-    if superblock.volume_bytes != hello.volume_bytes {
+    let size = replica.store().volume_bytes();
+    if hello.volume_bytes < size {
         let text = format!(
-            "replica {name} has {} bytes, the volume {}; to have it made anew, {way_out}",
-            superblock.volume_bytes, hello.volume_bytes
+            "replica {name} has {size} bytes, the volume only {}; to have it made anew, {way_out}",
+            hello.volume_bytes
         );
         return refuse(RefuseCode::SizeDiffers, text);
     }

@@ -351,7 +351,7 @@ async fn only_its_own_sender_feeds_a_replica() {
         code == RefuseCode::ForeignVolume && text.contains("fed by unit"),
         "{text}"
     );
-    let (code, _) = world.refused(|hello| hello.volume_bytes *= 2).await;
+    let (code, _) = world.refused(|hello| hello.volume_bytes /= 2).await;
     assert_eq!(code, RefuseCode::SizeDiffers);
     let (code, _) = world.refused(|hello| hello.segment_bytes *= 2).await;
     assert_eq!(code, RefuseCode::SegmentTooLarge);
@@ -362,13 +362,36 @@ async fn only_its_own_sender_feeds_a_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_grows_with_its_volume_and_keeps_that() {
+    let mut world = World::new();
+    let replica = world.open().await;
+    let (old, image) = (replica.store().volume_bytes(), replica.files().image.clone());
+    let mut larger = world.hello();
+    larger.volume_bytes = old * 4;
+    let same = soon(world.set.open_or_create(&larger)).await.unwrap();
+    assert!(Arc::ptr_eq(&same, &replica), "it stays in service");
+    assert_eq!(replica.store().volume_bytes(), old * 4);
+    let length = std::fs::metadata(&image).unwrap().len();
+    assert_eq!(length, old * 4);
+    drop((same, replica));
+    world = world.restarted();
+    let found = soon(world.set.open_or_create(&larger)).await.unwrap();
+    assert_eq!(found.store().volume_bytes(), old * 4);
+    assert_eq!(
+        world.refused(|_| {}).await.0,
+        RefuseCode::SizeDiffers,
+        "no way back"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_says_on_which_unit_which_directory_is_in_the_way() {
     let world = World::new();
     world.open().await;
     let changes: [fn(&mut Hello); 4] = [
         |hello| hello.volume = Uuid::from_u128(70),
         |hello| hello.unit = Uuid::from_u128(10),
-        |hello| hello.volume_bytes *= 2,
+        |hello| hello.volume_bytes /= 2,
         |hello| hello.segment_bytes *= 2,
     ];
     let directory = world.directory.path().join("replicas").join("disk0");

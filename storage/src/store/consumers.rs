@@ -241,7 +241,7 @@ impl Store {
             // clears the map that was being marked.
             let untouched = *was == ConsumerState::Attached && consumer.state == ConsumerState::Attached;
             if !untouched || reached.address != journaled.address {
-                consumer.map.mark(0, self.volume_bytes);
+                consumer.map.mark(0, self.volume_bytes());
             }
             // Also in the middle of a copy: its end may have reached the remote before it was confirmed here.
             consumer.map.set_trail(trail, *was == ConsumerState::Copying);

@@ -108,12 +108,12 @@ impl Store {
             }
             let mut data = span.address + BLOCK_BYTES_U64;
             for record in what.records() {
-                if record.end() > self.volume_bytes {
+                if record.end() > self.volume_bytes() {
                     return Err(damaged(format!(
                         "chunk {} changes byte {} of a volume of {} bytes",
                         what.header.sequence,
                         record.end(),
-                        self.volume_bytes
+                        self.volume_bytes()
                     )));
                 }
                 let source = match record.kind {

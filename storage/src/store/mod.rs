@@ -19,6 +19,7 @@ mod write_back;
 mod written;
 mod consumers;
 mod replica;
+mod grow;
 mod open;
 #[cfg(test)]
 mod tests;
@@ -54,7 +55,8 @@ pub struct Store {
     journal: Journal,
     image: Arc<dyn Device>,
     clock: Arc<dyn Clock>,
-    volume_bytes: u64,
+    /// Grows, and only after the superblock says so.
+    volume_bytes: AtomicU64,
     opened: Snapshot,
     appender: Mutex<Appender>,
     drain: Mutex<Drain>,
@@ -122,7 +124,7 @@ impl Store {
     /// Size of the volume in bytes.
     #[must_use]
     pub fn volume_bytes(&self) -> u64 {
-        self.volume_bytes
+        self.volume_bytes.load(Ordering::Acquire)
     }
 
     /// What was found when the store was opened.

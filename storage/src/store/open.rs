@@ -148,7 +148,7 @@ impl Store {
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            volume_bytes: superblock.volume_bytes,
+            volume_bytes: AtomicU64::new(superblock.volume_bytes),
             opened: Snapshot {
                 clean,
                 epoch: superblock.epoch,

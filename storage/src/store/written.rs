@@ -25,6 +25,16 @@ impl Written {
         }
     }
 
+    /// The volume has become larger.
+    pub(super) fn grow(&mut self, volume_bytes: u64) {
+        let mut larger = Self::new(volume_bytes);
+        let mut parts = self.take();
+        while let Some(part) = parts.next(u64::MAX / 2) {
+            larger.mark(&part);
+        }
+        *self = larger;
+    }
+
     /// Notes that `range` was written: not empty, and within the volume.
     pub(super) fn mark(&mut self, range: &Range<u64>) {
         let block = |offset: u64| usize::try_from(offset / self.block_bytes).unwrap_or(usize::MAX);
@@ -83,6 +93,19 @@ mod tests {
         assert_eq!(parts(u64::MAX / 2), [(0, 5), (10, 11)]);
         assert_eq!(parts(3 * BLOCK - 1), [(0, 2), (2, 4), (4, 5), (10, 11)]);
         assert_eq!(parts(0), [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (10, 11)]);
+    }
+
+    #[test]
+    fn what_waits_is_known_when_the_volume_has_become_larger() {
+        let mut written = Written::new(2 * BLOCK);
+        written.mark(&(BLOCK..BLOCK + 1));
+        written.grow(3 * BLOCK);
+        written.mark(&(2 * BLOCK..3 * BLOCK));
+        assert_eq!(written.take().next(u64::MAX / 2), Some(BLOCK..3 * BLOCK));
+        written.mark(&(BLOCK..BLOCK + 1));
+        written.grow(MAX_VOLUME_BYTES);
+        let coarse = block_bytes_for(MAX_VOLUME_BYTES);
+        assert_eq!(written.take().next(0), Some(0..coarse));
     }
 
     #[test]

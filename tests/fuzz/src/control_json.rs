@@ -5,8 +5,8 @@
 
 use crate::golden;
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, Health, RemoteAddress, RemoveVolume, Reply, Status,
-    VersionInfo, counted, human_bytes, likely_behind,
+    Command, ControlError, CreateVolume, ErrorCode, Health, RemoteAddress, RemoveVolume, Reply, ResizeVolume,
+    Status, VersionInfo, counted, human_bytes, likely_behind,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
@@ -80,6 +80,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         name: "disk1".into(),
         ..RemoveVolume::default()
     });
+    let resize = Command::ResizeVolume(ResizeVolume {
+        name: "disk1".into(),
+        size: "2G".into(),
+    });
     let reply = Reply {
         message: "done".into(),
         files: vec!["/d/journal".into()],
@@ -92,6 +96,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let texts = [
         serde_json::to_vec(&create),
         serde_json::to_vec(&remove),
+        serde_json::to_vec(&resize),
         serde_json::to_vec(&Command::Reload),
         serde_json::to_vec(&reply),
         serde_json::to_vec(&error),

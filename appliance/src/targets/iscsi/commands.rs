@@ -288,6 +288,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     fn carry_out(&mut self, task: Task, unit: Arc<LogicalUnit<E::Disk>>, plan: Plan) {
+        self.carried.note(task.lun, &plan);
         match plan {
             Plan::Answered(answer) => self.reply(task, answer),
             Plan::Read { offset, length } => self.read(task, unit, offset, length),

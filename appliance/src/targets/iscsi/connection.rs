@@ -8,6 +8,7 @@ use super::fault::Fault;
 use super::functions::Function;
 use super::lane::{Lane, Settled};
 use super::limits::{ANSWER, COMMANDS, IDLE, LAST_WORDS, LOGOUT};
+use super::pace::Carried;
 use super::parameters::Parameters;
 use super::portals::Portals;
 use super::progress::{End, Finished, Progress};
@@ -17,6 +18,7 @@ use super::sender::Sender;
 use super::sessions::Session;
 use super::task::Task;
 use crate::targets::limits::{LINGER, OUTPUT_BYTES, RECEIVE_BYTES};
+use crate::targets::lone::{LoneHost, Round};
 use crate::targets::scsi::Later;
 use crate::targets::{Exports, Stream};
 use farside_protocol::iscsi::{AsyncEvent, NO_TAG, RejectReason, RequestKind, async_message, nop_in};
@@ -47,6 +49,9 @@ pub(super) struct Connection<S, E: Exports> {
     pub(super) tasks: HashMap<u32, Progress>,
     /// Messages whose turn has not come.
     pub(super) queue: Queue,
+    /// What was carried out since the last look.
+    pub(super) carried: Carried,
+    pub(super) lone: LoneHost,
     /// Messages were left in the receive buffer because a limit was reached.
     stopped: bool,
     /// A command that all others wait for.
@@ -100,6 +105,8 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             units: BTreeMap::new(),
             tasks: HashMap::new(),
             queue: Queue::default(),
+            carried: Carried::default(),
+            lone: LoneHost::default(),
             stopped: false,
             ordered: None,
             is_leaving: false,
@@ -166,7 +173,12 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         let mut replaced = pin!(replaced.cancelled());
         loop {
             self.gather()?;
+            let round = self.round();
+            self.lone.note(round);
             self.commit();
+            if round != Round::Nothing && self.lone.may_wait() {
+                self.flush_here().await?;
+            }
             let finished = poll_fn(|context| {
                 if replaced.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Ok(Some(End::Replaced)));
@@ -372,7 +384,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     /// Collects what has become durable or was finished, and sends what can be sent.
-    fn poll_progress(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
+    pub(super) fn poll_progress(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
         loop {
             self.collect_finished(context)?;
             self.collect_settled(context);

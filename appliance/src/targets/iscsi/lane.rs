@@ -127,6 +127,11 @@ impl<D: Disk> Lane<D> {
         self.deferred.push(position, (task, answer));
     }
 
+    /// How many answers wait for the journal to be durable.
+    pub(super) fn owed(&self) -> usize {
+        self.deferred.len()
+    }
+
     /// The same; a command that was aborted is over at once.
     fn owe(&mut self, position: Position, task: Task, settled: &mut Vec<Settled>) {
         if task.is_aborted() {

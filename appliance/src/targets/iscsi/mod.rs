@@ -23,6 +23,7 @@ mod task;
 mod progress;
 mod queue;
 mod lane;
+mod pace;
 mod connection;
 mod commands;
 mod functions;

@@ -12,7 +12,7 @@ use crate::targets::Counters;
 use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;
-use farside_storage::{Store, StoreFiles, SystemWorkers, open_map, remove_map};
+use farside_storage::{Store, StoreFiles, SystemWorkers, check_growth, grow_store, open_map, remove_map};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -166,6 +166,36 @@ impl Volume {
     pub(crate) async fn remove_remote(&self, name: &str) {
         self.pause_remote(name).await;
         self.forget(name).await;
+    }
+
+    /// Makes the volume larger while hosts use it; remotes are greeted anew, with the new size.
+    pub(crate) async fn grow(&self, bytes: u64) -> Result<(), PartError> {
+        let (store, files) = (self.served.volume.store().clone(), self.files.clone());
+        let old = store.volume_bytes();
+        if old == bytes {
+            return Ok(());
+        }
+        // Before anything is interrupted.
+        check_growth(&files, old, bytes)?;
+        let remotes: Vec<RemoteConfig> = {
+            let links = self.served.links.links.lock();
+            let remotes = links.iter().map(|(name, link)| RemoteConfig {
+                name: name.clone(),
+                address: link.address.clone(),
+            });
+            remotes.collect()
+        };
+        // A record beyond the end that a remote knows would be an error to it.
+        for remote in &remotes {
+            self.pause_remote(&remote.name).await;
+        }
+        let grown = tokio::task::spawn_blocking(move || grow_store(&store, &files, bytes)).await;
+        for remote in &remotes {
+            self.add_remote(remote).await?;
+        }
+        grown.map_err(|error| PartError::failed(error.to_string()))??;
+        tracing::info!(volume = self.name, from = old, bytes, "volume grown");
+        Ok(())
     }
 
     /// Drops the positions of remotes that are no longer configured: they would hold the journal for ever.

@@ -1,0 +1,100 @@
+//! Larger volumes, on real files.
+
+use crate::clock::SystemClock;
+use crate::files::{OpenMode, StoreFiles, create_files, open_files, open_map};
+use crate::grow::grow_store;
+use crate::store::{Store, StoreParameters};
+use farside_protocol::journal::Role;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// No multiple of a file system's block.
+const OLD: u64 = (1 << 20) + 512;
+const NEW: u64 = 3 << 20;
+
+fn files(directory: &tempfile::TempDir) -> StoreFiles {
+    let path = |name: &str| directory.path().join(name);
+    let files = StoreFiles {
+        journal: path("journal"),
+        image: path("mirror.img"),
+        maps: path("."),
+    };
+    let parameters = StoreParameters {
+        role: Role::Volume,
+        name: "disk0".to_owned(),
+        volume: Uuid::from_u128(7),
+        journal: Uuid::from_u128(8),
+        volume_bytes: OLD,
+        journal_bytes: 2 << 20,
+        segment_bytes: None,
+        source: Uuid::nil(),
+    };
+    create_files(&files, &parameters, OpenMode::Careful, 1).unwrap();
+    files
+}
+
+fn open(files: &StoreFiles) -> Store {
+    let set = open_files(files).unwrap();
+    let store = Store::open(set.devices, Arc::new(SystemClock::new())).unwrap();
+    set.mark.settle().unwrap();
+    store
+}
+
+#[test]
+fn image_map_and_superblock_grow_together_and_stay_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = files(&directory);
+    let store = open(&files);
+    let map = open_map(&files, "far", &store.superblock()).unwrap();
+    store.add_consumer("far", map).unwrap();
+    let dirty = store.consumer("far").unwrap().dirty_bytes;
+    grow_store(&store, &files, NEW).unwrap();
+    assert_eq!(std::fs::metadata(&files.image).unwrap().len(), NEW);
+    store.shut_down().unwrap();
+    drop(store);
+    let store = open(&files);
+    assert_eq!(
+        (store.volume_bytes(), store.superblock().volume_bytes),
+        (NEW, NEW)
+    );
+    assert_eq!(
+        store.consumer("far").unwrap().dirty_bytes,
+        dirty,
+        "the map was found"
+    );
+    let names = std::fs::read_dir(directory.path()).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["dirty-disk0@far.map", "journal", "mirror.img"]);
+    let refused = grow_store(&store, &files, OLD).unwrap_err().to_string();
+    assert!(
+        refused.contains("mirror.img") && refused.contains("cannot become smaller"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn an_image_that_grew_alone_is_cut_back_but_only_if_nothing_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = files(&directory);
+    let image = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&files.image)
+        .unwrap();
+    image.set_len(NEW).unwrap();
+    assert_eq!(open(&files).volume_bytes(), OLD);
+    assert_eq!(std::fs::metadata(&files.image).unwrap().len(), OLD);
+    for offset in [OLD, NEW - 1] {
+        image.set_len(NEW).unwrap();
+        image.write_all_at(&[1], offset).unwrap();
+        let refused = open_files(&files).unwrap_err().to_string();
+        assert!(refused.contains("is not the image of this volume"), "{refused}");
+        assert_eq!(
+            std::fs::metadata(&files.image).unwrap().len(),
+            NEW,
+            "nothing is cut off"
+        );
+        image.set_len(OLD).unwrap();
+    }
+}

@@ -1,0 +1,125 @@
+//! A volume that becomes larger, and power that fails at each sync of it.
+
+use super::*;
+
+const LARGER: u64 = 1 << 20;
+
+/// A volume whose image has room, and a remote that was let go after it had everything.
+fn world() -> World {
+    let mut world = World::volume();
+    world.image = FaultDisk::new(Arc::new(TestDisk::new(LARGER)));
+    world.open_again().unwrap();
+    world.store.add_consumer("far", world.map.clone()).unwrap();
+    world.store.begin_consumer_copy("far").unwrap();
+    world.write(1, 1).unwrap();
+    let durable = world.store.sync().unwrap();
+    world.store.acknowledge("far", durable, true).unwrap();
+    world.store.checkpoint().unwrap();
+    world.write(20, 2).unwrap();
+    world.store.sync().unwrap();
+    while world.store.drain().unwrap() {}
+    let below = world.store.points().durable.address;
+    assert_eq!(world.store.cut_loose(below).unwrap(), ["far"]);
+    world.store.checkpoint().unwrap();
+    assert_eq!(dirty(&world.store), BLOCK);
+    world
+}
+
+const BLOCK: u64 = 64 << 10;
+
+fn dirty(store: &Store) -> u64 {
+    store.consumer("far").unwrap().dirty_bytes
+}
+
+fn new_map() -> Arc<FaultDisk> {
+    FaultDisk::new(Arc::new(TestDisk::new(1 << 20)))
+}
+
+#[test]
+fn a_larger_volume_keeps_what_it_has_and_takes_more() {
+    let mut world = world();
+    let map = new_map();
+    let out = world.write(LARGER / 4096 - 1, 9);
+    assert!(out.is_ok(), "the store leaves bounds to its callers");
+    let refused = world.store.sync().and_then(|_| world.store.drain()).unwrap_err();
+    assert!(
+        refused.to_string().contains("volume of 262144 bytes"),
+        "{refused}"
+    );
+
+    world = self::world();
+    world
+        .store
+        .adopt_larger_image(LARGER, |_| Ok(map.clone()))
+        .unwrap();
+    assert_eq!(world.store.volume_bytes(), LARGER);
+    assert_eq!(dirty(&world.store), BLOCK, "what it misses is what it missed");
+    world.write(LARGER / 4096 - 1, 3).unwrap();
+    world.store.sync().unwrap();
+    while world.store.drain().unwrap() {}
+    world.store.checkpoint().unwrap();
+    world.map = map;
+    world.lose_power(0);
+    world.open_again().unwrap();
+    assert_eq!(world.store.volume_bytes(), LARGER);
+    assert_eq!((world.block(1), world.block(20)), (1, 2));
+    assert_eq!(world.block(LARGER / 4096 - 1), 3);
+    assert_eq!(dirty(&world.store), 2 * BLOCK);
+}
+
+#[test]
+fn power_that_fails_during_a_growth_leaves_one_size_or_the_other_and_everything_else() {
+    for keep in [0, 50, 100] {
+        let world = world();
+        let map = new_map();
+        let disks = [&world.journal, &world.image, &world.map, &map].map(Arc::clone);
+        let after_crash = Arc::new(Mutex::new(Vec::new()));
+        for disk in [&world.journal, &map] {
+            let (disks, after_crash) = (disks.clone(), Arc::clone(&after_crash));
+            disk.on_sync(move |number| {
+                let crash =
+                    |disk: &Arc<FaultDisk>| Arc::new(disk.inner().crash(&mut Random::new(number + 1), keep));
+                after_crash.lock().push(disks.each_ref().map(crash));
+            });
+        }
+        world
+            .store
+            .adopt_larger_image(LARGER, |_| Ok(map.clone()))
+            .unwrap();
+        let found = std::mem::take(&mut *after_crash.lock());
+        assert!(found.len() >= 4, "{} syncs", found.len());
+        let mut sizes = Vec::new();
+        for [journal, image, old_map, new_map] in found {
+            // The new map is in its place only when all is over; what an unclean start finds there may be either.
+            for map in [old_map, new_map] {
+                let [journal, image, map] = [&journal, &image, &map]
+                    .map(|disk| FaultDisk::new(Arc::new(disk.crash(&mut Random::new(1), 0))));
+                let store = open(&journal, &image, &map).unwrap();
+                assert!(
+                    dirty(&store) >= BLOCK,
+                    "a block that the remote misses is forgotten"
+                );
+                sizes.push(store.volume_bytes());
+                let mut buffer = [0; 4096];
+                store.read(20 * 4096, &mut buffer).unwrap();
+                assert_eq!(buffer, [2; 4096]);
+            }
+        }
+        assert!(sizes.is_sorted() && sizes.last() == Some(&LARGER), "{sizes:?}");
+    }
+}
+
+#[test]
+fn a_superblock_that_cannot_be_written_leaves_the_old_size_in_force() {
+    let world = world();
+    world.journal.fail_write.store(2, Ordering::SeqCst);
+    world
+        .store
+        .adopt_larger_image(LARGER, |_| Ok(new_map()))
+        .unwrap_err();
+    assert_eq!(world.store.volume_bytes(), VOLUME_BYTES);
+    assert!(
+        world.store.failure().is_some(),
+        "a failed write of the journal is final"
+    );
+}
