@@ -210,6 +210,39 @@ fn discard(guest: &Guest, part: &str) -> Result<()> {
     Ok(())
 }
 
+/// A mounted file system is made larger after its disk was; `find_out` has the kernel look at the size again.
+fn grow(guest: &Guest, pair: &Pair<'_>, disk: &str, find_out: &str) -> Result<()> {
+    for (kind, enlarge, mib) in [("ext4", "resize2fs", 440), ("xfs", "xfs_growfs", 480)] {
+        let force = if kind == "ext4" { "-F" } else { "-f" };
+        let target = if kind == "ext4" { disk } else { "/tmp/a" };
+        guest.run(&format!(
+            "mkfs.{kind} -q {force} {disk} && mount -t {kind} {disk} /tmp/a && dd if=/dev/urandom of=/tmp/a/kept bs=1M count=8 \
+             conv=fsync && sha256sum /tmp/a/kept >/tmp/sum"
+        ))?;
+        let blocks = "df -k /tmp/a | awk 'END { print $2 }'";
+        let before: u64 = guest.run(blocks)?.trim().parse()?;
+        let size = format!("{mib}M");
+        pair.unit
+            .command(&["volume", "resize", VOLUME, "--size", &size])?
+            .success()?;
+        guest.run(find_out)?;
+        let bytes = guest.run(&format!("blockdev --getsize64 {disk}"))?;
+        ensure!(bytes.trim().parse() == Ok(mib << 20), "the kernel sees {bytes}");
+        guest.run(&format!("{enlarge} {target}"))?;
+        let after: u64 = guest.run(blocks)?.trim().parse()?;
+        ensure!(after > before + 30 * 1024, "{before} KiB before, {after} after");
+        guest.run("dd if=/dev/urandom of=/tmp/a/more bs=1M count=32 conv=fsync && sha256sum -c /tmp/sum && umount /tmp/a")?;
+        let check = if kind == "ext4" {
+            "e2fsck -fn"
+        } else {
+            "xfs_repair -n"
+        };
+        guest.run(&format!("{check} {disk}"))?;
+        pair.expect_same_on_both_sides()?;
+    }
+    Ok(())
+}
+
 fn everything(world: &World, guest: &Guest, pair: &Pair<'_>, disk: &str, part: &str) -> Result<()> {
     make_file_systems(guest, disk, part)?;
     live_through_restarts(guest, pair, part)?;
@@ -239,6 +272,7 @@ fn a_kernel_lives_on_an_iscsi_disk() {
         }
         wait_device(&guest, "/dev/sda")?;
         everything(world, &guest, &pair, "/dev/sda", "/dev/sda")?;
+        grow(&guest, &pair, "/dev/sda", "iscsiadm -m session --rescan")?;
         guest.run("iscsiadm -m node --logout").map(drop)
     });
 }
@@ -261,7 +295,20 @@ fn a_kernel_lives_on_an_nbd_disk() {
         guest.run(&attach.replace(EXAMPLE_PORT, &front.port().to_string()))?;
         wait_device(&guest, "/dev/nbd0")?;
         everything(world, &guest, &pair, "/dev/nbd0", "/dev/nbd0p")?;
-        guest.run("nbd-client -d /dev/nbd0").map(drop)
+        guest.run("nbd-client -d /dev/nbd0")?;
+        // The kernel learns of another size when it attaches.
+        pair.unit
+            .command(&["volume", "resize", VOLUME, "--size", "440M"])?
+            .success()?;
+        guest.reach(pair.nbd)?;
+        let port = pair.nbd.port();
+        guest.run(&format!("nbd-client -N {VOLUME} 127.0.0.1 {port} /dev/nbd5"))?;
+        let bytes = guest.run("blockdev --getsize64 /dev/nbd5")?;
+        ensure!(
+            bytes.trim().parse() == Ok(440_u64 << 20),
+            "the kernel sees {bytes}"
+        );
+        guest.run("nbd-client -d /dev/nbd5").map(drop)
     });
 }
 

@@ -72,14 +72,16 @@ const HOSTS: Content = Content {
     name: "hosts",
     modules: "virtio_pci virtio_net ext4 xfs nbd iscsi_tcp sd_mod crc32c_generic",
 };
-const HOST_PROGRAMS: [&str; 8] = [
+const HOST_PROGRAMS: [&str; 10] = [
     "iscsid",
     "iscsiadm",
     "nbd-client",
     "mkfs.ext4",
     "e2fsck",
+    "resize2fs",
     "mkfs.xfs",
     "xfs_repair",
+    "xfs_growfs",
     "fstrim",
 ];
 
