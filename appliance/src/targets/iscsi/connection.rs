@@ -384,7 +384,7 @@ impl<S: Stream, E: Exports> Connection<S, E> {
     }
 
     /// Collects what has become durable or was finished, and sends what can be sent.
-    pub(super) fn poll_progress(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
+    fn poll_progress(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
         loop {
             self.collect_finished(context)?;
             self.collect_settled(context);

@@ -141,13 +141,18 @@ impl<D: Disk> Lane<D> {
         }
     }
 
-    /// Collects what is journaled or durable.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>, settled: &mut Vec<Settled>) {
+    /// Collects what is journaled.
+    pub(super) fn poll_journaled(&mut self, context: &mut Context<'_>, settled: &mut Vec<Settled>) {
         if self.is_committing
             && let Poll::Ready(committed) = self.journal.poll(context)
         {
             self.settle(committed, settled);
         }
+    }
+
+    /// Collects what is journaled or durable.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>, settled: &mut Vec<Settled>) {
+        self.poll_journaled(context, settled);
         if self.deferred.len() > 0 {
             self.deferred
                 .poll(self.unit.disk(), context, |(task, answer), result| {

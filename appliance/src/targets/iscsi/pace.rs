@@ -6,7 +6,7 @@ use crate::targets::lone::Round;
 use crate::targets::scsi::Plan;
 use crate::targets::{Disk, Exports, Stream};
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 /// What was carried out.
 #[derive(Debug)]
@@ -53,9 +53,22 @@ impl<S: Stream, E: Exports> Connection<S, E> {
 
     /// Makes durable what a lone host waits for, or will wait for as soon as it has its answer.
     pub(super) async fn flush_here(&mut self) -> Result<(), Fault> {
-        // Its change goes to the journal, and the answer to the host.
-        poll_fn(|context| Poll::Ready(self.poll_progress(context))).await?;
-        let Some(lane) = self.units.get(&self.carried.lun) else {
+        let lun = self.carried.lun;
+        poll_fn(|context| {
+            self.collect_journaled(lun, context);
+            Poll::Ready(())
+        })
+        .await;
+        if self.lone.will_flush() && self.tasks.is_empty() {
+            poll_fn(
+                |context| match self.sender.output.poll_send(&mut self.stream, context) {
+                    Poll::Ready(Err(lost)) => Poll::Ready(Err(lost)),
+                    _ => Poll::Ready(Ok(())),
+                },
+            )
+            .await?;
+        }
+        let Some(lane) = self.units.get(&lun) else {
             return Ok(());
         };
         let is_answered = self.tasks.is_empty() && self.sender.output.is_sent();
@@ -63,5 +76,16 @@ impl<S: Stream, E: Exports> Connection<S, E> {
             lane.unit.disk().flush_here();
         }
         Ok(())
+    }
+
+    /// Answers what is in the journal, before anybody is asked to make it durable.
+    fn collect_journaled(&mut self, lun: u64, context: &mut Context<'_>) {
+        let mut settled = Vec::new();
+        if let Some(lane) = self.units.get_mut(&lun) {
+            lane.poll_journaled(context, &mut settled);
+        }
+        for (task, answer) in settled {
+            self.reply(task, answer);
+        }
     }
 }

@@ -9,3 +9,4 @@ mod hardship;
 mod aborts;
 mod units;
 mod silence;
+mod pace;
