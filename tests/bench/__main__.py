@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True
 import catch_up
 import checkpoints
 import compare
+import drbd
 import farside
 import fio
 import iscsi
@@ -35,6 +36,7 @@ SCENARIOS = {
     catch_up.NAME: (catch_up.run, catch_up.ABOUT),
     checkpoints.NAME: (checkpoints.run, checkpoints.ABOUT),
     iscsi.NAME: (iscsi.run, iscsi.ABOUT),
+    drbd.NAME: (drbd.run, drbd.ABOUT),
     recovery.NAME: (recovery.run, recovery.ABOUT),
     memory.VOLUME_SIZE: (memory.run_volume_size, memory.ABOUT[memory.VOLUME_SIZE]),
     memory.PENDING: (memory.run_pending, memory.ABOUT[memory.PENDING]),
