@@ -97,9 +97,9 @@ impl BlockMap {
         Ok(map)
     }
 
-    /// The volume has become larger: the map goes on on a device for its new size. Nothing was ever written to what is new, which
+    /// The map of a volume that has become larger, on a device for its new size. Nothing was ever written to what is new, which
     /// reads as zeroes on all sides.
-    pub(crate) fn move_to(&mut self, device: Arc<dyn Device>, volume_bytes: u64) {
+    pub(crate) fn grown(&self, device: Arc<dyn Device>, volume_bytes: u64) -> Self {
         let header = Self::header_for(self.header.volume, volume_bytes);
         let length = usize::try_from(header.bits.div_ceil(8)).unwrap_or(usize::MAX);
         let mut larger = Self {
@@ -107,16 +107,18 @@ impl BlockMap {
             header,
             bits: vec![0; length],
             marked: 0,
-            trail: std::mem::take(&mut self.trail),
+            trail: self.trail.clone(),
             changed: true,
         };
         let block = self.header.block_bytes;
-        for bit in 0..self.header.bits {
-            if self.is_marked(bit * block) {
-                larger.mark(bit * block, (bit + 1) * block);
+        let some = self.bits.iter().enumerate().filter(|(_, byte)| **byte != 0);
+        for (index, byte) in some {
+            for bit in (0..8).filter(|bit| byte & (1 << bit) != 0) {
+                let at = (index as u64 * 8 + bit) * block;
+                larger.mark(at, at + block);
             }
         }
-        *self = larger;
+        larger
     }
 
     fn clear_beyond_end(&mut self) {

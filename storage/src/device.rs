@@ -4,6 +4,7 @@
 //! implements the same trait with a disk that loses, tears and reorders what was not synced.
 
 use crate::error::{Operation, StorageError};
+use crate::files::check_device_size;
 use crate::limits::ZERO_BUFFER_BYTES;
 use std::fmt::Debug;
 use std::fs::File;
@@ -63,6 +64,16 @@ pub trait Device: Debug + Send + Sync {
     /// # Errors
     /// [`StorageError::Io`]; an unknown part may have been zeroed.
     fn zero_at(&self, offset: u64, length: u64, allocate: bool) -> Result<(), StorageError>;
+
+    /// Takes the size of a volume of so many bytes, durably. False: whatever is there stays there, and zeroes have to be written to
+    /// what is new.
+    ///
+    /// # Errors
+    /// [`StorageError`], also when there is not so much room.
+    fn make_room(&self, volume_bytes: u64) -> Result<bool, StorageError> {
+        let text = format!("cannot take the size of a volume of {volume_bytes} bytes");
+        Err(StorageError::refused(self.name(), text))
+    }
 
     /// Brings what was written to the range to the disk, if it can, without making it durable: so that a later
     /// [`sync`](Self::sync) has less to do.
@@ -271,6 +282,17 @@ impl Device for FileDevice {
             }
             Err(error) => Err(self.error(Operation::Zero, offset, error.into())),
         }
+    }
+
+    fn make_room(&self, volume_bytes: u64) -> Result<bool, StorageError> {
+        if self.kind == Kind::BlockDevice {
+            check_device_size(self, volume_bytes)?;
+            return Ok(false);
+        }
+        let sized = self.file.set_len(volume_bytes);
+        sized.map_err(|error| self.error(Operation::Allocate, volume_bytes, error))?;
+        self.sync_with_attributes()?;
+        Ok(true)
     }
 
     fn write_back(&self, range: Range<u64>) -> Result<(), StorageError> {

@@ -265,26 +265,21 @@ fn create_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Res
     made
 }
 
+/// Reserves space now, so that a full disk shows here and not under a host's write.
+pub(crate) fn reserve(device: &FileDevice, bytes: u64) -> Result<(), StorageError> {
+    let failed = |error| StorageError::io(Operation::Allocate, device.name(), bytes, error);
+    match rustix::fs::fallocate(device.file(), FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::OPNOTSUPP) => device.file().set_len(bytes).map_err(failed),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
 fn fill_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Result<(), StorageError> {
     let _ = std::fs::remove_file(path);
     let device = FileDevice::new(create_file(path)?, path)?;
     let bytes = parameters.journal_bytes;
-    // Space is reserved now, so that a full disk shows here and not under a host's write.
-    match rustix::fs::fallocate(device.file(), FallocateFlags::empty(), 0, bytes) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::OPNOTSUPP) => device
-            .file()
-            .set_len(bytes)
-            .map_err(|error| StorageError::io(Operation::Allocate, device.name(), bytes, error))?,
-        Err(error) => {
-            return Err(StorageError::io(
-                Operation::Allocate,
-                device.name(),
-                bytes,
-                error.into(),
-            ));
-        }
-    }
+    reserve(&device, bytes)?;
     // The first write into merely reserved space changes the file system's own tables, which every flush of the
     // first lap would then have to wait for. Zeroes written now take that out of the hosts' way.
     if bytes <= FILL_JOURNAL_BYTES {
@@ -363,12 +358,22 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
     })
 }
 
-/// Whether nothing was ever written from `from` on.
+/// Whether there is nothing but zeroes from `from` on: holes, or what file systems that do not tell holes show for them.
 fn is_unused(image: &FileDevice, from: u64, end: u64) -> Result<bool, StorageError> {
-    // A file system tells holes by blocks.
-    let aligned = from.next_multiple_of(BLOCK_BYTES_U64).min(end);
-    let rest = image.extent_at(aligned, end)?;
-    Ok(is_zero(image, from, aligned)? && !rest.data && rest.length == end - aligned)
+    let mut at = from;
+    while at < end {
+        let extent = image.extent_at(at, end)?;
+        let next = if extent.data {
+            (at + PROBE_BYTES).min(at + extent.length)
+        } else {
+            at + extent.length
+        };
+        if extent.data && !is_zero(image, at, next)? {
+            return Ok(false);
+        }
+        at = next;
+    }
+    Ok(true)
 }
 
 /// What a growth that was cut short leaves is given back.
@@ -387,11 +392,17 @@ pub(crate) fn map_path(files: &StoreFiles, volume: &str, consumer: &str) -> Path
     files.maps.join(format!("dirty-{volume}@{consumer}.map"))
 }
 
+/// Where the map for a larger volume is made.
+pub(crate) fn new_map_path(files: &StoreFiles, volume: &str, consumer: &str) -> PathBuf {
+    files.maps.join(format!("dirty-{volume}@{consumer}.map.new"))
+}
+
 /// Removes the dirty-block map of a consumer that is forgotten.
 ///
 /// # Errors
 /// [`StorageError::Io`].
 pub fn remove_map(files: &StoreFiles, volume: &str, consumer: &str) -> Result<(), StorageError> {
+    remove_file_durably(&new_map_path(files, volume, consumer))?;
     remove_file_durably(&map_path(files, volume, consumer))
 }
 
@@ -409,9 +420,10 @@ pub fn remove_maps(files: &StoreFiles, volume: &str) -> Result<(), StorageError>
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
         let name = name.to_string_lossy();
-        let consumer = name
-            .strip_prefix(&prefix)
-            .and_then(|rest| rest.strip_suffix(".map"));
+        let consumer = name.strip_prefix(&prefix).and_then(|rest| {
+            rest.strip_suffix(".map")
+                .or_else(|| rest.strip_suffix(".map.new"))
+        });
         if let Some(consumer) = consumer {
             remove_map(files, volume, consumer)?;
         }
@@ -429,13 +441,32 @@ pub fn open_map(
     superblock: &Superblock,
 ) -> Result<Arc<dyn Device>, StorageError> {
     let path = map_path(files, &superblock.name, consumer);
+    let header = BlockMap::header_for(superblock.volume, superblock.volume_bytes);
+    settle_new_map(&new_map_path(files, &superblock.name, consumer), &path, &header)?;
     let file = FileDevice::new(create_file(&path)?, &path)?;
     refuse_foreign_map(&file)?;
-    let bytes = BlockMap::file_bytes(&BlockMap::header_for(superblock.volume, superblock.volume_bytes));
+    let bytes = BlockMap::file_bytes(&header);
     let sized = file.file().set_len(bytes);
     sized
         .map_err(|error| StorageError::io(Operation::Allocate, &path.display().to_string(), bytes, error))?;
     Ok(Arc::new(file))
+}
+
+/// A map that was made for a growth is in force if the growth is, and of no use otherwise.
+fn settle_new_map(new: &Path, path: &Path, header: &BlockMapHeader) -> Result<(), StorageError> {
+    if !new.exists() {
+        return Ok(());
+    }
+    let file = open_device(new, false)?;
+    let mut start = [0; BLOCK_BYTES];
+    let length = usize::try_from(file.size_bytes()?.min(BLOCK_BYTES_U64)).unwrap_or(BLOCK_BYTES);
+    file.read_at(&mut start[..length], 0)?;
+    if BlockMapHeader::decode(&start).ok().as_ref() != Some(header) {
+        return remove_file_durably(new);
+    }
+    let renamed = std::fs::rename(new, path);
+    renamed.map_err(|error| StorageError::io(Operation::Open, &path.display().to_string(), 0, error))?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// A map that is damaged or of another volume is made anew, but only a map.

@@ -46,6 +46,8 @@ pub const READ_ATTEMPTS: usize = 3;
 pub const ALLOCATION_PIECES: usize = 4096;
 /// Blocks in one dirty-block map: the granularity grows with the volume instead of the memory.
 pub const BLOCK_MAP_BITS: u64 = 1 << 24;
+/// Bytes of a block device that are zeroed at a time when it gets a larger volume.
+pub const ZERO_STEP_BYTES: u64 = 16 << 20;
 /// Finest granularity of a dirty-block map.
 pub const BLOCK_MAP_MIN_BYTES: u64 = 64 << 10;
 /// Segments of a new journal are at most this large.

@@ -158,7 +158,7 @@ fn a_mirror_on_a_device_that_is_too_small_keeps_its_size_and_its_hosts() {
         let device = LoopDevice::attach(&backing, &[])?;
         let nbd = free_address()?;
         let volume = format!(
-            "[[volume]]\nname = \"{VOLUME}\"\nsize = \"32M\"\njournal_size = \"32M\"\nmirror = \"{}\"\n",
+            "[[volume]]\nname = \"{VOLUME}\"\n# as agreed\nsize = \"32M\" # in March\njournal_size = \"32M\"\nmirror = \"{}\"\n",
             device.path().display()
         );
         let unit = local_unit(world, "local", &world.file("local"), nbd, &volume)?;
@@ -188,6 +188,39 @@ fn a_mirror_on_a_device_that_is_too_small_keeps_its_size_and_its_hosts() {
         let mut anew = Endpoint::Tcp(nbd).attach(VOLUME)?;
         ensure!(anew.read(40 << 20, 4096)? == [0; 4096]);
         ensure!(anew.read(0, 4096)? == [1; 4096]);
+        let text = std::fs::read_to_string(world.file("local.toml"))?;
+        ensure!(
+            text.contains("# as agreed\nsize = \"64M\" # in March\n"),
+            "{text}"
+        );
+
+        // A size that cannot be keeps the volume from service until it is set back, and no longer.
+        unit.shut_down()?;
+        std::fs::write(world.file("local.toml"), text.replace("64M", "96M"))?;
+        unit.launch()?;
+        let problem =
+            || -> Result<String> { Ok(unit.command(&["volume", "list", "--json"])?.success()?.stdout) };
+        wait_until("the volume to be refused", limits::START, || {
+            let said = problem().unwrap_or_default();
+            Ok(Seen::when(said.contains("give a larger device"), || said))
+        })?;
+        let done = unit
+            .command(&["volume", "resize", VOLUME, "--size", "64M"])?
+            .success()?;
+        ensure!(
+            done.stdout.contains("when it is in service again"),
+            "{}",
+            done.stdout
+        );
+        Tool::new("kill")
+            .args(["-HUP", &unit.process()?.pid().to_string()])
+            .ok()?;
+        wait_until("the volume to be in service", limits::STATUS, || {
+            let said = problem()?;
+            Ok(Seen::when(said.contains("healthy"), || said))
+        })?;
+        let mut back = Endpoint::Tcp(nbd).attach(VOLUME)?;
+        ensure!(back.read(0, 4096)? == [1; 4096]);
         Ok(())
     });
 }

@@ -46,7 +46,7 @@ impl Client {
     pub(super) async fn resize(&self, name: &str, size: u64) -> Result<Reply, CliError> {
         let body = serde_json::json!({ "size": size::format_size(size) }).to_string();
         let path = format!("/api/v1/volumes/{name}/size");
-        self.ask(Method::PUT, &path, body, limits::COMMAND_TIMEOUT).await
+        self.ask(Method::PUT, &path, body, limits::RESIZE_TIMEOUT).await
     }
 
     /// `remove.name` must be a valid name: it becomes part of the address as it is.

@@ -58,7 +58,11 @@ pub fn set_size(text: &str, name: &str, size: &str) -> Result<Option<String>, St
     if let (Some(old), Some(new)) = (volume.get("size").and_then(Item::as_value), new.as_value_mut()) {
         *new.decor_mut() = old.decor().clone();
     }
-    volume.insert("size", new);
+    // An insertion would take the comment above it away.
+    match volume.get_mut("size") {
+        Some(old) => *old = new,
+        None => drop(volume.insert("size", new)),
+    }
     Ok(Some(document.to_string()))
 }
 

@@ -47,6 +47,8 @@ pub(super) const LARGE_WRITE_BYTES: usize = 64 << 10;
 /// itself: the host will hardly send anything else meanwhile. After so many changes with a flush after each, the next
 /// flush is expected.
 pub(super) const LONE_REQUESTS: u32 = 16;
+/// A connection that waited longer than this for a disk leaves it to others for a while.
+pub(super) const SLOW_SYNC: Duration = Duration::from_millis(50);
 
 /// The limits a unit may set itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 //! Its connection has nothing else to do than what it asks for, so it may wait for a disk itself. And one that flushes
 //! after each change will do so again: the sync can begin before it asks, while it still handles the reply.
 
-use super::limits::LONE_REQUESTS;
+use super::limits::{LONE_REQUESTS, SLOW_SYNC};
+use std::time::Duration;
 
 /// What one round of a connection took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,13 @@ impl LoneHost {
         self.last_was_change = round == Round::Change;
         if round != Round::Several {
             self.requests = self.requests.saturating_add(1);
+        }
+    }
+
+    /// A wait for the disk took so long. One that is slow has to prove itself again: who waits for it does nothing else.
+    pub(super) fn waited(&mut self, time: Duration) {
+        if time > SLOW_SYNC {
+            *self = Self::default();
         }
     }
 
@@ -84,6 +92,15 @@ mod tests {
             assert!(!then(&other).will_flush(), "{other:?}");
         }
         assert!(!after(&pairs()[2..]).will_flush());
+    }
+
+    #[test]
+    fn a_disk_that_is_slow_is_not_waited_for_again_at_once() {
+        let mut host = after(&pairs());
+        host.waited(SLOW_SYNC);
+        assert!(host.may_wait());
+        host.waited(SLOW_SYNC * 2);
+        assert!(!host.may_wait());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::parts::{PartError, files_of as files_of_store};
 use super::reload::{changes, in_force_after};
-use super::shared::{Shared, Slot};
+use super::shared::{Shared, Slot, View};
 use crate::config::{Config, ConfigError, VolumeConfig, edit, read_text, write_text};
 use farside_protocol::control::{
     Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, Status, counted,
@@ -90,13 +90,9 @@ async fn resize_volume(shared: &Shared, resize: ResizeVolume) -> Result<Reply, C
         .judge(&new)
         .map_err(|error| invalid(without_places(&error)))?;
     let wanted = wanted.volume(name).map_or(0, |volume| volume.size_bytes);
-    let in_force = shared
-        .view
-        .read()
-        .config
-        .volume(name)
-        .map(|volume| volume.size_bytes);
-    if let Some(now) = in_force.filter(|now| *now > wanted) {
+    let open = open_volume(shared, name);
+    let size = open.as_ref().map(|volume| volume.status().size_bytes);
+    if let Some(now) = size.filter(|now| *now > wanted) {
         let message = format!(
             "volume {name} has {}; it cannot become smaller, because hosts may have written to all of it",
             human_bytes(now)
@@ -109,13 +105,23 @@ async fn resize_volume(shared: &Shared, resize: ResizeVolume) -> Result<Reply, C
     }
     write_text(&shared.config_path, &new).map_err(|error| failed(&error))?;
     if let Err(error) = grow(shared, name, wanted).await {
+        if open.is_some_and(|volume| volume.may_have_grown()) {
+            let message = format!("volume {name} failed while it grew, and may have either size: {error}");
+            let remedy = "restart the unit: it goes on with the new size";
+            return Err(ControlError::new(error.code, message, remedy));
+        }
         let message = format!("volume {name} keeps its size: {error}");
         write_text(&shared.config_path, &old)
             .map_err(|undo| ControlError::plain(ErrorCode::Failed, format!("{message}; and {undo}")))?;
         return Err(ControlError::plain(error.code, message));
     }
+    let when = if open.is_some() {
+        "now"
+    } else {
+        "when it is in service again"
+    };
     Ok(Reply {
-        message: format!("volume {name} has {} now", human_bytes(wanted)),
+        message: format!("volume {name} has {} {when}", human_bytes(wanted)),
         files: Vec::new(),
     })
 }
@@ -299,9 +305,21 @@ pub(super) async fn reload(shared: &Shared) -> Result<Reply, ControlError> {
     })
 }
 
+/// Of a volume that is not open nothing is in force but what is wanted.
+fn forget_idle(view: &mut View, wanted: &Config) {
+    let View { config, volumes, .. } = view;
+    for known in &mut config.volumes {
+        let is_open = matches!(volumes.get(&known.name), Some(Slot::Open(_)));
+        if let Some(wanted) = wanted.volume(&known.name).filter(|_| !is_open) {
+            known.clone_from(wanted);
+        }
+    }
+}
+
 async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
     let steps = {
         let mut view = shared.view.write();
+        forget_idle(&mut view, wanted);
         let steps = changes(&view.config, wanted);
         view.config_error = None;
         view.pending_restart.clone_from(&steps.pending_restart);

@@ -142,7 +142,8 @@ impl Unit {
         loop {
             match self.signals.next().await {
                 Request::Stop => break,
-                Request::Reload => self.reload().await,
+                // Beside, so that a signal to stop is heard meanwhile.
+                Request::Reload => drop(tokio::spawn(reload(self.shared.clone()))),
             }
         }
         tracing::info!("shutting down; a second signal ends the wait");
@@ -161,11 +162,13 @@ impl Unit {
             }
         }
     }
+}
 
-    async fn reload(&self) {
-        let _turn = self.shared.turn.lock().await;
-        // The outcome is in the log and in the status; nobody waits for an answer to a signal.
-        commands::reload(&self.shared).await.ok();
+async fn reload(shared: Arc<Shared>) {
+    let _turn = shared.turn.lock().await;
+    // The outcome is in the log and in the status; nobody waits for an answer to a signal.
+    if shared.refuse_while_stopping().is_ok() {
+        commands::reload(&shared).await.ok();
     }
 }
 

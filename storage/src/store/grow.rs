@@ -1,53 +1,64 @@
 //! A volume that becomes larger while it is used.
 //!
-//! Order: the image has its new size, with zeroes there, before a superblock says so, and both superblocks say so before any
-//! record lies beyond the old end. So whichever superblock a crash leaves, every record fits the volume it describes.
+//! Order: the image has its new size, with zeroes there, before a superblock says so; the maps for the new size are durable before
+//! that, too; and both superblocks say so before any record lies beyond the old end. So whichever superblock a crash leaves,
+//! every record fits the volume it describes, and there are maps for it.
 
 use super::Store;
+use super::state::Consumer;
 use crate::device::Device;
 use crate::error::StorageError;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Devices for dirty-block maps by consumer.
+pub(crate) type NewMaps = [(String, Arc<dyn Device>)];
+
+fn device_for<'a>(maps: &'a NewMaps, consumer: &Consumer) -> Option<&'a Arc<dyn Device>> {
+    let found = maps.iter().find(|(name, _)| *name == consumer.name);
+    found.map(|(_, device)| device)
+}
+
 impl Store {
-    /// Takes over the new size of an image that was made larger. `map` makes the device for the dirty-block map of a consumer,
-    /// empty and long enough; when this returns they hold the maps durably, and take the place of the old ones.
+    /// Takes over the new size of an image that was made larger. `maps` are for consumers whose maps have another geometry then;
+    /// when this returns they hold them durably, and go on in place of the old ones.
     ///
     /// # Errors
-    /// [`StorageError`]: before anything was changed if it is not of the journal, of which a failure is final.
-    pub(crate) fn adopt_larger_image(
-        &self,
-        volume_bytes: u64,
-        map: impl Fn(&str) -> Result<Arc<dyn Device>, StorageError>,
-    ) -> Result<(), StorageError> {
+    /// [`StorageError`]: nothing was changed, unless the store has [failed](Self::failure), which leaves either size.
+    pub(crate) fn adopt_larger_image(&self, volume_bytes: u64, maps: &NewMaps) -> Result<(), StorageError> {
+        let mut drain = self.drain.lock();
+        // No checkpoint meanwhile: the tail must not leave what only the old maps know.
+        let mut superblock = self.superblock.lock();
         self.check_usable()?;
-        let names: Vec<String> = {
+        let images: Vec<_> = {
             let state = self.state.lock();
-            state
-                .consumers
-                .iter()
-                .map(|consumer| consumer.name.clone())
-                .collect()
+            let grown = |consumer| {
+                let device = Arc::clone(device_for(maps, consumer)?);
+                consumer.map.grown(device, volume_bytes).take_changes()
+            };
+            state.consumers.iter().filter_map(grown).collect()
         };
-        let maps = names
-            .iter()
-            .map(|name| map(name))
-            .collect::<Result<Vec<_>, _>>()?;
+        for image in images {
+            image.persist()?;
+        }
+        superblock.volume_bytes = volume_bytes;
         // Each copy in turn.
         for _ in 0..2 {
-            self.persist(|superblock| superblock.volume_bytes = volume_bytes)?;
+            self.write_superblock(&mut superblock)?;
         }
-        let mut drain = self.drain.lock();
         let mut state = self.state.lock();
-        for (name, map) in names.iter().zip(maps) {
-            let consumer = state.consumers.iter_mut().find(|consumer| consumer.name == *name);
-            if let Some(consumer) = consumer {
-                consumer.map.move_to(map, volume_bytes);
+        for consumer in &mut state.consumers {
+            if let Some(device) = device_for(maps, consumer) {
+                consumer.map = consumer.map.grown(Arc::clone(device), volume_bytes);
             }
         }
         drain.written.grow(volume_bytes);
         self.volume_bytes.store(volume_bytes, Ordering::Release);
-        drop((state, drain));
-        self.checkpoint()
+        Ok(())
+    }
+
+    /// Whether the store was shut down.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 }

@@ -7,6 +7,7 @@ use crate::targets::scsi::Plan;
 use crate::targets::{Disk, Exports, Stream};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
+use tokio::time::Instant;
 
 /// What was carried out.
 #[derive(Debug)]
@@ -73,7 +74,9 @@ impl<S: Stream, E: Exports> Connection<S, E> {
         };
         let is_answered = self.tasks.is_empty() && self.sender.output.is_sent();
         if lane.owed() == 1 || (self.lone.will_flush() && is_answered) {
+            let begun = Instant::now();
             lane.unit.disk().flush_here();
+            self.lone.waited(begun.elapsed());
         }
         Ok(())
     }

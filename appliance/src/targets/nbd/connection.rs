@@ -28,6 +28,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -154,7 +155,9 @@ impl<S: Stream, D: Disk> Connection<S, D> {
             poll_fn(|context| Poll::Ready(replies.poll_progress(&mut self.stream, context))).await?;
         }
         if replies.deferred.len() == 1 || (self.lone.will_flush() && replies.is_settled()) {
+            let begun = Instant::now();
             replies.disk.flush_here();
+            self.lone.waited(begun.elapsed());
         }
         Ok(())
     }

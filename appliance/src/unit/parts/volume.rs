@@ -12,7 +12,7 @@ use crate::targets::Counters;
 use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;
-use farside_storage::{Store, StoreFiles, SystemWorkers, check_growth, grow_store, open_map, remove_map};
+use farside_storage::{Store, StoreFiles, SystemWorkers, open_map, prepare_growth, remove_map};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -175,8 +175,13 @@ impl Volume {
         if old == bytes {
             return Ok(());
         }
-        // Before anything is interrupted.
-        check_growth(&files, old, bytes)?;
+        // What may take long, or fail, interrupts nothing.
+        let prepare = {
+            let store = store.clone();
+            move || prepare_growth(&store, &files, bytes)
+        };
+        let prepared = tokio::task::spawn_blocking(prepare).await;
+        let growth = prepared.map_err(|error| PartError::failed(error.to_string()))??;
         let remotes: Vec<RemoteConfig> = {
             let links = self.served.links.links.lock();
             let remotes = links.iter().map(|(name, link)| RemoteConfig {
@@ -189,13 +194,24 @@ impl Volume {
         for remote in &remotes {
             self.pause_remote(&remote.name).await;
         }
-        let grown = tokio::task::spawn_blocking(move || grow_store(&store, &files, bytes)).await;
+        let grown = tokio::task::spawn_blocking(move || growth.carry_out(&store)).await;
         for remote in &remotes {
-            self.add_remote(remote).await?;
+            if let Err(error) = self.add_remote(remote).await {
+                tracing::error!(
+                    volume = self.name,
+                    remote = remote.name,
+                    "remote not started again: {error}"
+                );
+            }
         }
         grown.map_err(|error| PartError::failed(error.to_string()))??;
         tracing::info!(volume = self.name, from = old, bytes, "volume grown");
         Ok(())
+    }
+
+    /// Whether a growth that failed may have reached the disk all the same: a failed write says nothing about what is there.
+    pub(crate) fn may_have_grown(&self) -> bool {
+        self.served.volume.store().failure().is_some()
     }
 
     /// Drops the positions of remotes that are no longer configured: they would hold the journal for ever.
