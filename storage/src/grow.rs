@@ -96,14 +96,12 @@ impl Growth {
         if old == self.volume_bytes {
             return Ok(());
         }
-        store
-            .adopt_larger_image(self.volume_bytes, &self.maps)
-            .inspect_err(|_| {
-                if store.failure().is_none() {
-                    self.give_up();
-                    let _ = store.image().make_room(old);
-                }
-            })?;
+        store.grow(self.volume_bytes, &self.maps).inspect_err(|_| {
+            if store.failure().is_none() {
+                self.give_up();
+                let _ = store.image().make_room(old);
+            }
+        })?;
         if let Err(error) = self.rename_maps() {
             tracing::warn!(volume = store.name(), "{error}; the next start does it again");
         }

@@ -11,21 +11,18 @@ use crate::error::StorageError;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Devices for dirty-block maps by consumer.
-pub(crate) type NewMaps = [(String, Arc<dyn Device>)];
-
-fn device_for<'a>(maps: &'a NewMaps, consumer: &Consumer) -> Option<&'a Arc<dyn Device>> {
+fn device_for<'a>(maps: &'a [(String, Arc<dyn Device>)], consumer: &Consumer) -> Option<&'a Arc<dyn Device>> {
     let found = maps.iter().find(|(name, _)| *name == consumer.name);
     found.map(|(_, device)| device)
 }
 
 impl Store {
-    /// Takes over the new size of an image that was made larger. `maps` are for consumers whose maps have another geometry then;
+    /// Takes over the new size of an image that was made larger and reads as zeroes there. `maps` are for consumers whose maps have another geometry then;
     /// when this returns they hold them durably, and go on in place of the old ones.
     ///
     /// # Errors
     /// [`StorageError`]: nothing was changed, unless the store has [failed](Self::failure), which leaves either size.
-    pub(crate) fn adopt_larger_image(&self, volume_bytes: u64, maps: &NewMaps) -> Result<(), StorageError> {
+    pub fn grow(&self, volume_bytes: u64, maps: &[(String, Arc<dyn Device>)]) -> Result<(), StorageError> {
         let mut drain = self.drain.lock();
         // No checkpoint meanwhile: the tail must not leave what only the old maps know.
         let mut superblock = self.superblock.lock();

@@ -225,6 +225,12 @@ impl Device for SimDisk {
         }
     }
 
+    fn make_room(&self, volume_bytes: u64) -> Result<bool, StorageError> {
+        self.enter(Operation::Allocate, 0)?;
+        self.check_range(Operation::Allocate, volume_bytes, 0)?;
+        Ok(schedule::draw(2) == 0)
+    }
+
     fn write_back(&self, _range: Range<u64>) -> Result<(), StorageError> {
         self.bring_to_the_platter(false)
     }

@@ -93,6 +93,12 @@ impl History {
         }
     }
 
+    /// The most bytes that the volume can have.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.volume_bytes as u64
+    }
+
     /// Number of the last record.
     #[must_use]
     pub fn last(&self) -> u64 {

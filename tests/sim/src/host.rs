@@ -138,7 +138,7 @@ impl Host {
             rest(Duration::from_micros(pause)).await;
             let begun = Instant::now();
             let waiting = checks::waiting::Waiting::new(&self.site);
-            let result = match ask(&mut self.random, self.site.volume_bytes) {
+            let result = match ask(&mut self.random, self.site.volume_bytes()) {
                 Question::Read { offset, length } => self.read(offset, length).await,
                 Question::Flush => self.flush().await,
                 first @ Question::Change { .. } => self.change(first).await,
@@ -165,7 +165,7 @@ impl Host {
         let mut is_durable = false;
         let more = self.random.below(3);
         let rest: Vec<_> = (0..more)
-            .map(|_| change(&mut self.random, self.site.volume_bytes))
+            .map(|_| change(&mut self.random, self.site.volume_bytes()))
             .collect();
         for question in std::iter::once(first).chain(rest) {
             if let Question::Change {

@@ -1,6 +1,7 @@
 //! Everything that can go wrong in a world, one function each.
 
 use crate::checks;
+use crate::growth;
 use crate::local;
 use crate::net::Weather;
 use crate::platter::{Fault, Platter};
@@ -31,6 +32,7 @@ impl World {
                 _ => self.net.double(usize::from(self.chance(50))),
             },
             10 => self.net.truncate(usize::from(self.chance(50))),
+            11 if self.chance(40) => self.grow(),
             11 => self.change_weather(),
             12 => self.jump_clock(),
             13 if self.chance(50) => self.look_at_a_lonely_remote(),
@@ -105,6 +107,12 @@ impl World {
             self.stats.count("syncs that fail");
             self.pick(&journals).plan(Fault::Sync, self.draw(3));
         }
+    }
+
+    /// A volume becomes larger while it is used.
+    fn grow(self: &Rc<Self>) {
+        let instance = self.local.borrow().instance;
+        growth::under_its_hosts(self, &self.pick(&self.sites()), instance);
     }
 
     fn change_weather(&self) {

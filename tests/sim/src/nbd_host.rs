@@ -148,8 +148,8 @@ impl Host {
                 // Some flush after each change, as a database does, until they do something else now and then.
                 pair ^= most == 1 && self.random.chance(2);
                 let question = match (pair, flush) {
-                    (false, _) => ask(&mut self.random, self.site.volume_bytes),
-                    (true, false) => change(&mut self.random, self.site.volume_bytes),
+                    (false, _) => ask(&mut self.random, self.site.volume_bytes()),
+                    (true, false) => change(&mut self.random, self.site.volume_bytes()),
                     (true, true) => Question::Flush,
                 };
                 flush = matches!(question, Question::Change { .. });

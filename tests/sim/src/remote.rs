@@ -5,6 +5,7 @@ use crate::checks::full_copies::Copies;
 use crate::checks::senders::{Sender, Senders};
 use crate::checks::tail::DurableTail;
 use crate::disk::SimDisk;
+use crate::growth::make_room;
 use crate::history::History;
 use crate::local::Site;
 use crate::platter::{Platter, is_any_faulty};
@@ -19,7 +20,7 @@ use farside_protocol::journal::limits::{MIN_SEGMENTS, RING_OFFSET};
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
 use farside_remote::{Receiver, ReceiverConfig, Replica, Replicas};
 use farside_storage::{
-    Clock, StorageError, Store, StoreDevices, StoreFiles, StoreParameters, load_superblock,
+    Clock, StorageError, Store, StoreDevices, StoreFiles, StoreParameters, done_elsewhere, load_superblock,
 };
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
@@ -116,11 +117,33 @@ impl Replicas for SimReplicas {
         let known = self.open.lock().get(&hello.volume_name).cloned();
         let replica = known.unwrap_or_else(|| self.make(hello).map_err(|error| error.to_string()));
         let replica = replica.map_err(|problem| Refusal::new(RefuseCode::Degraded, 0, &problem))?;
+        self.grow(&replica, hello.volume_bytes).await?;
         Ok(self.senders.admit(&hello.volume_name, replica))
     }
 }
 
 impl SimReplicas {
+    /// A replica follows its volume.
+    async fn grow(&self, replica: &Arc<Replica>, volume_bytes: u64) -> Result<(), Refusal> {
+        let size = replica.store().volume_bytes();
+        if volume_bytes < size {
+            return Err(Refusal::new(RefuseCode::SizeDiffers, 0, "the replica is larger"));
+        }
+        if volume_bytes == size {
+            return Ok(());
+        }
+        let (workers, store) = (SimWorkers::new(&self.process), replica.store().clone());
+        let grown = done_elsewhere(&workers, move || {
+            make_room(&store, volume_bytes)?;
+            store.grow(volume_bytes, &[])
+        });
+        match grown.await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(Refusal::new(RefuseCode::Degraded, 0, &error.to_string())),
+            None => Err(Refusal::new(RefuseCode::ShuttingDown, 0, "the unit ends")),
+        }
+    }
+
     fn make(&self, hello: &Hello) -> Result<Arc<Replica>, StorageError> {
         let history = &self.histories[&hello.volume_name];
         let smallest = u64::from(hello.segment_bytes) * u64::from(MIN_SEGMENTS) * 2 + RING_OFFSET;
@@ -130,7 +153,7 @@ impl SimReplicas {
         let home = Arc::new(Home {
             name: hello.volume_name.clone(),
             journal: Platter::new(&at("journal"), journal_bytes, whole_pages),
-            image: Platter::new(&at("replica"), hello.volume_bytes, whole_pages),
+            image: Platter::new(&at("replica"), history.lock().capacity(), whole_pages),
             history: history.clone(),
             hurt: AtomicBool::new(false),
             went_back: AtomicBool::new(false),

@@ -52,7 +52,7 @@ fn a_larger_volume_keeps_what_it_has_and_takes_more() {
     );
 
     world = self::world();
-    world.store.adopt_larger_image(LARGER, &maps(&map)).unwrap();
+    world.store.grow(LARGER, &maps(&map)).unwrap();
     assert_eq!(world.store.volume_bytes(), LARGER);
     assert_eq!(dirty(&world.store), BLOCK, "what it misses is what it missed");
     world.write(LARGER / 4096 - 1, 3).unwrap();
@@ -83,7 +83,7 @@ fn power_that_fails_during_a_growth_leaves_one_size_or_the_other_and_everything_
                 after_crash.lock().push(disks.each_ref().map(crash));
             });
         }
-        world.store.adopt_larger_image(LARGER, &maps(&map)).unwrap();
+        world.store.grow(LARGER, &maps(&map)).unwrap();
         let found = std::mem::take(&mut *after_crash.lock());
         assert_eq!(found.len(), 3, "a map and two superblocks");
         let mut sizes = Vec::new();
@@ -121,7 +121,7 @@ fn what_a_remote_may_have_received_is_known_with_the_new_map_as_with_the_old_one
     );
     assert!(world.store.trail_point("far", acked + 1).is_some());
     let map = new_map();
-    world.store.adopt_larger_image(LARGER, &maps(&map)).unwrap();
+    world.store.grow(LARGER, &maps(&map)).unwrap();
     world.map = map;
     world.lose_power(0);
     world.open_again().unwrap();
@@ -133,7 +133,7 @@ fn a_map_that_cannot_be_written_leaves_everything_as_it_was() {
     let mut world = world();
     let map = new_map();
     map.fail_write.store(1, Ordering::SeqCst);
-    world.store.adopt_larger_image(LARGER, &maps(&map)).unwrap_err();
+    world.store.grow(LARGER, &maps(&map)).unwrap_err();
     assert!(world.store.failure().is_none(), "hosts notice nothing");
     assert_eq!(world.store.volume_bytes(), VOLUME_BYTES);
     world.write(3, 3).unwrap();
@@ -148,10 +148,7 @@ fn a_map_that_cannot_be_written_leaves_everything_as_it_was() {
 fn a_superblock_that_cannot_be_written_leaves_the_old_size_in_force() {
     let world = world();
     world.journal.fail_write.store(2, Ordering::SeqCst);
-    world
-        .store
-        .adopt_larger_image(LARGER, &maps(&new_map()))
-        .unwrap_err();
+    world.store.grow(LARGER, &maps(&new_map())).unwrap_err();
     assert_eq!(world.store.volume_bytes(), VOLUME_BYTES);
     assert!(
         world.store.failure().is_some(),
