@@ -32,7 +32,7 @@ impl World {
                 _ => self.net.double(usize::from(self.chance(50))),
             },
             10 => self.net.truncate(usize::from(self.chance(50))),
-            11 if self.chance(40) => self.grow(),
+            11 if self.chance(70) => self.grow(),
             11 => self.change_weather(),
             12 => self.jump_clock(),
             13 if self.chance(50) => self.look_at_a_lonely_remote(),

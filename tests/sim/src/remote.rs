@@ -11,6 +11,7 @@ use crate::local::Site;
 use crate::platter::{Platter, is_any_faulty};
 use crate::process::{Death, Process};
 use crate::schedule::{self, Needs, spawn};
+use crate::stats::happened;
 use crate::taps::{ImageTap, ReplicaTap};
 use crate::time::SimClock;
 use crate::workers::SimWorkers;
@@ -135,7 +136,9 @@ impl SimReplicas {
         let (workers, store) = (SimWorkers::new(&self.process), replica.store().clone());
         let grown = done_elsewhere(&workers, move || {
             make_room(&store, volume_bytes)?;
-            store.grow(volume_bytes, &[])
+            store.grow(volume_bytes, &[])?;
+            happened("replicas that grew");
+            Ok::<(), StorageError>(())
         });
         match grown.await {
             Some(Ok(())) => Ok(()),
