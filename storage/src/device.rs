@@ -65,8 +65,8 @@ pub trait Device: Debug + Send + Sync {
     /// [`StorageError::Io`]; an unknown part may have been zeroed.
     fn zero_at(&self, offset: u64, length: u64, allocate: bool) -> Result<(), StorageError>;
 
-    /// Takes the size of a volume of so many bytes, durably. False: whatever is there stays there, and zeroes have to be written to
-    /// what is new.
+    /// Takes the size of a volume of so many bytes; durable with the next sync. False: whatever is there stays there, and
+    /// zeroes have to be written to what is new.
     ///
     /// # Errors
     /// [`StorageError`], also when there is not so much room.
@@ -291,7 +291,6 @@ impl Device for FileDevice {
         }
         let sized = self.file.set_len(volume_bytes);
         sized.map_err(|error| self.error(Operation::Allocate, volume_bytes, error))?;
-        self.sync_with_attributes()?;
         Ok(true)
     }
 

@@ -325,7 +325,7 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
     lock(&image)?;
     let (needed, size) = (superblock.volume_bytes, image.size_bytes()?);
     let fits = match image.kind() {
-        Kind::File => size == needed || (size > needed && is_unused(&image, needed, size)?),
+        Kind::File => size == needed || (size > needed && is_grown(&image, needed, size)?),
         Kind::BlockDevice => size >= needed,
     };
     if !fits {
@@ -356,6 +356,12 @@ pub fn open_files(files: &StoreFiles) -> Result<FileSet, StorageError> {
         superblock,
         image_kind,
     })
+}
+
+/// Whether an image is longer because a growth of its volume was cut short, and not because it is another one.
+fn is_grown(image: &FileDevice, needed: u64, size: u64) -> Result<bool, StorageError> {
+    let mark = crate::image_mark::read(image)?;
+    Ok(mark.is_some_and(|mark| !mark.is_empty()) && is_unused(image, needed, size)?)
 }
 
 /// Whether there is nothing but zeroes from `from` on: holes, or what file systems that do not tell holes show for them.
@@ -453,7 +459,7 @@ pub fn open_map(
 }
 
 /// A map that was made for a growth is in force if the growth is, and of no use otherwise.
-fn settle_new_map(new: &Path, path: &Path, header: &BlockMapHeader) -> Result<(), StorageError> {
+pub(crate) fn settle_new_map(new: &Path, path: &Path, header: &BlockMapHeader) -> Result<(), StorageError> {
     if !new.exists() {
         return Ok(());
     }

@@ -4,10 +4,8 @@ use crate::FileDevice;
 use crate::block_map::BlockMap;
 use crate::device::Device;
 use crate::error::{Operation, StorageError};
-use crate::files::{
-    StoreFiles, check_device_size, create_file, map_path, new_map_path, open_device, reserve,
-};
-use crate::limits::{MAX_VOLUME_BYTES, ZERO_STEP_BYTES};
+use crate::files::{StoreFiles, create_file, map_path, new_map_path, reserve, settle_new_map};
+use crate::limits::MAX_VOLUME_BYTES;
 use crate::small_file::sync_directory;
 use crate::store::Store;
 use std::path::{Path, PathBuf};
@@ -49,13 +47,13 @@ pub fn prepare_growth(store: &Store, files: &StoreFiles, volume_bytes: u64) -> R
     if volume_bytes == old {
         return Ok(growth);
     }
-    let made = make_room(store, old, volume_bytes).and_then(|()| growth.make_maps(store, files, old));
-    if made.is_err() {
-        growth.give_up();
-        // The next start would do it as well.
-        let _ = store.image().make_room(old);
+    // One that has failed may have the new size on its disk, and need what an attempt before this one made.
+    store.make_room(volume_bytes)?;
+    if let Err(error) = growth.make_maps(store, files, old) {
+        growth.give_up(store);
+        return Err(error);
     }
-    made.map(|()| growth)
+    Ok(growth)
 }
 
 impl Growth {
@@ -70,8 +68,8 @@ impl Growth {
                 new_map_path(files, store.name(), &slot.name),
                 map_path(files, store.name(), &slot.name),
             );
-            // What an attempt before this one left.
-            let _ = std::fs::remove_file(&path);
+            // What an attempt before this one left; or a map in force that has not got its name yet.
+            settle_new_map(&path, &name, &BlockMap::header_for(superblock.volume, old))?;
             let file = FileDevice::new(create_file(&path)?, &path)?;
             self.names.push((path, name));
             reserve(&file, BlockMap::file_bytes(&header))?;
@@ -81,9 +79,12 @@ impl Growth {
         sync_directory(&self.directory)
     }
 
-    fn give_up(&self) {
-        for (path, _) in &self.names {
-            let _ = std::fs::remove_file(path);
+    fn give_up(&self, store: &Store) {
+        if store.failure().is_none() {
+            for (path, _) in &self.names {
+                let _ = std::fs::remove_file(path);
+            }
+            store.take_room_back();
         }
     }
 
@@ -92,16 +93,12 @@ impl Growth {
     /// # Errors
     /// As [`grow_store`].
     pub fn carry_out(self, store: &Store) -> Result<(), StorageError> {
-        let old = store.volume_bytes();
-        if old == self.volume_bytes {
+        if store.volume_bytes() == self.volume_bytes {
             return Ok(());
         }
-        store.grow(self.volume_bytes, &self.maps).inspect_err(|_| {
-            if store.failure().is_none() {
-                self.give_up();
-                let _ = store.image().make_room(old);
-            }
-        })?;
+        store
+            .grow(self.volume_bytes, &self.maps)
+            .inspect_err(|_| self.give_up(store))?;
         if let Err(error) = self.rename_maps() {
             tracing::warn!(volume = store.name(), "{error}; the next start does it again");
         }
@@ -118,19 +115,6 @@ impl Growth {
     }
 }
 
-/// Whether a volume of `old` bytes that is not open can become one of `volume_bytes`; changes nothing.
-///
-/// # Errors
-/// [`StorageError`] that names the file and the remedy.
-pub fn check_growth(files: &StoreFiles, old: u64, volume_bytes: u64) -> Result<(), StorageError> {
-    check_sizes(&files.image, old, volume_bytes)?;
-    let image = open_device(&files.image, false)?;
-    match image.kind() {
-        crate::DeviceKind::File => Ok(()),
-        crate::DeviceKind::BlockDevice => check_device_size(&image, volume_bytes),
-    }
-}
-
 fn check_sizes(image: &Path, old: u64, volume_bytes: u64) -> Result<(), StorageError> {
     let refuse = |text| Err(StorageError::refused(&image.display().to_string(), text));
     if volume_bytes < old {
@@ -144,26 +128,4 @@ fn check_sizes(image: &Path, old: u64, volume_bytes: u64) -> Result<(), StorageE
         ));
     }
     Ok(())
-}
-
-/// The image has its new size, and reads as zeroes there.
-fn make_room(store: &Store, old: u64, volume_bytes: u64) -> Result<(), StorageError> {
-    let image = store.image();
-    if image.make_room(volume_bytes)? {
-        return Ok(());
-    }
-    // The kernel holds up everything else on a device while it zeroes a part of it.
-    let mut at = old;
-    while at < volume_bytes {
-        if store.is_closed() {
-            return Err(StorageError::refused(
-                store.name(),
-                "was shut down before it had grown",
-            ));
-        }
-        let step = ZERO_STEP_BYTES.min(volume_bytes - at);
-        image.zero_at(at, step, true)?;
-        at += step;
-    }
-    image.sync()
 }

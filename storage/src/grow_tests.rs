@@ -105,6 +105,26 @@ fn a_map_that_did_not_get_its_name_gets_it_at_the_next_start() {
 }
 
 #[test]
+fn a_map_in_force_that_has_not_got_its_name_outlives_the_next_growth() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = files(&directory);
+    let store = with_a_map(&files);
+    let path = directory.path().join("dirty-disk0@far.map");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    grow_store(&store, &files, NEW).unwrap();
+    let unnamed = std::fs::read(directory.path().join("dirty-disk0@far.map.new")).unwrap();
+    assert!(
+        grow_store(&store, &files, NEW * 2).is_err(),
+        "it has no name to give way to"
+    );
+    assert_eq!(store.volume_bytes(), NEW);
+    std::fs::remove_dir(&path).unwrap();
+    drop(prepare_growth(&store, &files, NEW * 2).unwrap());
+    assert_eq!(std::fs::read(&path).unwrap(), unnamed);
+}
+
+#[test]
 fn a_new_map_of_a_growth_that_never_was_is_thrown_away() {
     let directory = tempfile::tempdir().unwrap();
     let files = files(&directory);

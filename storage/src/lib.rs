@@ -36,7 +36,7 @@ pub use files::{
     FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files, open_map, remove_map,
     remove_maps,
 };
-pub use grow::{Growth, check_growth, grow_store, prepare_growth};
+pub use grow::{Growth, grow_store, prepare_growth};
 pub use image_mark::OpeningImage;
 pub use journal::{
     ChunkSpan, Layout, ReadError, Recovered, RingSurvey, Scan, ScannedChunk, load_superblock, recover,

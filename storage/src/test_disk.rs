@@ -122,6 +122,12 @@ impl Device for TestDisk {
         Ok(())
     }
 
+    fn make_room(&self, volume_bytes: u64) -> Result<bool, StorageError> {
+        let bytes = self.content.lock().current.len() as u64;
+        assert!(volume_bytes <= bytes, "the disk has {bytes} bytes");
+        Ok(false)
+    }
+
     fn zero_at(&self, offset: u64, length: u64, _allocate: bool) -> Result<(), StorageError> {
         self.put(offset, &vec![0; usize::try_from(length).unwrap()]);
         Ok(())

@@ -97,6 +97,10 @@ impl Device for FaultDisk {
         self.inner().zero_at(offset, length, allocate)
     }
 
+    fn make_room(&self, volume_bytes: u64) -> Result<bool, StorageError> {
+        self.inner().make_room(volume_bytes)
+    }
+
     fn write_back(&self, range: Range<u64>) -> Result<(), StorageError> {
         let hook = self.write_back_hook.lock().clone();
         if let Some(hook) = hook {

@@ -61,9 +61,13 @@ async fn create_volume(shared: &Shared, create: CreateVolume) -> Result<Reply, C
             } else {
                 "; its files were there already, and their content was taken up again"
             };
-            let mut view = shared.view.write();
-            view.config.volumes.push(volume.clone());
-            view.volumes.insert(volume.name.clone(), Slot::Open(open));
+            {
+                let mut view = shared.view.write();
+                view.config.volumes.push(volume.clone());
+                view.volumes.insert(volume.name.clone(), Slot::Open(open));
+            }
+            // Files that were there may be of a smaller one.
+            grow_all(shared, &wanted).await;
             note
         }
         Err(error) => {
@@ -91,7 +95,7 @@ async fn resize_volume(shared: &Shared, resize: ResizeVolume) -> Result<Reply, C
         .map_err(|error| invalid(without_places(&error)))?;
     let wanted = wanted.volume(name).map_or(0, |volume| volume.size_bytes);
     let open = open_volume(shared, name);
-    let size = open.as_ref().map(|volume| volume.status().size_bytes);
+    let size = open.as_ref().map(|volume| volume.size_bytes());
     if let Some(now) = size.filter(|now| *now > wanted) {
         let message = format!(
             "volume {name} has {}; it cannot become smaller, because hosts may have written to all of it",
@@ -110,10 +114,15 @@ async fn resize_volume(shared: &Shared, resize: ResizeVolume) -> Result<Reply, C
             let remedy = "restart the unit: it goes on with the new size";
             return Err(ControlError::new(error.code, message, remedy));
         }
-        let message = format!("volume {name} keeps its size: {error}");
+        let message = format!("{}{error}", keeps_its_size(name));
         write_text(&shared.config_path, &old)
             .map_err(|undo| ControlError::plain(ErrorCode::Failed, format!("{message}; and {undo}")))?;
         return Err(ControlError::plain(error.code, message));
+    }
+    {
+        let mut view = shared.view.write();
+        view.config_error
+            .take_if(|error| error.starts_with(&keeps_its_size(name)));
     }
     let when = if open.is_some() {
         "now"
@@ -126,14 +135,23 @@ async fn resize_volume(shared: &Shared, resize: ResizeVolume) -> Result<Reply, C
     })
 }
 
-async fn grow_all(shared: &Shared, volumes: &[(String, u64)]) {
-    for (name, bytes) in volumes {
-        if let Err(error) = grow(shared, name, *bytes).await {
-            let text = format!("volume {name} keeps its size: {error}");
+/// Volumes in service that are smaller than wanted become larger.
+async fn grow_all(shared: &Shared, wanted: &Config) {
+    for VolumeConfig { name, size_bytes, .. } in &wanted.volumes {
+        let is_smaller = open_volume(shared, name).is_some_and(|volume| volume.size_bytes() < *size_bytes);
+        if !is_smaller || shared.refuse_while_stopping().is_err() {
+            continue;
+        }
+        if let Err(error) = grow(shared, name, *size_bytes).await {
+            let text = format!("{}{error}", keeps_its_size(name));
             tracing::error!("{text}");
             shared.view.write().config_error.get_or_insert(text);
         }
     }
+}
+
+fn keeps_its_size(name: &str) -> String {
+    format!("volume {name} keeps its size: ")
 }
 
 /// Makes a volume larger, now if it is in service, else when it is opened next.
@@ -245,6 +263,21 @@ fn left_behind(volume: &VolumeConfig) -> String {
 
 fn delete_files(shared: &Shared, volume: &VolumeConfig) -> Result<String, ControlError> {
     let mut kept = Vec::new();
+    let mut locked = Vec::new();
+    for path in [&volume.mirror, &volume.journal] {
+        let Ok(file) = std::fs::File::open(path) else {
+            continue;
+        };
+        if file.try_lock().is_err() {
+            let message = format!(
+                "volume {} is removed, but {} is in use, by another volume say: its data stays",
+                volume.name,
+                path.display()
+            );
+            return Err(ControlError::plain(ErrorCode::Conflict, message));
+        }
+        locked.push(file);
+    }
     for path in [&volume.mirror, &volume.journal] {
         match std::fs::symlink_metadata(path) {
             Ok(found) if found.is_file() => std::fs::remove_file(path).map_err(|error| {
@@ -305,6 +338,21 @@ pub(super) async fn reload(shared: &Shared) -> Result<Reply, ControlError> {
     })
 }
 
+/// Opens new volumes, and those that could not be opened before: whatever was in the way may be gone.
+async fn open_idle(shared: &Shared) {
+    let idle: Vec<VolumeConfig> = {
+        let view = shared.view.read();
+        let is_open = |volume: &&VolumeConfig| matches!(view.volumes.get(&volume.name), Some(Slot::Open(_)));
+        let volumes = view.config.volumes.iter();
+        volumes.filter(|volume| !is_open(volume)).cloned().collect()
+    };
+    for volume in &idle {
+        if shared.refuse_while_stopping().is_ok() {
+            shared.open(volume).await;
+        }
+    }
+}
+
 /// Of a volume that is not open nothing is in force but what is wanted.
 fn forget_idle(view: &mut View, wanted: &Config) {
     let View { config, volumes, .. } = view;
@@ -344,7 +392,6 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
         shared.parts.set_access(name, access.clone());
     }
     let credentials = shared.parts.read_credentials();
-    grow_all(shared, &steps.grow_volumes).await;
     let mut failed = Vec::new();
     for (name, remote) in &steps.add_remotes {
         if let Some(volume) = open_volume(shared, name)
@@ -354,7 +401,7 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
             failed.push((name, remote, error));
         }
     }
-    let retry = {
+    {
         let mut view = shared.view.write();
         view.config = in_force_after(&view.config, wanted);
         if let Err(error) = credentials {
@@ -374,18 +421,9 @@ async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
             );
             view.config_error.get_or_insert(text);
         }
-        let idle = |volume: &&VolumeConfig| !matches!(view.volumes.get(&volume.name), Some(Slot::Open(_)));
-        view.config
-            .volumes
-            .iter()
-            .filter(idle)
-            .cloned()
-            .collect::<Vec<_>>()
-    };
-    // New ones, and those that could not be opened before: whatever was in the way may be gone.
-    for volume in &retry {
-        shared.open(volume).await;
     }
+    open_idle(shared).await;
+    grow_all(shared, wanted).await;
     steps.pending_restart
 }
 

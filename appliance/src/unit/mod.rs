@@ -176,18 +176,24 @@ async fn reload(shared: Arc<Shared>) {
 type Targets = (NbdListeners, Vec<TcpListener>);
 
 async fn start_parts(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     link: Vec<TcpListener>,
     (nbd, iscsi): Targets,
 ) -> Result<(), UnitError> {
     let refused = |error: parts::PartError| UnitError::Part(error.to_string());
-    let _turn = shared.turn.lock().await;
+    let turn = shared.turn.lock().await;
     shared.parts.start_link(link).await.map_err(refused)?;
     let volumes = shared.view.read().config.volumes.clone();
     for volume in &volumes {
         shared.open(volume).await;
     }
-    shared.parts.start_targets(nbd, iscsi).await.map_err(refused)
+    shared.parts.start_targets(nbd, iscsi).await.map_err(refused)?;
+    drop(turn);
+    // What was made larger in the file while the unit was away: beside, because it can take long.
+    if shared.has_to_grow() {
+        tokio::spawn(reload(Arc::clone(shared)));
+    }
+    Ok(())
 }
 
 fn first_view(config: Config) -> View {
@@ -202,12 +208,21 @@ fn first_view(config: Config) -> View {
         pending_restart: Vec::new(),
         volumes,
         stopping: false,
+        has_to_grow: false,
     }
 }
 
 /// Ends everything in its order; false if the next start will have to recover.
 async fn shut_down(shared: &Shared, control: &ControlServers) -> bool {
-    shared.view.write().stopping = true;
+    {
+        let mut view = shared.view.write();
+        view.stopping = true;
+        for slot in view.volumes.values() {
+            if let Slot::Open(volume) = slot {
+                volume.give_up_growth();
+            }
+        }
+    }
     // A command under way is finished first, so that it is never half done.
     let _turn = shared.turn.lock().await;
     shared.parts.stop_targets().await;

@@ -15,8 +15,6 @@ pub struct Changes {
     pub remove_remotes: Vec<(String, String)>,
     /// Volumes for which hosts may do something else from now on.
     pub set_access: Vec<(String, Access)>,
-    /// Volumes that become larger, and their new size.
-    pub grow_volumes: Vec<(String, u64)>,
     /// Settings that wait for a restart, by their key.
     pub pending_restart: Vec<String>,
 }
@@ -105,7 +103,7 @@ fn fixed_settings(old: &Config, new: &Config) -> Vec<String> {
 
 fn compare_volume(old: &VolumeConfig, new: &VolumeConfig, changes: &mut Changes) {
     let fixed = [
-        // Refused at the restart, too: what a host has written there would be gone.
+        // Refused at the restart, too: what a host has written there would be gone. Larger ones grow.
         ("size", old.size_bytes > new.size_bytes),
         ("journal_size", old.journal_size_bytes != new.journal_size_bytes),
         ("mirror", old.mirror != new.mirror),
@@ -113,9 +111,6 @@ fn compare_volume(old: &VolumeConfig, new: &VolumeConfig, changes: &mut Changes)
     ];
     for (key, _) in fixed.into_iter().filter(|(_, differs)| *differs) {
         changes.pending_restart.push(format!("volume.{}.{key}", new.name));
-    }
-    if old.size_bytes < new.size_bytes {
-        changes.grow_volumes.push((new.name.clone(), new.size_bytes));
     }
     if old.access != new.access {
         changes.set_access.push((new.name.clone(), new.access.clone()));
@@ -170,12 +165,6 @@ mod tests {
                 .iter()
                 .map(|(name, to)| format!("{name} {to:?}")),
         );
-        steps.extend(
-            changes
-                .grow_volumes
-                .iter()
-                .map(|(name, bytes)| format!("{name} {bytes} bytes")),
-        );
         steps.extend(changes.pending_restart.iter().map(|key| format!("restart {key}")));
         steps
     }
@@ -194,7 +183,7 @@ mod tests {
                 format!("{old}[[volume.remote]]\nname='s'\naddress='127.0.0.1:7'\n"),
                 vec!["+a/s=127.0.0.1:7"],
             ),
-            (old.replace("1G", "2G"), vec!["a 2147483648 bytes"]),
+            (old.replace("1G", "2G"), vec![]),
             (old.replace("1G", "1M"), vec!["restart volume.a.size"]),
             (
                 old.replace("size=", "read_only=true\nsize="),

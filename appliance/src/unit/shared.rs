@@ -46,6 +46,8 @@ pub(super) struct View {
     pub(super) pending_restart: Vec<String>,
     pub(super) volumes: BTreeMap<String, Slot>,
     pub(super) stopping: bool,
+    /// A volume is smaller than wanted since it was opened.
+    pub(super) has_to_grow: bool,
 }
 
 /// A volume of the configuration.
@@ -114,6 +116,7 @@ impl Shared {
         let slot = match self.parts.open_volume(volume, false).await {
             Ok(open) => {
                 tracing::info!(volume = volume.name, "volume in service");
+                self.note_size(&volume.name, open.size_bytes());
                 Slot::Open(open)
             }
             Err(error) => {
@@ -122,6 +125,21 @@ impl Shared {
             }
         };
         self.view.write().volumes.insert(volume.name.clone(), slot);
+    }
+
+    /// In force is the size that a volume has, whatever is wanted.
+    pub(super) fn note_size(&self, name: &str, bytes: u64) {
+        let mut view = self.view.write();
+        let config = view.config.volumes.iter_mut().find(|volume| volume.name == name);
+        if let Some(config) = config.filter(|config| config.size_bytes > bytes) {
+            config.size_bytes = bytes;
+            view.has_to_grow = true;
+        }
+    }
+
+    /// Whether a volume was smaller than the configuration says when it was opened.
+    pub(super) fn has_to_grow(&self) -> bool {
+        self.view.read().has_to_grow
     }
 
     pub(super) fn status(&self) -> Status {

@@ -8,6 +8,7 @@ use super::Store;
 use super::state::Consumer;
 use crate::device::Device;
 use crate::error::StorageError;
+use crate::limits::ZERO_STEP_BYTES;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -27,6 +28,9 @@ impl Store {
         // No checkpoint meanwhile: the tail must not leave what only the old maps know.
         let mut superblock = self.superblock.lock();
         self.check_usable()?;
+        if volume_bytes < superblock.volume_bytes {
+            return Err(StorageError::refused(&self.name, "cannot become smaller"));
+        }
         let images: Vec<_> = {
             let state = self.state.lock();
             let grown = |consumer| {
@@ -54,8 +58,40 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the store was shut down.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+    /// Gives the image the size of a larger volume, durably, with zeroes there. Takes as long as writing them does; can be
+    /// [given up](Self::give_up_growth).
+    ///
+    /// # Errors
+    /// [`StorageError`]: the volume has its old size. A failed sync is final, as always: it may have been told of what was written
+    /// before.
+    pub fn make_room(&self, volume_bytes: u64) -> Result<(), StorageError> {
+        self.check_usable()?;
+        let mut at = self.volume_bytes();
+        if !self.image.make_room(volume_bytes)? {
+            // The kernel holds up everything else on a device while it zeroes a part of it.
+            while at < volume_bytes {
+                if self.growth_given_up.load(Ordering::Acquire) {
+                    let text = "was told to stop before it had grown; it grows at the next start";
+                    return Err(StorageError::refused(&self.name, text));
+                }
+                let step = ZERO_STEP_BYTES.min(volume_bytes - at);
+                self.image.zero_at(at, step, true)?;
+                at += step;
+            }
+        }
+        self.sync_image(|image| image.sync())
+    }
+
+    /// Takes back what [`make_room`](Self::make_room) did, if nothing can count on it.
+    pub(crate) fn take_room_back(&self) {
+        if self.failure().is_none() {
+            // A start does it, too.
+            let _ = self.image.make_room(self.volume_bytes());
+        }
+    }
+
+    /// A growth that is under way ends without effect as soon as it can.
+    pub fn give_up_growth(&self) {
+        self.growth_given_up.store(true, Ordering::Release);
     }
 }

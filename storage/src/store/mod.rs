@@ -77,6 +77,7 @@ pub struct Store {
     failure: Mutex<Option<String>>,
     failed: AtomicBool,
     closed: AtomicBool,
+    growth_given_up: AtomicBool,
 }
 
 /// What was found when the store was opened.

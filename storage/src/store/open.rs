@@ -148,6 +148,7 @@ impl Store {
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            growth_given_up: AtomicBool::new(false),
             volume_bytes: AtomicU64::new(superblock.volume_bytes),
             opened: Snapshot {
                 clean,

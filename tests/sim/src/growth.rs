@@ -13,23 +13,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The image has room, and zeroes there: a file has them by itself, a device does not.
-pub fn make_room(store: &Store, volume_bytes: u64) -> Result<(), StorageError> {
-    let (image, old) = (store.image(), store.volume_bytes());
-    if !image.make_room(volume_bytes)? {
-        image.zero_at(old, volume_bytes - old, true)?;
-        image.sync()?;
-    }
-    Ok(())
-}
-
 /// Makes a volume as large as its operator wants it.
 pub fn carry_out(site: &Site, process: &Arc<Process>, store: &Store) -> Result<(), StorageError> {
     let (old, wanted) = (store.volume_bytes(), site.wanted.get());
     if wanted <= old {
         return Ok(());
     }
-    make_room(store, wanted)?;
+    store.make_room(wanted)?;
     let header = |bytes| BlockMap::header_for(site.uuid, bytes);
     let mut maps = Vec::new();
     let mut platters = Vec::new();

@@ -5,7 +5,6 @@ use crate::checks::full_copies::Copies;
 use crate::checks::senders::{Sender, Senders};
 use crate::checks::tail::DurableTail;
 use crate::disk::SimDisk;
-use crate::growth::make_room;
 use crate::history::History;
 use crate::local::Site;
 use crate::platter::{Platter, is_any_faulty};
@@ -135,7 +134,7 @@ impl SimReplicas {
         }
         let (workers, store) = (SimWorkers::new(&self.process), replica.store().clone());
         let grown = done_elsewhere(&workers, move || {
-            make_room(&store, volume_bytes)?;
+            store.make_room(volume_bytes)?;
             store.grow(volume_bytes, &[])?;
             happened("replicas that grew");
             Ok::<(), StorageError>(())

@@ -4,8 +4,7 @@ use super::error::PartError;
 use crate::config::VolumeConfig;
 use farside_protocol::journal::{Role, Superblock};
 use farside_storage::{
-    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, check_growth, create_files,
-    grow_store, open_files,
+    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -167,16 +166,6 @@ fn open_existing(
     warn_of_other_journal_size(files, config);
     let store = Store::open(set.devices, clock.clone())?;
     set.mark.settle()?;
-    let old = store.volume_bytes();
-    if old < config.size_bytes {
-        grow_store(&store, files, config.size_bytes)?;
-        tracing::info!(
-            volume = config.name,
-            from = old,
-            bytes = config.size_bytes,
-            "volume grown"
-        );
-    }
     Ok(store)
 }
 
@@ -235,9 +224,6 @@ fn check_superblock(
             "belongs to a volume of {} bytes, the configuration says {}; set the size back: a volume cannot become smaller",
             superblock.volume_bytes, config.size_bytes
         ));
-    }
-    if superblock.volume_bytes < config.size_bytes {
-        check_growth(files, superblock.volume_bytes, config.size_bytes)?;
     }
     Ok(())
 }

@@ -209,6 +209,16 @@ impl Volume {
         Ok(())
     }
 
+    /// A growth under way ends as soon as it can: the unit stops.
+    pub(crate) fn give_up_growth(&self) {
+        self.served.volume.store().give_up_growth();
+    }
+
+    /// Its size.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.served.volume.store().volume_bytes()
+    }
+
     /// Whether a growth that failed may have reached the disk all the same: a failed write says nothing about what is there.
     pub(crate) fn may_have_grown(&self) -> bool {
         self.served.volume.store().failure().is_some()

@@ -145,6 +145,25 @@ fn a_map_that_cannot_be_written_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn a_sync_that_fails_while_the_image_grows_may_be_about_what_was_written_before() {
+    let world = world();
+    world.image.fail_sync.store(1, Ordering::SeqCst);
+    world.store.make_room(LARGER).unwrap_err();
+    assert!(world.store.failure().is_some());
+    assert!(world.store.checkpoint().is_err(), "the tail stays where it is");
+    assert!(world.store.make_room(LARGER).is_err(), "nothing is tried again");
+}
+
+#[test]
+fn a_growth_that_is_given_up_is_none() {
+    let world = world();
+    world.store.give_up_growth();
+    let error = world.store.make_room(LARGER).unwrap_err().to_string();
+    assert!(error.contains("it grows at the next start"), "{error}");
+    assert!(world.store.failure().is_none());
+}
+
+#[test]
 fn a_superblock_that_cannot_be_written_leaves_the_old_size_in_force() {
     let world = world();
     world.journal.fail_write.store(2, Ordering::SeqCst);
