@@ -31,6 +31,8 @@ pub struct Local {
     pub process: Option<Arc<Process>>,
     /// Who it is, to remotes.
     pub instance: Uuid,
+    /// It is being shut down: no link begins any more.
+    pub stopping: bool,
 }
 
 /// Starts the local unit: recovers its volumes and takes them into service.
@@ -40,6 +42,7 @@ pub fn start(world: &Rc<World>) {
     *world.local.borrow_mut() = Local {
         process: Some(process.clone()),
         instance,
+        stopping: false,
     };
     world.stats.trace("local", || "starts".to_owned());
     let world = world.clone();
@@ -112,7 +115,7 @@ pub fn start_links(
     (site, volume): (&Rc<Site>, &Arc<Volume>),
     instance: Uuid,
 ) {
-    let (stop, told) = watch::channel(false);
+    let (stop, told) = watch::channel(world.local.borrow().stopping);
     *site.stop.borrow_mut() = Some(stop);
     for remote in site.remotes.borrow().iter() {
         start_link(world, process, (site, volume), (remote, instance, &told));
@@ -245,6 +248,7 @@ pub async fn shut_down(world: &Rc<World>) {
         return;
     };
     world.stats.trace("local", || "is shut down".to_owned());
+    world.local.borrow_mut().stopping = true;
     for site in world.sites() {
         if let Some(stop) = site.stop.take() {
             stop.send_replace(true);

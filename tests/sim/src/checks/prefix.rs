@@ -88,9 +88,10 @@ fn compare_once(site: &Site, image: &Platter, (whose, applied): (&str, u64), com
 /// # Panics
 /// When they differ.
 pub fn compare(name: &str, found: &[u8], expected: &[u8], record: u64) {
-    // What is beyond the end of a volume was never written.
-    let (inside, beyond) = expected.split_at(found.len().min(expected.len()));
-    if found == inside && beyond.iter().all(|byte| *byte == 0) {
+    // What is beyond the end of a volume was never written; it may have been smaller then, or be smaller now.
+    let both = found.len().min(expected.len());
+    let beyond = found[both..].iter().chain(&expected[both..]);
+    if found[..both] == expected[..both] && beyond.copied().all(|byte| byte == 0) {
         return;
     }
     let at = found
