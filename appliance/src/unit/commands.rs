@@ -261,23 +261,27 @@ fn left_behind(volume: &VolumeConfig) -> String {
     )
 }
 
+/// Two volumes cannot be configured with one file, but one that never opened may name what another one still has in use.
+fn refuse_shared_files(shared: &Shared, volume: &VolumeConfig) -> Result<(), ControlError> {
+    let view = shared.view.read();
+    let mine = [&volume.mirror, &volume.journal];
+    let mut others = view.config.volumes.iter();
+    let user = others.find(|other| {
+        [&other.mirror, &other.journal]
+            .iter()
+            .any(|path| mine.contains(path))
+    });
+    let Some(user) = user else { return Ok(()) };
+    let message = format!(
+        "volume {} is removed; its data stays, because volume {} has it in use",
+        volume.name, user.name
+    );
+    Err(ControlError::plain(ErrorCode::Conflict, message))
+}
+
 fn delete_files(shared: &Shared, volume: &VolumeConfig) -> Result<String, ControlError> {
     let mut kept = Vec::new();
-    let mut locked = Vec::new();
-    for path in [&volume.mirror, &volume.journal] {
-        let Ok(file) = std::fs::File::open(path) else {
-            continue;
-        };
-        if file.try_lock().is_err() {
-            let message = format!(
-                "volume {} is removed, but {} is in use, by another volume say: its data stays",
-                volume.name,
-                path.display()
-            );
-            return Err(ControlError::plain(ErrorCode::Conflict, message));
-        }
-        locked.push(file);
-    }
+    refuse_shared_files(shared, volume)?;
     for path in [&volume.mirror, &volume.journal] {
         match std::fs::symlink_metadata(path) {
             Ok(found) if found.is_file() => std::fs::remove_file(path).map_err(|error| {
