@@ -2,7 +2,7 @@
 
 use crate::disk::SimDisk;
 use crate::local::{self, Site};
-use crate::process::Process;
+use crate::process::{Death, Process};
 use crate::schedule::{draw, spawn};
 use crate::stats::happened;
 use crate::time::pause_us;
@@ -68,6 +68,15 @@ pub fn under_its_hosts(world: &Rc<World>, site: &Rc<Site>, instance: Uuid) {
         };
         if closing(&volume) {
             return;
+        }
+        // Few calls to disks, and dangerous ones.
+        if !world.is_calm() && draw(2) == 0 {
+            let how = if draw(2) == 0 {
+                Death::Killed
+            } else {
+                Death::PowerLost
+            };
+            process.dies_after(1 + draw(16), how);
         }
         if let Err(error) = carry_out(&site, &process, volume.store()) {
             let excused = process.is_dead() || site.is_hurt() || site.faulty.get();
