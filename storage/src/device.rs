@@ -4,7 +4,6 @@
 //! implements the same trait with a disk that loses, tears and reorders what was not synced.
 
 use crate::error::{Operation, StorageError};
-use crate::files::check_device_size;
 use crate::limits::ZERO_BUFFER_BYTES;
 use std::fmt::Debug;
 use std::fs::File;
@@ -192,6 +191,18 @@ impl FileDevice {
         StorageError::io(operation, &self.name, offset, source)
     }
 
+    /// Refuses a device that is too small.
+    pub(crate) fn check_holds(&self, needed: u64) -> Result<(), StorageError> {
+        let size = self.size_bytes()?;
+        if size < needed {
+            let text = format!(
+                "has {size} bytes, the volume needs {needed}; give a larger device or a smaller size"
+            );
+            return Err(StorageError::refused(self.name(), text));
+        }
+        Ok(())
+    }
+
     pub(crate) fn write_zeroes(&self, mut offset: u64, mut length: u64) -> Result<(), StorageError> {
         let zeroes = vec![
             0_u8;
@@ -286,7 +297,7 @@ impl Device for FileDevice {
 
     fn make_room(&self, volume_bytes: u64) -> Result<bool, StorageError> {
         if self.kind == Kind::BlockDevice {
-            check_device_size(self, volume_bytes)?;
+            self.check_holds(volume_bytes)?;
             return Ok(false);
         }
         let sized = self.file.set_len(volume_bytes);

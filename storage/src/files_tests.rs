@@ -2,9 +2,8 @@
 
 use crate::StorageError;
 use crate::clock::SystemClock;
-use crate::files::{
-    FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files, open_map,
-};
+use crate::files::{FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files};
+use crate::map_files::open_map;
 use crate::store::{Store, StoreParameters};
 use farside_protocol::journal::Role;
 use std::os::unix::fs::FileExt;

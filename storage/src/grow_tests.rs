@@ -1,8 +1,9 @@
 //! Larger volumes, on real files.
 
 use crate::clock::SystemClock;
-use crate::files::{OpenMode, StoreFiles, create_files, open_files, open_map};
+use crate::files::{OpenMode, StoreFiles, create_files, open_files};
 use crate::grow::{grow_store, prepare_growth};
+use crate::map_files::open_map;
 use crate::store::{Store, StoreParameters};
 use farside_protocol::journal::Role;
 use std::os::unix::fs::FileExt;

@@ -16,6 +16,7 @@ mod store;
 mod image_mark;
 mod made_directories;
 mod files;
+mod map_files;
 mod grow;
 mod keeper;
 mod workers;
@@ -32,10 +33,7 @@ pub use block_map::BlockMap;
 pub use clock::{Clock, SystemClock};
 pub use device::{Device, Extent, FileDevice, Kind as DeviceKind};
 pub use error::{Operation, StorageError};
-pub use files::{
-    FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files, open_map, remove_map,
-    remove_maps,
-};
+pub use files::{FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files};
 pub use grow::{Growth, grow_store, prepare_growth};
 pub use image_mark::OpeningImage;
 pub use journal::{
@@ -43,6 +41,7 @@ pub use journal::{
     scan_all,
 };
 pub use keeper::{ImageSteps, Keeper, StoreEvent, StoreObserver, SyncSteps};
+pub use map_files::{open_map, remove_map, remove_maps};
 pub use overlay::{Overlay, Piece, Source};
 pub use small_file::{read_small_file, remove_file_durably, replace_file, sync_directory};
 pub use store::{

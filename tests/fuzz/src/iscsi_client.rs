@@ -2,7 +2,7 @@
 //! message that it gets.
 
 use crate::iscsi_pdu::{
-    Digests, HEADER_BYTES, Header, NO_TAG, is_onward, put_message, put_word, take_message, word,
+    Digests, HEADER_BYTES, Header, NO_TAG, is_onward, put_message, put_word, take_message, take_piece, word,
 };
 use crate::iscsi_script::{Command, Manner, Script, Step};
 use crate::iscsi_wire::Initiator;
@@ -479,9 +479,9 @@ impl Initiator for Client {
                 Stage::Leaving | Stage::Over => return Some(Vec::new()),
             }
         }
-        let rest = self.outgoing.split_off(most.min(self.outgoing.len()));
-        self.moved += self.outgoing.len();
-        Some(std::mem::replace(&mut self.outgoing, rest))
+        let piece = take_piece(&mut self.outgoing, most);
+        self.moved += piece.len();
+        Some(piece)
     }
 
     fn hear(&mut self, bytes: &[u8]) {

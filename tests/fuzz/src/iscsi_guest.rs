@@ -1,7 +1,9 @@
 //! The initiator of the target `iscsi_login`: asks what its steps decide, solves challenges if they say so, and checks every answer.
 
 use crate::draw::Draw;
-use crate::iscsi_pdu::{Digests, HEADER_BYTES, Header, is_onward, put_message, put_word, take_message, word};
+use crate::iscsi_pdu::{
+    Digests, HEADER_BYTES, Header, is_onward, put_message, put_word, take_message, take_piece, word,
+};
 use crate::iscsi_wire::Initiator;
 use farside::targets::iscsi::{Account, Policy};
 use farside_protocol::iscsi::{Pairs, put_pair};
@@ -473,9 +475,9 @@ impl Initiator for Guest {
                 _ => self.ask(),
             }
         }
-        let rest = self.outgoing.split_off(most.min(self.outgoing.len()));
-        self.moved += self.outgoing.len();
-        Some(std::mem::replace(&mut self.outgoing, rest))
+        let piece = take_piece(&mut self.outgoing, most);
+        self.moved += piece.len();
+        Some(piece)
     }
 
     fn hear(&mut self, bytes: &[u8]) {

@@ -81,3 +81,9 @@ pub(crate) fn take_message(
     assert!(data[length..].iter().all(|byte| *byte == 0), "padding is zeroes");
     Some((header, data[..length].to_vec()))
 }
+
+/// The next piece of what is to be sent.
+pub(crate) fn take_piece(outgoing: &mut Vec<u8>, most: usize) -> Vec<u8> {
+    let rest = outgoing.split_off(most.min(outgoing.len()));
+    std::mem::replace(outgoing, rest)
+}
