@@ -8,5 +8,5 @@ pub mod receiver;
 pub mod replica;
 
 pub use receiver::{Receiver, ReceiverConfig, ReplicaLink, SessionError};
-pub use replica::{FailedReplica, Replica, ReplicaSet, ReplicaSetConfig};
+pub use replica::{Bookmark, FailedReplica, Past, Replica, ReplicaSet, ReplicaSetConfig};
 pub use sink::{Replicas, Sink, SinkError, SinkState};

@@ -147,7 +147,7 @@ fn refuse_used(path: &Path, role: Role, mode: OpenMode) -> Result<(), StorageErr
     }
     let text = match role {
         Role::Volume => "exists and is not empty; give another path, or --force to overwrite what it holds",
-        Role::Replica => {
+        Role::Replica | Role::History => {
             "exists and is not empty, but its journal is not there; put that back, or move the directory of the replica \
              away: it then gets a full copy"
         }
@@ -279,7 +279,7 @@ fn fill_journal(path: &Path, parameters: &StoreParameters, now_us: u64) -> Resul
 }
 
 /// Takes the exclusive lock that keeps a second unit away. A unit that was just killed may still be on its way out.
-fn lock(device: &FileDevice) -> Result<(), StorageError> {
+pub(crate) fn lock(device: &FileDevice) -> Result<(), StorageError> {
     for _ in 0..LOCK_ATTEMPTS {
         match device.file().try_lock() {
             Ok(()) => return Ok(()),

@@ -28,6 +28,7 @@ fn role_word(role: Role) -> &'static str {
     match role {
         Role::Volume => "mirror",
         Role::Replica => "replica",
+        Role::History => "history",
     }
 }
 

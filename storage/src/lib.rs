@@ -12,6 +12,7 @@ mod small_file;
 mod overlay;
 mod journal;
 mod block_map;
+mod history;
 mod store;
 mod image_mark;
 mod made_directories;
@@ -35,6 +36,7 @@ pub use device::{Device, Extent, FileDevice, Kind as DeviceKind};
 pub use error::{Operation, StorageError};
 pub use files::{FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files};
 pub use grow::{Growth, grow_store, prepare_growth};
+pub use history::{History, HistoryState, Mark, Moment, Pin, View, format_history, keep_history};
 pub use image_mark::OpeningImage;
 pub use journal::{
     ChunkSpan, Layout, ReadError, Recovered, RingSurvey, Scan, ScannedChunk, load_superblock, recover,

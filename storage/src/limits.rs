@@ -64,6 +64,16 @@ pub const LOCK_ATTEMPTS: u32 = 10;
 pub const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of journal read at once when the trail of a consumer is collected.
 pub const TRAIL_READ_BYTES: usize = 4 << 20;
+/// Before-images are found by the part of the volume they lie in; none with bytes crosses the end of one.
+pub const HISTORY_GRANULE_BYTES: u64 = 128 << 10;
+/// Bytes of a history's ring for each before-image or moment it may hold: what it costs in memory is bounded by its size.
+pub const HISTORY_ITEM_BYTES: u64 = 2048;
+/// The same for small rings.
+pub const MIN_HISTORY_ITEMS: usize = 16 << 10;
+/// Smallest history.
+pub const MIN_HISTORY_BYTES: u64 = 4 << 20;
+/// Old content is read and compared in pieces of this size.
+pub const BEFORE_PIECE_BYTES: usize = 128 << 10;
 /// Bytes of journal written once more at a time after an unclean end.
 pub const REWRITE_BYTES: usize = 4 << 20;
 /// Largest volume.

@@ -198,6 +198,7 @@ impl From<&Superblock> for SuperblockReport {
             role: match found.role {
                 Role::Volume => "volume",
                 Role::Replica => "replica",
+                Role::History => "history",
             },
             name: found.name.clone(),
             volume: found.volume.to_string(),

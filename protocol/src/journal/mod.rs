@@ -17,7 +17,7 @@ mod tests;
 pub use block_map::{BLOCK_MAP_HEADER_BYTES, BlockMapHeader};
 pub use error::FormatError;
 pub use place::Place;
-pub use record::{Record, RecordKind};
+pub use record::{MARK_COPYING, MARK_MOMENT, MARK_POSITION, Record, RecordKind};
 pub use superblock::{
     ChainPoint, ConsumerSlot, ConsumerState, CopyState, JOURNAL_VERSION, Role, Superblock, Totals,
 };

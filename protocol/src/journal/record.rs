@@ -20,6 +20,15 @@ pub enum RecordKind {
     Mark(u16),
 }
 
+/// Marks of a history: what follows up to the next mark is what was overwritten since the image was the state after
+/// the record named by the offset.
+pub const MARK_MOMENT: u16 = 1;
+/// The same of a state that the volume never had, during a copy.
+pub const MARK_COPYING: u16 = 2;
+/// Mark of a history: the offset is the address in the owning journal up to which the image was brought when the mark
+/// before it was made.
+pub const MARK_POSITION: u16 = 3;
+
 /// Kind codes on disk. Version 1: write 1, trim 2, zero 3, mark 4.
 const WRITE: u8 = 1;
 const TRIM: u8 = 2;

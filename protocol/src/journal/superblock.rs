@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | 0 | 8 | magic `FARSIDEJ` |
 //! | 8 | 2 | version |
-//! | 10 | 2 | role: 1 volume, 2 replica |
+//! | 10 | 2 | role: 1 volume, 2 replica, 3 history |
 //! | 12 | 4 | flags: 1 clean shutdown |
 //! | 16 | 8 | generation |
 //! | 24 | 16 | journal UUID |
@@ -27,7 +27,7 @@
 //! | 304 | 8 | record from which the replica is consistent |
 //! | 312 | 33 | name: length and up to 32 bytes |
 //! | 345 | 7 | zero |
-//! | 352 | 16 | unit UUID of the sender (replica) |
+//! | 352 | 16 | unit UUID of the sender (replica), UUID of the journal whose past it keeps (history) |
 //! | 368 | 8 x 3 | totals at the last checkpoint: blocks written, sent, received |
 //! | 392 | 4 | consumers |
 //! | 396 | 4 | zero |
@@ -81,6 +81,8 @@ pub enum Role {
     Volume,
     /// The journal of a replica, written by a link.
     Replica,
+    /// What an image held before it was overwritten, in a ring of the same format.
+    History,
 }
 
 /// How far the first copy of a replica has come.
@@ -130,7 +132,7 @@ pub struct Totals {
 /// A decoded superblock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
-    /// Volume or replica.
+    /// Volume, replica or history.
     pub role: Role,
     /// Whether the last writer shut down cleanly.
     pub clean: bool,
@@ -168,7 +170,7 @@ pub struct Superblock {
     pub consistent_from: u64,
     /// Name of the volume.
     pub name: String,
-    /// Unit that feeds a replica; nil for a volume.
+    /// Unit that feeds a replica; nil for a volume; the owning journal of a history.
     pub source: Uuid,
     /// Blocks counted over the journal's whole life, as of the last checkpoint.
     pub totals: Totals,
@@ -460,6 +462,7 @@ fn role_code(role: Role) -> u16 {
     match role {
         Role::Volume => 1,
         Role::Replica => 2,
+        Role::History => 3,
     }
 }
 
@@ -467,6 +470,7 @@ fn decode_role(code: u16) -> Result<Role, FormatError> {
     match code {
         1 => Ok(Role::Volume),
         2 => Ok(Role::Replica),
+        3 => Ok(Role::History),
         _ => Err(FormatError::Field("role")),
     }
 }

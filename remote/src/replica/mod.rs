@@ -4,10 +4,12 @@
 //! received only then, and applied after that. After a crash the journal is replayed, so the image is again
 //! exactly the state after the last record received.
 
+mod past;
 mod set;
 #[cfg(test)]
 mod tests;
 
+pub use past::{Bookmark, Past};
 pub use set::{FailedReplica, ReplicaSet, ReplicaSetConfig};
 
 use crate::limits::SYNC_INTERVAL;
@@ -28,6 +30,7 @@ pub struct Replica {
     /// The superblock at the start, for what never changes in it: the store's own is locked while a disk syncs.
     opened_as: Superblock,
     files: StoreFiles,
+    past: Past,
     changed: watch::Sender<u64>,
     keeper: OnceLock<Arc<Keeper>>,
     workers: Arc<dyn Workers>,
@@ -50,11 +53,16 @@ impl Replica {
     ///
     /// # Errors
     /// The operating system's, when it gives no threads.
-    pub fn start(store: Store, files: StoreFiles, workers: Arc<dyn Workers>) -> std::io::Result<Arc<Self>> {
+    pub fn start(
+        (store, past): (Store, Past),
+        files: StoreFiles,
+        workers: Arc<dyn Workers>,
+    ) -> std::io::Result<Arc<Self>> {
         let replica = Arc::new(Self {
             opened_as: store.superblock(),
             store: Arc::new(store),
             files,
+            past,
             changed: watch::Sender::new(0),
             keeper: OnceLock::new(),
             workers,
@@ -80,6 +88,12 @@ impl Replica {
     #[must_use]
     pub fn opened_as(&self) -> &Superblock {
         &self.opened_as
+    }
+
+    /// What it knows of its past.
+    #[must_use]
+    pub fn past(&self) -> &Past {
+        &self.past
     }
 
     /// Its files.

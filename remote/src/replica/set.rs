@@ -2,7 +2,7 @@
 //!
 //! Whose replica it is, is checked against its own superblock before anything is written.
 
-use super::Replica;
+use super::{Past, Replica};
 use crate::sink::Replicas;
 use farside_protocol::journal::Role;
 use farside_protocol::journal::limits::{
@@ -29,6 +29,8 @@ pub struct ReplicaSetConfig {
     pub directory: PathBuf,
     /// Bytes for the journal of a new replica.
     pub journal_bytes: u64,
+    /// Bytes for the history of a new replica; 0 for none, also of those that are there.
+    pub history_bytes: u64,
     /// Names that are accepted; all if absent.
     pub accept: Option<Vec<String>>,
 }
@@ -98,7 +100,7 @@ impl ReplicaSet {
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
-            let opened = open_replica(&files_in(&self.config.directory, &name), &self.clock);
+            let opened = self.open_replica(&files_in(&self.config.directory, &name));
             let opened = opened.map_err(|error| self.with_remedy(&name, &error));
             if let Err(problem) = &opened {
                 tracing::error!(replica = name, "replica not in service: {problem}");
@@ -266,7 +268,28 @@ impl ReplicaSet {
         tracing::info!(replica = %hello.volume_name, source = %hello.unit_name, bytes = hello.volume_bytes,
             "first greeting of a volume: making its replica");
         create_files(&files, &parameters, OpenMode::Careful, self.clock.wall_us())?;
-        open_replica(&files, &self.clock)
+        self.open_replica(&files)
+    }
+
+    fn open_replica(&self, files: &StoreFiles) -> Result<Arc<Replica>, StorageError> {
+        let set = open_files(files)?;
+        let name = files.journal.display().to_string();
+        if set.superblock.role != Role::Replica {
+            let problem =
+                "is the journal of a volume, not of a replica; move it out of the replicas directory"
+                    .to_owned();
+            return Err(StorageError::Refused { name, problem });
+        }
+        let store = Store::open(set.devices, self.clock.clone())?;
+        set.mark.settle()?;
+        let past = Past::open(&store, &files.maps, self.config.history_bytes);
+        let started = Replica::start((store, past), files.clone(), Arc::new(SystemWorkers));
+        started.map_err(|source| StorageError::Io {
+            operation: farside_storage::Operation::Open,
+            name,
+            offset: 0,
+            source,
+        })
     }
 }
 
@@ -293,25 +316,6 @@ fn shut_down_one(replica: &Replica) {
 
 fn shutting_down() -> Refusal {
     Refusal::new(RefuseCode::ShuttingDown, 0, "the unit is shutting down")
-}
-
-fn open_replica(files: &StoreFiles, clock: &Arc<dyn Clock>) -> Result<Arc<Replica>, StorageError> {
-    let set = open_files(files)?;
-    let name = files.journal.display().to_string();
-    if set.superblock.role != Role::Replica {
-        let problem =
-            "is the journal of a volume, not of a replica; move it out of the replicas directory".to_owned();
-        return Err(StorageError::Refused { name, problem });
-    }
-    let store = Store::open(set.devices, clock.clone())?;
-    set.mark.settle()?;
-    let started = Replica::start(store, files.clone(), Arc::new(SystemWorkers));
-    started.map_err(|source| StorageError::Io {
-        operation: farside_storage::Operation::Open,
-        name,
-        offset: 0,
-        source,
-    })
 }
 
 /// Whether a journal can be made for chunks of the sender's: what it says decides what is allocated here.

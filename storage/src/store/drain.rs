@@ -4,6 +4,7 @@
 //! again. A crash in the middle is repaired by doing the same once more.
 
 use super::Store;
+use super::past::Batch;
 use super::written::Written;
 use crate::error::StorageError;
 use crate::journal::ChunkSpan;
@@ -48,6 +49,7 @@ impl Store {
             let state = self.state.lock();
             (state.points.applied, state.points.durable)
         };
+        self.mark_past(from);
         if from.address >= limit.address {
             return Ok(false);
         }
@@ -66,7 +68,8 @@ impl Store {
             return Err(self.fail(self.lost_chunk(&from)));
         };
         let base = spans[0].address;
-        self.guard(self.merge(&spans, buffer, merged))?;
+        self.guard(self.merge(&from, &spans, buffer, merged))?;
+        self.commit_past(&last);
         self.image_generation.fetch_add(1, Ordering::AcqRel);
         let result = self.guard(self.write_image(merged, buffer, base));
         if result.is_ok() {
@@ -74,6 +77,7 @@ impl Store {
                 .iter()
                 .for_each(|piece| written.mark(&(piece.offset..piece.end)));
             self.step_applied(merged, last);
+            self.reveal_past(&last);
         }
         self.image_generation.fetch_add(1, Ordering::AcqRel);
         merged.clear();
@@ -90,7 +94,14 @@ impl Store {
     }
 
     /// Collects what a batch changes, later records over earlier ones, payloads verified.
-    fn merge(&self, spans: &[ChunkSpan], buffer: &[u8], merged: &mut Overlay) -> Result<(), StorageError> {
+    fn merge(
+        &self,
+        from: &ChainPoint,
+        spans: &[ChunkSpan],
+        buffer: &[u8],
+        merged: &mut Overlay,
+    ) -> Result<(), StorageError> {
+        let (mut before, base) = (*from, spans.first().map_or(0, |span| span.address));
         for span in spans {
             let damaged = |problem: String| {
                 let offset = self.journal.layout.file_offset(span.address);
@@ -106,6 +117,8 @@ impl Store {
                     what.header.sequence
                 )));
             }
+            self.keep_past(&before, &what, &Batch { merged, buffer, base });
+            before = span.after;
             let mut data = span.address + BLOCK_BYTES_U64;
             for record in what.records() {
                 if record.end() > self.volume_bytes() {

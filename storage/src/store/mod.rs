@@ -5,7 +5,7 @@
 //! and gives ring space back; [`Store::relieve`] decides when. Each is a plain call that blocks on its device
 //! only; who calls them, and on which threads, is decided outside. Any of them may run at the same time.
 //!
-//! Order of locks: drain, sync gate, appender, superblock, journal sync, state. A failed write or sync is
+//! Order of locks: drain, sync gate, appender, superblock, journal sync, history, state. A failed write or sync is
 //! final: it is latched, and every later call says so.
 
 mod core;
@@ -17,6 +17,7 @@ mod drain;
 mod checkpoint;
 mod write_back;
 mod written;
+mod past;
 mod consumers;
 mod replica;
 mod grow;
@@ -31,14 +32,15 @@ mod stress_tests;
 use crate::clock::Clock;
 use crate::device::Device;
 use crate::error::StorageError;
+use crate::history::History;
 use crate::journal::{Journal, Recovered};
 use append::Appender;
 use drain::Drain;
 use farside_protocol::journal::{ChainPoint, Superblock};
 use parking_lot::{Mutex, MutexGuard};
 use state::State;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 pub use self::core::Relief;
 pub use allocation::{Allocation, Stretch};
@@ -78,6 +80,8 @@ pub struct Store {
     failed: AtomicBool,
     closed: AtomicBool,
     growth_given_up: AtomicBool,
+    /// What the image held before, if that is kept.
+    history: OnceLock<Arc<History>>,
 }
 
 /// What was found when the store was opened.

@@ -14,8 +14,8 @@ use crate::overlay::Overlay;
 use farside_protocol::journal::limits::{MAX_POSITION, MIN_SEGMENT_BYTES, RING_OFFSET};
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Role, Superblock, Totals};
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 
 /// What decides a new store.
@@ -149,6 +149,7 @@ impl Store {
             failed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             growth_given_up: AtomicBool::new(false),
+            history: OnceLock::new(),
             volume_bytes: AtomicU64::new(superblock.volume_bytes),
             opened: Snapshot {
                 clean,

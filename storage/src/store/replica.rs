@@ -55,6 +55,12 @@ impl Store {
         let address =
             layout.segment_start(layout.segment_of(appender.head.address) + layout.window_segments + 2);
         let start = ChainPoint { address, ..*base };
+        if self.keeps_past() {
+            // Nothing is applied again from here on, so what was applied has to be in the image for good.
+            self.sync_image(|image| image.sync())?;
+            // Before the superblock says so: what is applied or copied next is not covered by any earlier mark.
+            self.begin_past(&start);
+        }
         superblock.head = start;
         superblock.tail = start;
         superblock.mirrored = start;
@@ -91,6 +97,7 @@ impl Store {
     /// [`StorageError`].
     pub fn write_copy(&self, offset: u64, data: &[u8]) -> Result<(), StorageError> {
         self.check_copy(offset, data.len() as u64)?;
+        self.keep_copied_past(offset, data);
         self.guard(self.image.write_at(&mut [IoSlice::new(data)], offset))?;
         self.step_copy(offset + data.len() as u64);
         Ok(())
@@ -107,6 +114,7 @@ impl Store {
         while at < end {
             let extent = self.image.extent_at(at, end)?;
             if extent.data {
+                self.keep_zeroed_past(at, extent.length);
                 self.guard(self.image.zero_at(at, extent.length, false))?;
             }
             at += extent.length.max(1);

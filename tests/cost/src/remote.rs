@@ -7,7 +7,7 @@ use farside::link::{SessionSetup, StatusCell, run_session};
 use farside::volume::{LinkSource, Volume};
 use farside_protocol::journal::Role;
 use farside_protocol::link::{Hello, Refusal};
-use farside_remote::{Receiver, ReceiverConfig, Replica, Replicas};
+use farside_remote::{Past, Receiver, ReceiverConfig, Replica, Replicas};
 use farside_storage::open_map;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -44,7 +44,11 @@ impl Remote {
     pub(crate) fn follow(place: &Place, volume: &Arc<Volume>, hands: &Arc<ByHand>) -> Result<Self> {
         let far_hands = Arc::new(ByHand::default());
         let store = place.create(Role::Replica)?;
-        let replica = Replica::start(store, place.files(Role::Replica), far_hands.clone())?;
+        let replica = Replica::start(
+            (store, Past::default()),
+            place.files(Role::Replica),
+            far_hands.clone(),
+        )?;
         let config = ReceiverConfig {
             unit: Uuid::from_u128(0xfa),
             unit_name: REMOTE.to_owned(),

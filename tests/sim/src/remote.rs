@@ -18,7 +18,7 @@ use crate::world::World;
 use farside_protocol::journal::Role;
 use farside_protocol::journal::limits::{MIN_SEGMENTS, RING_OFFSET};
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
-use farside_remote::{Receiver, ReceiverConfig, Replica, Replicas};
+use farside_remote::{Past, Receiver, ReceiverConfig, Replica, Replicas};
 use farside_storage::{
     Clock, StorageError, Store, StoreDevices, StoreFiles, StoreParameters, done_elsewhere, load_superblock,
 };
@@ -205,7 +205,7 @@ impl SimReplicas {
             maps: home.name.as_str().into(),
         };
         let workers = Arc::new(SimWorkers::new(&self.process));
-        Ok(Replica::start(store, files, workers).expect("simulated threads start"))
+        Ok(Replica::start((store, Past::default()), files, workers).expect("simulated threads start"))
     }
 }
 

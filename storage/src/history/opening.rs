@@ -1,0 +1,173 @@
+//! Making a ring, and finding in it what it knows after any end.
+//!
+//! The newest mark says how far the image may have been written: what lies before it in the owning journal was told of
+//! already, and is not told again when it is applied once more. A mark beyond the end of that journal belongs to a copy
+//! that was never begun, and does not count. An image that is further than the newest mark went on without its history,
+//! which is then of no use and begins anew.
+
+use super::index::{Index, Moment};
+use super::ring::{Writer, add_records};
+use super::{History, Mark};
+use crate::device::Device;
+use crate::error::StorageError;
+use crate::journal::{Journal, load_superblock, recover};
+use crate::store::{Points, Store, StoreParameters};
+use farside_protocol::journal::limits::{BLOCK_BYTES_U64, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES};
+use farside_protocol::journal::{
+    ChainPoint, MARK_COPYING, MARK_MOMENT, MARK_POSITION, Record, RecordKind, Role, Superblock, What,
+};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Segments of a ring, roughly: so much is dropped at a time.
+const SEGMENTS: u64 = 256;
+
+/// Makes the ring for the image of the journal that `owner` describes.
+///
+/// # Errors
+/// [`StorageError`].
+pub fn format_history(
+    device: &dyn Device,
+    owner: &Superblock,
+    bytes: u64,
+    now_us: u64,
+) -> Result<(), StorageError> {
+    let segment = u32::try_from(bytes / SEGMENTS)
+        .unwrap_or(u32::MAX)
+        .max(MIN_SEGMENT_BYTES);
+    let parameters = StoreParameters {
+        role: Role::History,
+        name: owner.name.clone(),
+        volume: owner.volume,
+        journal: Uuid::new_v4(),
+        volume_bytes: owner.volume_bytes,
+        journal_bytes: bytes,
+        segment_bytes: Some((1 << segment.ilog2()).min(MAX_SEGMENT_BYTES)),
+        source: owner.journal,
+    };
+    Store::format(device, &parameters, now_us)
+}
+
+/// What a walk through the ring finds besides the tables.
+#[derive(Default)]
+struct Walked {
+    /// The last mark that counts.
+    covered: Option<(u64, Moment)>,
+    last: Option<Moment>,
+}
+
+impl History {
+    /// Opens the ring of the image that `owner` and `points` describe.
+    ///
+    /// # Errors
+    /// [`StorageError`]; one that is [lost content](StorageError::is_lost_content) ends with a new ring.
+    pub fn open(device: Arc<dyn Device>, owner: &Superblock, points: &Points) -> Result<Self, StorageError> {
+        let mut superblock = load_superblock(device.as_ref())?;
+        let fits = superblock.role == Role::History && superblock.source == owner.journal;
+        if !fits || superblock.volume != owner.volume {
+            return Err(StorageError::lost(
+                device.name(),
+                "is not the history of this replica",
+            ));
+        }
+        let recovered = recover(device.as_ref(), &superblock)?;
+        superblock.epoch = superblock.epoch.max(recovered.head.epoch) + 1;
+        superblock.starts += 1;
+        let journal = Journal::new(device, &superblock);
+        journal.erase_false_successors(&recovered.head)?;
+        journal.rewrite(&superblock.head, &recovered.head)?;
+        journal.device.sync()?;
+        let mut index = Index::default();
+        let walked = walk(
+            &journal,
+            (superblock.tail, recovered.head),
+            points.durable.address,
+            &mut index,
+        )?;
+        let knows = walked.covered.map(|(address, _)| address);
+        let history = Self {
+            writer: Mutex::new(Writer::new(superblock, recovered.head, None)),
+            journal,
+            index: Mutex::new(index),
+            failure: Mutex::new(None),
+            covered: knows.unwrap_or(0),
+        };
+        let tail = history.writer.lock().tail;
+        if walked.last.is_some() && knows.is_none_or(|known| known < points.mirrored.address) {
+            tracing::warn!(
+                "{}: the image went on without its history, which begins anew",
+                history.journal.device.name()
+            );
+            history.forget()?;
+        } else {
+            history.record_tail(&mut history.writer.lock(), tail)?;
+        }
+        Ok(history)
+    }
+
+    /// Begins anew: what was kept is of no use.
+    ///
+    /// # Errors
+    /// [`StorageError`] of the ring.
+    pub fn forget(&self) -> Result<(), StorageError> {
+        let mut writer = self.writer.lock();
+        self.index.lock().clear();
+        writer.marked = None;
+        let head = writer.head;
+        self.record_tail(&mut writer, head)
+    }
+
+    /// Whether a mark at this place says nothing new.
+    #[must_use]
+    pub fn is_marked(&self, mark: &Mark) -> bool {
+        self.writer.lock().marked.as_ref() == Some(mark)
+    }
+}
+
+/// Puts everything from `tail` to `head` into the tables.
+fn walk(
+    journal: &Journal,
+    (tail, head): (ChainPoint, ChainPoint),
+    owner_head: u64,
+    index: &mut Index,
+) -> Result<Walked, StorageError> {
+    let (layout, mut walked) = (journal.layout, Walked::default());
+    let mut before = tail;
+    let reached = journal.walk(tail, head.address, |address, what| {
+        let number = layout.segment_of(address);
+        index.begin_segment(number, ChainPoint { address, ..before }, what.header.first_record);
+        let place = address + BLOCK_BYTES_U64 - layout.segment_start(number);
+        add_records(
+            index,
+            what.records(),
+            (what.header.first_record, place),
+            |record| Some(moment(what, record)),
+        );
+        for record in what.records() {
+            match record.kind {
+                RecordKind::Mark(MARK_MOMENT | MARK_COPYING) => walked.last = Some(moment(what, &record)),
+                RecordKind::Mark(MARK_POSITION) if record.offset <= owner_head => {
+                    walked.covered = walked.last.map(|moment| (record.offset, moment));
+                }
+                _ => {}
+            }
+        }
+        before = crate::journal::point_after(what, address);
+    })?;
+    if reached.address == head.address {
+        return Ok(walked);
+    }
+    let offset = layout.file_offset(reached.address);
+    let text = format!("chunk {} of the history is unreadable", reached.sequence + 1);
+    Err(StorageError::damaged(journal.device.name(), offset, text))
+}
+
+fn moment(what: &What<'_>, record: &Record) -> Moment {
+    Moment {
+        record: record.offset,
+        time_us: what.header.sealed_at_us.saturating_sub(u64::from(record.age_us)),
+        serial: 0,
+        settled: record.kind == RecordKind::Mark(MARK_MOMENT),
+    }
+}
