@@ -1,9 +1,10 @@
 //! The JSON of the control types is an interface: scripts read it. This file keeps its names.
 
 use farside_protocol::control::{
-    BufferStatus, Command, ControlError, CopyProgress, CounterPair, CreateVolume, ErrorCode, ImageStatus,
-    JournalStatus, Lag, Positions, RemoteAddress, RemoteState, RemoteStatus, RemoveVolume, ReplicaState,
-    ReplicaStatus, Reply, ResizeVolume, SCHEMA, SourceStatus, Status, UnitStatus, VolumeState, VolumeStatus,
+    BufferStatus, Command, ControlError, CopyProgress, CounterPair, CreateVolume, ErrorCode, HistorySummary,
+    ImageStatus, JournalStatus, Lag, MomentStatus, Positions, RemoteAddress, RemoteState, RemoteStatus,
+    RemoveVolume, ReplicaState, ReplicaStatus, Reply, ResizeVolume, SCHEMA, SourceStatus, Status, UnitStatus,
+    VolumeState, VolumeStatus,
 };
 
 fn journal(path: &str) -> JournalStatus {
@@ -74,6 +75,13 @@ fn volume() -> VolumeStatus {
     }
 }
 
+fn moment(sequence: u64) -> MomentStatus {
+    MomentStatus {
+        sequence,
+        time: "2026-01-02T03:04:05Z".into(),
+    }
+}
+
 fn replica() -> ReplicaStatus {
     ReplicaStatus {
         name: "disk0".into(),
@@ -94,6 +102,14 @@ fn replica() -> ReplicaStatus {
         journal: journal("/r/journal"),
         image: ImageStatus {
             path: "/r/replica.img".into(),
+        },
+        history: HistorySummary {
+            size_bytes: 1 << 30,
+            used_bytes: 4096,
+            oldest: Some(moment(1)),
+            newest: Some(moment(10)),
+            bookmarks: 1,
+            problem: None,
         },
         clean_start: false,
     }

@@ -140,8 +140,16 @@ impl FuseFile {
     /// # Errors
     /// A skip without nbdfuse; an error when it does not come up.
     pub fn show(world: &World, uri: &str, connections: u32) -> Result<Self> {
+        Self::show_as(world, "attached", uri, connections)
+    }
+
+    /// The same at a file of that name.
+    ///
+    /// # Errors
+    /// As `show`.
+    pub fn show_as(world: &World, name: &str, uri: &str, connections: u32) -> Result<Self> {
         need("nbdfuse")?;
-        let path = world.file("attached");
+        let path = world.file(name);
         File::create(&path)?;
         let mut command = std::process::Command::new("nbdfuse");
         command.arg("-C").arg(connections.to_string()).arg(&path).arg(uri);

@@ -1,11 +1,21 @@
 //! The door between the interface and the unit behind it.
 
-use farside_protocol::control::{Command, ControlError, Reply, Status};
+use farside_protocol::control::{
+    AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, HistoryStatus, OpenView,
+    Progress, Reply, RestoreFile, Status,
+};
 use std::future::Future;
 use std::pin::Pin;
+use tokio::sync::mpsc;
+
+/// An answer that may take its time.
+pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + Send>>;
 
 /// A command under way.
-pub type Execution = Pin<Box<dyn Future<Output = Result<Reply, ControlError>> + Send>>;
+pub type Execution = Answer<Reply>;
+
+/// Work that lasts, and what it says meanwhile. It ends by itself, or when nobody listens any more.
+pub type Lasting = mpsc::Receiver<Progress>;
 
 /// What stands behind the interface.
 pub trait Control: Send + Sync + 'static {
@@ -14,4 +24,22 @@ pub trait Control: Send + Sync + 'static {
 
     /// Carries out a command. Dropping the future must not leave the command half done.
     fn execute(&self, command: Command) -> Execution;
+
+    /// The past of a replica.
+    fn history(&self, replica: String, ask: AskHistory) -> Answer<HistoryStatus>;
+
+    /// What was overwritten between two moments.
+    fn changes(&self, replica: String, ask: AskChanges) -> Answer<ChangesStatus>;
+
+    /// Gives a moment a name.
+    fn add_bookmark(&self, replica: String, add: AddBookmark) -> Answer<Reply>;
+
+    /// Takes a moment's name away.
+    fn remove_bookmark(&self, replica: String, name: String) -> Answer<Reply>;
+
+    /// Lets hosts attach a moment.
+    fn open_view(&self, replica: String, open: OpenView) -> Answer<Lasting>;
+
+    /// Copies a moment into a file.
+    fn restore(&self, replica: String, restore: RestoreFile) -> Answer<Lasting>;
 }

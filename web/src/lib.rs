@@ -9,10 +9,11 @@
 mod host;
 mod limits;
 mod control;
+mod history;
 mod routers;
 mod page;
 mod serve;
 
-pub use control::{Control, Execution};
+pub use control::{Answer, Control, Execution, Lasting};
 pub use routers::{console_router, control_router};
 pub use serve::{serve_tcp, serve_unix};

@@ -205,6 +205,12 @@ fn replica_card(out: &mut String, replica: &ReplicaStatus) {
         "Received / applied",
         &format!("{} / {}", replica.received, replica.applied),
     );
+    if let Some(oldest) = &replica.history.oldest {
+        pair(out, "History back to", &oldest.time);
+    }
+    if let Some(problem) = &replica.history.problem {
+        pair(out, "History", problem);
+    }
     out.push_str("</dl>");
     meter(
         out,

@@ -1,7 +1,7 @@
 //! Which address does what.
 
-use crate::control::Control;
-use crate::{host, limits, page};
+use crate::control::{Control, Execution};
+use crate::{history, host, limits, page};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -15,7 +15,7 @@ use farside_protocol::control::{
 use serde::Deserialize;
 use std::sync::Arc;
 
-type Shared = Arc<dyn Control>;
+pub(crate) type Shared = Arc<dyn Control>;
 
 /// The whole interface: everything the console shows, and the commands. For the control socket.
 pub fn control_router(control: Arc<dyn Control>) -> Router {
@@ -23,7 +23,8 @@ pub fn control_router(control: Arc<dyn Control>) -> Router {
         .route("/api/v1/volumes", post(create_volume))
         .route("/api/v1/volumes/{name}", axum::routing::delete(remove_volume))
         .route("/api/v1/volumes/{name}/size", axum::routing::put(resize_volume))
-        .route("/api/v1/reload", post(reload));
+        .route("/api/v1/reload", post(reload))
+        .merge(history::commands());
     finish(views().merge(commands), control)
 }
 
@@ -42,6 +43,7 @@ fn views() -> Router<Shared> {
         .route("/api/v1/volumes", get(volumes))
         .route("/api/v1/volumes/{name}", get(volume))
         .route("/api/v1/version", get(version))
+        .merge(history::views())
 }
 
 fn finish(router: Router<Shared>, control: Shared) -> Router {
@@ -114,7 +116,7 @@ async fn create_volume(
     body: Result<Json<CreateVolume>, JsonRejection>,
 ) -> Result<Json<Reply>, Refusal> {
     let Json(create) = body.map_err(|error| malformed(error.body_text()))?;
-    run(control, Command::CreateVolume(create)).await
+    run(control.execute(Command::CreateVolume(create))).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,7 +131,7 @@ async fn resize_volume(
     body: Result<Json<NewSize>, JsonRejection>,
 ) -> Result<Json<Reply>, Refusal> {
     let Json(NewSize { size }) = body.map_err(|error| malformed(error.body_text()))?;
-    run(control, Command::ResizeVolume(ResizeVolume { name, size })).await
+    run(control.execute(Command::ResizeVolume(ResizeVolume { name, size }))).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -152,16 +154,16 @@ async fn remove_volume(
         delete_data: query.delete_data,
         force: query.force,
     };
-    run(control, Command::RemoveVolume(remove)).await
+    run(control.execute(Command::RemoveVolume(remove))).await
 }
 
 async fn reload(State(control): State<Shared>) -> Result<Json<Reply>, Refusal> {
-    run(control, Command::Reload).await
+    run(control.execute(Command::Reload)).await
 }
 
 /// Runs a command to its end even if the client goes away: a change is made whole or not at all.
-async fn run(control: Shared, command: Command) -> Result<Json<Reply>, Refusal> {
-    match tokio::spawn(control.execute(command)).await {
+pub(crate) async fn run(execution: Execution) -> Result<Json<Reply>, Refusal> {
+    match tokio::spawn(execution).await {
         Ok(Ok(reply)) => Ok(Json(reply)),
         Ok(Err(error)) => Err(Refusal(error)),
         Err(error) => Err(Refusal(ControlError::new(
@@ -172,7 +174,7 @@ async fn run(control: Shared, command: Command) -> Result<Json<Reply>, Refusal> 
     }
 }
 
-fn malformed(text: String) -> Refusal {
+pub(crate) fn malformed(text: String) -> Refusal {
     Refusal(ControlError::plain(ErrorCode::BadRequest, text))
 }
 
@@ -193,7 +195,7 @@ async fn method_not_allowed() -> Response {
 }
 
 /// A [`ControlError`] as an HTTP answer.
-struct Refusal(ControlError);
+pub(crate) struct Refusal(pub(crate) ControlError);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {

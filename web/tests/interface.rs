@@ -9,9 +9,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use farside_protocol::control::{
-    Command, ControlError, ErrorCode, Reply, SCHEMA, Status, UnitStatus, VolumeState, VolumeStatus,
+    AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, ErrorCode, HistoryStatus,
+    HistorySummary, OpenView, Progress, Reply, RestoreFile, SCHEMA, Status, UnitStatus, VolumeState,
+    VolumeStatus,
 };
-use farside_web::{Control, Execution, console_router, control_router};
+use farside_web::{Answer, Control, Execution, Lasting, console_router, control_router};
 use http_body_util::BodyExt;
 use std::sync::{Arc, Mutex};
 use tower::ServiceExt;
@@ -20,6 +22,7 @@ use tower::ServiceExt;
 struct Pretended {
     problem: Option<&'static str>,
     seen: Mutex<Vec<Command>>,
+    viewed: Mutex<Option<tokio::sync::mpsc::Sender<Progress>>>,
 }
 
 impl Control for Pretended {
@@ -46,6 +49,58 @@ impl Control for Pretended {
             volumes: vec![volume],
             replicas: vec![],
         }
+    }
+
+    fn history(&self, replica: String, ask: AskHistory) -> Answer<HistoryStatus> {
+        Box::pin(async move {
+            if replica == "absent" {
+                return Err(ControlError::plain(ErrorCode::NotFound, "no such replica"));
+            }
+            Ok(HistoryStatus {
+                volume: format!("{replica} {:?} {:?}", ask.limit, ask.until),
+                summary: HistorySummary::default(),
+                named: vec![],
+                moments: vec![],
+            })
+        })
+    }
+
+    fn changes(&self, _replica: String, _ask: AskChanges) -> Answer<ChangesStatus> {
+        Box::pin(async { Err(ControlError::plain(ErrorCode::Conflict, "no history")) })
+    }
+
+    fn add_bookmark(&self, replica: String, add: AddBookmark) -> Answer<Reply> {
+        let message = format!("{replica} {} {:?}", add.name, add.at);
+        Box::pin(async move {
+            Ok(Reply {
+                message,
+                files: vec![],
+            })
+        })
+    }
+
+    fn remove_bookmark(&self, replica: String, name: String) -> Answer<Reply> {
+        let message = format!("{replica} without {name}");
+        Box::pin(async move {
+            Ok(Reply {
+                message,
+                files: vec![],
+            })
+        })
+    }
+
+    fn open_view(&self, _replica: String, open: OpenView) -> Answer<Lasting> {
+        let (tell, told) = tokio::sync::mpsc::channel(1);
+        *self.viewed.lock().unwrap() = Some(tell.clone());
+        Box::pin(async move {
+            let message = open.nbd_socket;
+            tell.send(Progress::Done { message }).await.unwrap();
+            Ok(told)
+        })
+    }
+
+    fn restore(&self, _replica: String, _restore: RestoreFile) -> Answer<Lasting> {
+        Box::pin(async { Err(ControlError::plain(ErrorCode::Conflict, "the file is there")) })
     }
 
     fn execute(&self, command: Command) -> Execution {
@@ -261,5 +316,88 @@ async fn many_silent_clients_do_not_keep_others_from_being_served() {
         .expect("served at last")
         .unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn the_past_of_a_replica_is_shown_to_all_and_named_by_the_operator_only() {
+    let unit = Arc::new(Pretended::default());
+    let (console, control) = (console_router(unit.clone()), control_router(unit.clone()));
+    let path = "/api/v1/replicas/disk0/history?limit=5&until=10m%20ago";
+    for router in [&console, &control] {
+        let (status, text) = ask(router, "GET", path, "").await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.contains(r#"disk0 Some(5) Some(\"10m ago\")"#), "{text}");
+        let (status, _) = ask(router, "GET", "/api/v1/replicas/absent/history", "").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        let (status, _) = ask(router, "GET", "/api/v1/replicas/disk0/history?limit=x", "").await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        let (status, _) = ask(router, "GET", "/api/v1/replicas/disk0/history/changes?from=1", "").await;
+        assert_eq!(status, StatusCode::CONFLICT);
+    }
+    for (method, path, body, said) in [
+        ("POST", "bookmarks", r#"{"name":"a"}"#, "disk0 a None"),
+        ("POST", "bookmarks", r#"{"name":"a","at":"7"}"#, "disk0 a Some"),
+        ("DELETE", "bookmarks/a", "", "disk0 without a"),
+        ("POST", "views", r#"{"at":"now","nbd_socket":"/s"}"#, "/s"),
+    ] {
+        let path = format!("/api/v1/replicas/disk0/{path}");
+        let (status, _) = ask(&console, method, &path, body).await;
+        assert!(matches!(status.as_u16(), 404 | 405), "{method} {path}");
+        *unit.viewed.lock().unwrap() = None;
+        let asked = ask(&control, method, &path, body);
+        let ending = async {
+            // A view says nothing more and does not end before whoever opened it goes, or the unit ends it.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+                unit.viewed.lock().unwrap().take();
+            }
+        };
+        let ((status, text), ()) = tokio::join!(asked, ending);
+        assert!(
+            status.is_success() && text.contains(said),
+            "{path}: {status} {text}"
+        );
+    }
+    let (status, _) = ask(
+        &control,
+        "POST",
+        "/api/v1/replicas/disk0/restore",
+        r#"{"at":"1","file":"/f"}"#,
+    )
+    .await;
+    assert_eq!(status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn a_view_ends_with_the_connection_of_whoever_opened_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let unit = Arc::new(Pretended::default());
+    let router = control_router(unit.clone());
+    let server = tokio::spawn(farside_web::serve_unix(listener, router, std::future::pending()));
+    let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let body = r#"{"at":"now","nbd_socket":"/s"}"#;
+    let head = format!(
+        "POST /api/v1/replicas/disk0/views HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    client
+        .write_all(format!("{head}{body}").as_bytes())
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("done") {
+        assert!(client.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    let tell = unit.viewed.lock().unwrap().clone().unwrap();
+    assert!(!tell.is_closed());
+    drop(client);
+    let patience = std::time::Duration::from_secs(20);
+    tokio::time::timeout(patience, tell.closed())
+        .await
+        .expect("nobody listens any more");
     server.abort();
 }

@@ -3,11 +3,15 @@
 use super::exit::{CliError, Exit};
 use super::limits;
 use crate::config::size;
-use farside_protocol::control::{ControlError, CreateVolume, RemoveVolume, Reply, Status};
+use farside_protocol::control::{
+    AddBookmark, AskChanges, AskHistory, ChangesStatus, ControlError, CreateVolume, HistoryStatus, OpenView,
+    Progress, RemoveVolume, Reply, RestoreFile, Status,
+};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::io::ErrorKind;
@@ -61,6 +65,62 @@ impl Client {
             .await
     }
 
+    pub(super) async fn history(&self, replica: &str, ask: &AskHistory) -> Result<HistoryStatus, CliError> {
+        let limit = ask.limit.map(|limit| limit.to_string());
+        let path = below(
+            replica,
+            "history",
+            &[("limit", limit.as_deref()), ("until", ask.until.as_deref())],
+        );
+        self.ask(Method::GET, &path, String::new(), limits::ANSWER_TIMEOUT)
+            .await
+    }
+
+    pub(super) async fn changes(&self, replica: &str, ask: &AskChanges) -> Result<ChangesStatus, CliError> {
+        let query = [("from", Some(ask.from.as_str())), ("to", ask.to.as_deref())];
+        let path = below(replica, "history/changes", &query);
+        self.ask(Method::GET, &path, String::new(), limits::COMMAND_TIMEOUT)
+            .await
+    }
+
+    pub(super) async fn add_bookmark(&self, replica: &str, add: &AddBookmark) -> Result<Reply, CliError> {
+        let path = below(replica, "bookmarks", &[]);
+        self.ask(Method::POST, &path, json(add)?, limits::COMMAND_TIMEOUT)
+            .await
+    }
+
+    /// Both must be valid names.
+    pub(super) async fn remove_bookmark(&self, replica: &str, name: &str) -> Result<Reply, CliError> {
+        let path = below(replica, &format!("bookmarks/{name}"), &[]);
+        self.ask(Method::DELETE, &path, String::new(), limits::COMMAND_TIMEOUT)
+            .await
+    }
+
+    pub(super) async fn open_view(&self, replica: &str, open: &OpenView) -> Result<Said, CliError> {
+        self.begin(&below(replica, "views", &[]), json(open)?).await
+    }
+
+    pub(super) async fn restore(&self, replica: &str, restore: &RestoreFile) -> Result<Said, CliError> {
+        self.begin(&below(replica, "restore", &[]), json(restore)?).await
+    }
+
+    /// Begins work that lasts as long as what is returned.
+    async fn begin(&self, path: &str, body: String) -> Result<Said, CliError> {
+        let response = self
+            .respond(Method::POST, path, body, limits::COMMAND_TIMEOUT)
+            .await?;
+        if !response.status().is_success() {
+            return Err(self.read::<Reply>(response).await.err().unwrap_or_else(|| {
+                CliError::failure("the unit refused and did not say why; look at its log")
+            }));
+        }
+        Ok(Said {
+            client: self.clone(),
+            body: response.into_body(),
+            rest: Vec::new(),
+        })
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -68,6 +128,20 @@ impl Client {
         body: String,
         patience: Duration,
     ) -> Result<T, CliError> {
+        self.within(patience, async {
+            let response = self.respond(method, path, body, patience).await?;
+            self.read(response).await
+        })
+        .await
+    }
+
+    async fn respond(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, CliError> {
         let stream = self.within(limits::CONNECT_TIMEOUT, self.connect()).await?;
         let io = TokioIo::new(stream);
         let (mut sender, connection) = self.broken(hyper::client::conn::http1::handshake(io).await)?;
@@ -81,8 +155,7 @@ impl Client {
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| CliError::failure(error.to_string()))?;
         self.within(patience, async {
-            let response = self.broken(sender.send_request(request).await)?;
-            self.read(response).await
+            self.broken(sender.send_request(request).await)
         })
         .await
     }
@@ -148,5 +221,80 @@ impl Client {
             self.socket.display()
         );
         CliError::new(Exit::Unreachable, message)
+    }
+}
+
+/// What work that lasts says, as it says it. The work ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Said {
+    client: Client,
+    body: Incoming,
+    rest: Vec<u8>,
+}
+
+impl Said {
+    /// The next line; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Progress>, CliError> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                let said = serde_json::from_slice(&line);
+                return said.map(Some).map_err(|error| {
+                    CliError::failure(format!(
+                        "the unit said something unknown: {error}; check versions"
+                    ))
+                });
+            }
+            if self.rest.len() > limits::LINE_BYTES {
+                return Err(CliError::failure(
+                    "the unit says too much at once; check versions",
+                ));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(frame) => {
+                    let frame = self.client.broken(frame)?;
+                    self.rest
+                        .extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                }
+            }
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<String, CliError> {
+    serde_json::to_string(value).map_err(|error| CliError::failure(error.to_string()))
+}
+
+/// An address below a replica, whose name is a valid one, with what is asked for.
+fn below(replica: &str, what: &str, query: &[(&str, Option<&str>)]) -> String {
+    let mut path = format!("/api/v1/replicas/{replica}/{what}");
+    let given = query.iter().filter_map(|(key, value)| Some((key, (*value)?)));
+    for (number, (key, value)) in given.enumerate() {
+        path.push(if number == 0 { '?' } else { '&' });
+        path.push_str(key);
+        path.push('=');
+        for byte in value.bytes() {
+            if byte.is_ascii_alphanumeric() {
+                path.push(char::from(byte));
+            } else {
+                path.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::below;
+
+    #[test]
+    fn what_is_asked_survives_the_address() {
+        let query = [("from", Some("10m ago&x=1")), ("to", None), ("limit", Some("5"))];
+        assert_eq!(
+            below("disk0", "history", &query),
+            "/api/v1/replicas/disk0/history?from=10m%20ago%26x%3D1&limit=5"
+        );
     }
 }

@@ -14,6 +14,9 @@ pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest answer read: the status of some ten thousand volumes.
 pub(super) const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
+/// Longest line that work which lasts may say.
+pub(super) const LINE_BYTES: usize = 1024 * 1024;
+
 /// How long a volume may take to grow: a large device that has to be filled with zeroes.
 pub(super) const RESIZE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 

@@ -15,6 +15,7 @@ mod table;
 mod attach;
 mod wait;
 mod volume;
+mod history;
 mod config;
 mod man;
 
@@ -58,6 +59,9 @@ enum Commands {
     /// Create, list and remove volumes of a running unit
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
+    /// See, attach, compare and copy what a replica was before
+    #[command(subcommand)]
+    History(history::HistoryCommand),
     /// Wait until everything written so far is safe
     Wait(wait::WaitArgs),
     /// Look into a journal or dirty-block map, without a unit and without changing it
@@ -132,6 +136,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Commands::Volume(command) => {
             let client = client()?;
             block_on(async move { volume::volume(&client, command).await })
+        }
+        Commands::History(command) => {
+            let client = client()?;
+            block_on(async move { history::history(&client, command).await })
         }
         Commands::Wait(args) => {
             let client = client()?;

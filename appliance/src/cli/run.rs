@@ -35,6 +35,18 @@ pub(super) fn prepare(path: &Path, overrides: Overrides) -> Result<Start, CliErr
     })
 }
 
+/// Resolves when this process is told to stop.
+pub(super) async fn told_to_stop() -> Result<(), CliError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| CliError::failure(format!("no signals: {error}")));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
     std::path::absolute(path)
         .map_err(|error| CliError::new(Exit::Usage, format!("'{}': {error}", path.display())))

@@ -1,7 +1,8 @@
 //! The status for people: a few lines per volume, remote and replica.
 
 use farside_protocol::control::{
-    CopyProgress, RemoteState, RemoteStatus, ReplicaStatus, Status, VolumeStatus, counted, human_bytes,
+    CopyProgress, HistorySummary, RemoteState, RemoteStatus, ReplicaStatus, Status, VolumeStatus, counted,
+    human_bytes,
 };
 use std::fmt::Write;
 
@@ -184,6 +185,20 @@ fn draw_replica(out: &mut String, replica: &ReplicaStatus, style: Style) {
         consistency(replica.consistent, replica.consistent_up_to.as_deref()),
     );
     draw_copy(out, replica.copy.as_ref(), style);
+    draw_history(out, &replica.history, style);
+}
+
+fn draw_history(out: &mut String, history: &HistorySummary, style: Style) {
+    if let Some(problem) = &history.problem {
+        row(out, "history", &format!("none: {problem}"));
+    } else if history.size_bytes > 0 {
+        let back_to = history
+            .oldest
+            .as_ref()
+            .map_or("nothing yet", |oldest| oldest.time.as_str());
+        let used = style.meter(history.used_bytes, history.size_bytes);
+        row(out, "history", &format!("{used}  back to {back_to}"));
+    }
 }
 
 fn draw_copy(out: &mut String, copy: Option<&CopyProgress>, style: Style) {

@@ -179,11 +179,13 @@ impl Checker<'_> {
         let accept = raw.accept.as_ref();
         let accept = accept.map(|names| names.iter().map(|name| name.get_ref().clone()).collect());
         let journal_size_bytes = self.journal_size(raw.journal_size.as_ref());
+        let history_size_bytes = self.history_size(raw.history_size.as_ref(), journal_size_bytes);
         LinkConfig {
             listen,
             window_bytes,
             accept,
             journal_size_bytes,
+            history_size_bytes,
         }
     }
 
@@ -419,6 +421,23 @@ impl Checker<'_> {
         } else if !bytes.is_multiple_of(limits::JOURNAL_BLOCK_BYTES) {
             let message = format!("a journal of {bytes} bytes does not end on a block");
             self.refuse(&span, message, "give a multiple of 4096 bytes");
+        }
+        bytes
+    }
+
+    /// As large as the journal, unless it is said.
+    fn history_size(&mut self, setting: Option<&Spanned<RawSize>>, journal_bytes: u64) -> u64 {
+        let Some(setting) = setting else {
+            return journal_bytes.max(limits::HISTORY_BYTES_MIN);
+        };
+        let bytes = self.size(setting).unwrap_or(0);
+        if bytes != 0 && !(limits::HISTORY_BYTES_MIN..=limits::VOLUME_BYTES_MAX).contains(&bytes) {
+            let message = format!("a history cannot have {bytes} bytes");
+            self.refuse(
+                &setting.span(),
+                message,
+                "give at least 4M and at most 1P, or 0 to keep none",
+            );
         }
         bytes
     }

@@ -18,6 +18,9 @@ pub const VOLUME_BYTES_MAX: u64 = 1 << 50;
 /// Smallest journal: below it not even one segment and its superblocks fit.
 pub const JOURNAL_BYTES_MIN: u64 = 1024 * 1024;
 
+/// Smallest history.
+pub const HISTORY_BYTES_MIN: u64 = 4 * 1024 * 1024;
+
 /// Journal of a volume or a replica for which none is named.
 pub const JOURNAL_SIZE_DEFAULT: &str = "512M";
 

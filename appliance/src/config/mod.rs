@@ -119,6 +119,8 @@ pub struct LinkConfig {
     pub accept: Option<Vec<String>>,
     /// Size of the journal of a new replica.
     pub journal_size_bytes: u64,
+    /// Size of the history of a new replica; 0 for none.
+    pub history_size_bytes: u64,
 }
 
 /// `[[volume]]`.

@@ -86,6 +86,7 @@ pub(super) struct RawLink {
     pub(super) window: Option<Spanned<RawSize>>,
     pub(super) accept: Option<Vec<Spanned<String>>>,
     pub(super) journal_size: Option<Spanned<RawSize>>,
+    pub(super) history_size: Option<Spanned<RawSize>>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

@@ -5,34 +5,20 @@ use super::reload::{changes, in_force_after};
 use super::shared::{Shared, Slot, View};
 use crate::config::{Config, ConfigError, VolumeConfig, edit, read_text, write_text};
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, Status, counted,
-    human_bytes,
+    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, counted, human_bytes,
 };
 use farside_storage::remove_maps;
-use farside_web::{Control, Execution};
 use std::sync::Arc;
 
-/// The unit as the control interface sees it.
-#[derive(Debug)]
-pub(super) struct UnitControl(pub(super) Arc<Shared>);
-
-impl Control for UnitControl {
-    fn status(&self) -> Status {
-        self.0.status()
-    }
-
-    fn execute(&self, command: Command) -> Execution {
-        let shared = Arc::clone(&self.0);
-        Box::pin(async move {
-            let _turn = shared.turn.lock().await;
-            shared.refuse_while_stopping()?;
-            match command {
-                Command::CreateVolume(create) => create_volume(&shared, create).await,
-                Command::ResizeVolume(resize) => resize_volume(&shared, resize).await,
-                Command::RemoveVolume(remove) => remove_volume(&shared, remove).await,
-                Command::Reload => reload(&shared).await,
-            }
-        })
+/// Carries out a command, one at a time.
+pub(super) async fn execute(shared: &Shared, command: Command) -> Result<Reply, ControlError> {
+    let _turn = shared.turn.lock().await;
+    shared.refuse_while_stopping()?;
+    match command {
+        Command::CreateVolume(create) => create_volume(shared, create).await,
+        Command::ResizeVolume(resize) => resize_volume(shared, resize).await,
+        Command::RemoveVolume(remove) => remove_volume(shared, remove).await,
+        Command::Reload => reload(shared).await,
     }
 }
 

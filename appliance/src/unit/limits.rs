@@ -20,5 +20,20 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long hosts have to read their last answers when a volume is removed.
 pub(super) const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a bookmark waits until what has been received is in the image.
+pub(super) const MOMENT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it looks.
+pub(super) const MOMENT_POLL: Duration = Duration::from_millis(5);
+
+/// Moments in one answer if no number is given.
+pub(super) const MOMENTS_DEFAULT: u32 = 20;
+
+/// Moments in one answer at most.
+pub(super) const MOMENTS_MAX: u32 = 100_000;
+
+/// Bytes of a moment that are copied at a time.
+pub(super) const COPY_STEP_BYTES: usize = 1 << 20;
+
 /// How often it looks.
 pub(super) const DRAIN_POLL: Duration = Duration::from_millis(10);

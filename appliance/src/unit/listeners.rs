@@ -121,7 +121,7 @@ fn refused(address: String, error: &std::io::Error, key: &'static str) -> UnitEr
     UnitError::Listen { address, reason, key }
 }
 
-async fn bind_unix(path: &Path, key: &'static str) -> Result<OwnedUnixListener, UnitError> {
+pub(super) async fn bind_unix(path: &Path, key: &'static str) -> Result<OwnedUnixListener, UnitError> {
     clear_stale(path, key).await?;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(|error| UnitError::file(parent, "made", error))?;

@@ -12,6 +12,7 @@ mod listeners;
 mod parts;
 mod shared;
 mod commands;
+mod control;
 mod signals;
 mod error;
 pub mod logging;
@@ -22,7 +23,7 @@ pub use identity::FILE as IDENTITY_FILE;
 pub use reload::{Changes, changes, in_force_after};
 
 use crate::config::{Config, Overrides};
-use commands::UnitControl;
+use control::UnitControl;
 use farside_protocol::control::Status;
 use farside_web::{Control, console_router, control_router, serve_tcp, serve_unix};
 use listeners::{Listeners, NbdListeners, OwnedUnixListener, SocketFile};

@@ -84,6 +84,10 @@ fn fixed_settings(old: &Config, new: &Config) -> Vec<String> {
             "link.journal_size",
             old.link.journal_size_bytes != new.link.journal_size_bytes,
         ),
+        (
+            "link.history_size",
+            old.link.history_size_bytes != new.link.history_size_bytes,
+        ),
         ("console.listen", old.console_listen != new.console_listen),
         (
             "limits.nbd_connections",

@@ -9,12 +9,17 @@
 mod status;
 mod volume;
 mod replica;
+mod history;
 mod command;
 mod text;
 
 pub use command::{
     Command, ControlError, CreateVolume, ErrorCode, RemoteAddress, RemoveVolume, Reply, ResizeVolume,
     VersionInfo,
+};
+pub use history::{
+    AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, HistoryStatus,
+    HistorySummary, MomentStatus, OpenView, Progress, RestoreFile,
 };
 pub use replica::{ReplicaState, ReplicaStatus, SourceStatus};
 pub use status::{Health, Status, UnitStatus};

@@ -1,6 +1,6 @@
 //! The status of one replica, as the unit that keeps it knows it.
 
-use super::{CopyProgress, ImageStatus, JournalStatus};
+use super::{CopyProgress, HistorySummary, ImageStatus, JournalStatus};
 use serde::{Deserialize, Serialize};
 
 /// What a replica is.
@@ -59,6 +59,9 @@ pub struct ReplicaStatus {
     pub journal: JournalStatus,
     /// The image.
     pub image: ImageStatus,
+    /// What it keeps of its past.
+    #[serde(default)]
+    pub history: HistorySummary,
     /// Whether the shutdown before this start was clean.
     pub clean_start: bool,
 }

@@ -28,6 +28,7 @@ fn set_in(directory: &Path, accept: Option<&[&str]>) -> Arc<ReplicaSet> {
     let config = ReplicaSetConfig {
         unit_name: "far-unit".to_owned(),
         directory: directory.join("replicas"),
+        history_bytes: 8 << 20,
         journal_bytes: 2 << 20,
         accept: accept.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
     };

@@ -60,6 +60,7 @@ pub struct Store {
     /// Grows, and only after the superblock says so.
     volume_bytes: AtomicU64,
     opened: Snapshot,
+    created_at_us: u64,
     appender: Mutex<Appender>,
     drain: Mutex<Drain>,
     sync_gate: Mutex<()>,

@@ -156,6 +156,7 @@ impl Store {
                 epoch: superblock.epoch,
                 recovered,
             },
+            created_at_us: superblock.created_at_us,
             written_superblock: Mutex::new(superblock.clone()),
             superblock: Mutex::new(superblock),
         };

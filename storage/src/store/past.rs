@@ -50,8 +50,12 @@ impl Store {
         self.past().filter(|history| is_complete || history.has_moments())
     }
 
-    fn mark_of(&self, point: ChainPoint) -> Mark {
+    fn mark_of(&self, mut point: ChainPoint) -> Mark {
         let settled = self.copy_progress().state == CopyState::Complete;
+        // The empty disk is as old as its journal.
+        if point.record == 0 {
+            point.sealed_at_us = self.created_at_us;
+        }
         Mark { point, settled }
     }
 

@@ -11,6 +11,7 @@ mod exports;
 mod files;
 mod iscsi;
 mod known;
+mod past;
 mod receiving;
 mod sending;
 mod status;
@@ -20,6 +21,7 @@ mod tests;
 
 pub(crate) use error::PartError;
 pub(crate) use files::files_of;
+pub(crate) use past::PastOf;
 pub(crate) use volume::Volume;
 
 use super::limits::DRAIN_TIMEOUT;
@@ -28,11 +30,12 @@ use crate::config::{Access, Config, VolumeConfig};
 use crate::targets::nbd::{Service, serve};
 use crate::tls::{self, TlsError};
 use exports::VolumeExports;
-use farside_protocol::control::ReplicaStatus;
+use farside_protocol::control::{ErrorCode, ReplicaStatus};
 use farside_storage::{Clock, SystemClock};
 use iscsi::IscsiServer;
 use known::KnownVolumes;
 use parking_lot::Mutex;
+use past::House;
 use receiving::LinkServer;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -181,6 +184,24 @@ impl Parts {
             .lock()
             .as_ref()
             .map_or_else(Vec::new, |link| link.status())
+    }
+
+    /// The past of a replica in service.
+    pub(crate) fn past(&self, name: &str) -> Result<PastOf, PartError> {
+        let link = self.link.lock().clone();
+        let replica = link.as_ref().and_then(|link| link.replica(name));
+        let house = House {
+            scratch_dir: self.surroundings.config.unit.data_dir.clone(),
+            stop: self.nbd.stop.clone(),
+            tasks: self.nbd.tasks.clone(),
+        };
+        replica.map(|replica| PastOf::new(replica, house)).ok_or_else(|| PartError {
+            code: ErrorCode::NotFound,
+            message: format!(
+                "there is no replica of '{}' in service here; ask the unit that keeps it, and see 'farside status'",
+                name.escape_default()
+            ),
+        })
     }
 
     /// Stops accepting hosts and lets requests under way finish.

@@ -4,7 +4,7 @@ use super::Surroundings;
 use super::error::PartError;
 use super::status::{idle_replica_status, replica_status};
 use farside_protocol::control::ReplicaStatus;
-use farside_remote::{Receiver, ReceiverConfig, ReplicaSet, ReplicaSetConfig};
+use farside_remote::{Receiver, ReceiverConfig, Replica, ReplicaSet, ReplicaSetConfig};
 use farside_storage::Clock;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -27,6 +27,7 @@ impl LinkServer {
             unit_name: config.unit.name.clone(),
             directory: directory.clone(),
             journal_bytes: config.link.journal_size_bytes,
+            history_bytes: config.link.history_size_bytes,
             accept: config.link.accept.clone(),
         };
         let found = ReplicaSet::find_in_directory(set_config, clock);
@@ -65,6 +66,12 @@ impl LinkServer {
         }
         self.tasks.close();
         Ok(())
+    }
+
+    /// The replica of this name, if it is in service.
+    pub(super) fn replica(&self, name: &str) -> Option<Arc<Replica>> {
+        let mut replicas = self.set.replicas().into_iter();
+        replicas.find(|replica| replica.store().name() == name)
     }
 
     pub(super) fn status(&self) -> Vec<ReplicaStatus> {

@@ -4,18 +4,61 @@ use super::sending::{Link, Served};
 use crate::link::{LinkState, LinkStatus};
 use crate::volume::Volume;
 use farside_protocol::control::{
-    BLOCK_BYTES, BufferStatus, CopyProgress, CounterPair, Counters, ImageStatus, JournalStatus, Lag,
-    Positions, RemoteState, RemoteStatus, ReplicaState, ReplicaStatus, SourceStatus, VolumeState,
-    VolumeStatus, likely_behind,
+    BLOCK_BYTES, BufferStatus, CopyProgress, CounterPair, Counters, HistorySummary, ImageStatus,
+    JournalStatus, Lag, MomentStatus, Positions, RemoteState, RemoteStatus, ReplicaState, ReplicaStatus,
+    SourceStatus, VolumeState, VolumeStatus, likely_behind,
 };
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Superblock};
 use farside_remote::{Replica, ReplicaLink};
-use farside_storage::{Store, StoreFiles};
+use farside_storage::{Moment, Store, StoreFiles};
 
 /// A point in time as RFC 3339, from microseconds since 1970.
 fn timestamp(at_us: u64) -> Option<String> {
     let at = jiff::Timestamp::from_microsecond(i64::try_from(at_us).ok()?).ok()?;
     Some(at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}
+
+/// The same as fine as moments are told apart.
+pub(super) fn fine_timestamp(at_us: u64) -> String {
+    let at = i64::try_from(at_us)
+        .ok()
+        .and_then(|at| jiff::Timestamp::from_microsecond(at).ok());
+    at.unwrap_or_default()
+        .strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+        .to_string()
+}
+
+pub(super) fn moment_status(moment: &Moment) -> MomentStatus {
+    MomentStatus {
+        sequence: moment.record,
+        time: fine_timestamp(moment.time_us),
+    }
+}
+
+pub(super) fn history_summary(replica: &Replica) -> HistorySummary {
+    let past = replica.past();
+    let bookmarks = past.bookmarks().len() as u64;
+    let Some(history) = replica.store().history() else {
+        return HistorySummary {
+            bookmarks,
+            problem: past.problem().map(str::to_owned),
+            ..HistorySummary::default()
+        };
+    };
+    let state = history.state();
+    HistorySummary {
+        size_bytes: state.ring_bytes,
+        used_bytes: state.used_bytes,
+        oldest: state.oldest.as_ref().map(moment_status),
+        newest: state.newest.as_ref().map(moment_status),
+        bookmarks,
+        problem: state
+            .failure
+            .or_else(|| past.problem().map(str::to_owned))
+            .map(|problem| {
+                format!("{problem}; mirroring goes on without it, a restart of the unit begins a new one")
+            }),
+    }
 }
 
 // The store's own superblock is locked while a disk syncs; status waits for nothing, so it takes the one read at
@@ -239,6 +282,7 @@ pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> R
         image: ImageStatus {
             path: replica.files().image.display().to_string(),
         },
+        history: history_summary(replica),
         clean_start: store.opened().clean,
     }
 }
@@ -264,6 +308,7 @@ pub(super) fn idle_replica_status(name: &str, problem: Option<&String>) -> Repli
         copy: None,
         journal: JournalStatus::default(),
         image: ImageStatus::default(),
+        history: HistorySummary::default(),
         clean_start: false,
     }
 }

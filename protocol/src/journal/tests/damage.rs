@@ -111,7 +111,7 @@ fn patched(offset: usize, field: &[u8]) -> Result<Superblock, FormatError> {
 fn a_superblock_that_contradicts_itself_is_refused() {
     let large = MAX_POSITION + 4096;
     let wrong: [(usize, &[u8], &str); 24] = [
-        (10, &[0, 3], "role"),
+        (10, &[0, 4], "role"),
         (12, &[0, 0, 0, 3], "flags"),
         (16, &large.to_be_bytes(), "generation"),
         (56, &[0; 8], "volume size 0"),

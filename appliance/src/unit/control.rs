@@ -1,0 +1,69 @@
+//! The door through which the control interface reaches the unit.
+
+use super::commands;
+use super::parts::{PartError, PastOf};
+use super::shared::Shared;
+use farside_protocol::control::{
+    AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, HistoryStatus, OpenView,
+    Reply, RestoreFile, Status,
+};
+use farside_web::{Answer, Control, Execution, Lasting};
+use std::sync::Arc;
+
+/// The unit as the control interface sees it.
+#[derive(Debug)]
+pub(super) struct UnitControl(pub(super) Arc<Shared>);
+
+impl UnitControl {
+    /// Asks the past of a replica, without waiting for a turn: nothing of the configuration changes.
+    fn past<T: Send + 'static, F: Future<Output = Result<T, PartError>> + Send + 'static>(
+        &self,
+        replica: &str,
+        ask: impl FnOnce(PastOf) -> F + Send + 'static,
+    ) -> Answer<T> {
+        let (shared, past) = (Arc::clone(&self.0), self.0.parts.past(replica));
+        Box::pin(async move {
+            shared.refuse_while_stopping()?;
+            let refused = |error: PartError| ControlError::plain(error.code, error.message);
+            ask(past.map_err(refused)?).await.map_err(refused)
+        })
+    }
+}
+
+impl Control for UnitControl {
+    fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    fn execute(&self, command: Command) -> Execution {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { commands::execute(&shared, command).await })
+    }
+
+    fn history(&self, replica: String, ask: AskHistory) -> Answer<HistoryStatus> {
+        self.past(&replica, move |past| async move { past.history(&ask) })
+    }
+
+    fn changes(&self, replica: String, ask: AskChanges) -> Answer<ChangesStatus> {
+        self.past(&replica, move |past| async move { past.changes(&ask) })
+    }
+
+    fn add_bookmark(&self, replica: String, add: AddBookmark) -> Answer<Reply> {
+        self.past(&replica, move |past| async move { past.add_bookmark(&add).await })
+    }
+
+    fn remove_bookmark(&self, replica: String, name: String) -> Answer<Reply> {
+        self.past(
+            &replica,
+            move |past| async move { past.remove_bookmark(&name).await },
+        )
+    }
+
+    fn open_view(&self, replica: String, open: OpenView) -> Answer<Lasting> {
+        self.past(&replica, move |past| async move { past.open_view(open).await })
+    }
+
+    fn restore(&self, replica: String, restore: RestoreFile) -> Answer<Lasting> {
+        self.past(&replica, move |past| async move { past.restore(&restore) })
+    }
+}

@@ -1,0 +1,416 @@
+//! The past of replicas as the control interface sees it: moments found by what people call them, bookmarks, views, copies.
+
+use super::error::PartError;
+use super::status::{history_summary, moment_status};
+use crate::past::{OneExport, Snapshot};
+use crate::targets::nbd::{Security, Service, serve};
+use crate::unit::limits::{COPY_STEP_BYTES, MOMENT_PATIENCE, MOMENT_POLL, MOMENTS_DEFAULT, MOMENTS_MAX};
+use crate::unit::listeners::bind_unix;
+use farside_protocol::control::{
+    AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, ErrorCode,
+    HistoryStatus, OpenView, Progress, Reply, RestoreFile, counted, human_bytes,
+};
+use farside_protocol::link::name_is_valid;
+use farside_remote::Replica;
+use farside_storage::{Moment, View};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Where views live.
+#[derive(Debug, Clone)]
+pub(super) struct House {
+    pub(super) scratch_dir: PathBuf,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// A replica, and what is asked about its past.
+#[derive(Debug, Clone)]
+pub(crate) struct PastOf(Arc<Replica>, House);
+
+impl PastOf {
+    pub(super) fn new(replica: Arc<Replica>, house: House) -> Self {
+        Self(replica, house)
+    }
+
+    fn name(&self) -> &str {
+        self.0.store().name()
+    }
+
+    fn refuse(&self, code: ErrorCode, problem: impl std::fmt::Display) -> PartError {
+        PartError {
+            code,
+            message: format!("replica {}: {problem}", self.name()),
+        }
+    }
+
+    /// The moment that people mean: a record, a bookmark, a time, a time ago, or `now`.
+    pub(crate) fn moment(&self, text: &str) -> Result<Moment, PartError> {
+        let Some(history) = self.0.store().history() else {
+            let why = self.0.past().problem().unwrap_or("link.history_size is 0");
+            return Err(self.refuse(ErrorCode::Conflict, format!("keeps no history: {why}")));
+        };
+        let state = history.state();
+        let (Some(oldest), Some(newest)) = (state.oldest, state.newest) else {
+            let why = state
+                .failure
+                .unwrap_or_else(|| "it has no complete copy yet".to_owned());
+            return Err(self.refuse(
+                ErrorCode::Conflict,
+                format!("there is no moment to be had: {why}"),
+            ));
+        };
+        if text == "now" {
+            return Ok(newest);
+        }
+        if let Some(bookmark) = self.0.past().bookmark(text) {
+            let gone = || format!("the moment of bookmark {text} is lost; the history was full");
+            return bookmark
+                .moment
+                .ok_or_else(|| self.refuse(ErrorCode::NotFound, gone()));
+        }
+        let found = if let Ok(record) = text.parse::<u64>() {
+            if record > newest.record {
+                let text = format!(
+                    "record {record} is not applied here yet; the newest is {}",
+                    newest.record
+                );
+                return Err(self.refuse(ErrorCode::NotFound, text));
+            }
+            history.at_record(record)
+        } else {
+            let time_us = time(text).ok_or_else(|| {
+                let text = text.escape_default();
+                let text = format!(
+                    "'{text}' is neither a bookmark nor a moment; write a record number, a time such as \
+                     2026-11-22T14:03:05Z or '2026-11-22 14:03:05' (of this machine's zone), a while such as '10m ago', \
+                     or now"
+                );
+                self.refuse(ErrorCode::BadRequest, text)
+            })?;
+            if time_us > self.0.store().clock().wall_us().max(newest.time_us) {
+                return Err(self.refuse(ErrorCode::BadRequest, "that time has not come yet"));
+            }
+            history.at_time(time_us)
+        };
+        found.ok_or_else(|| {
+            let oldest = moment_status(&oldest);
+            let text = format!(
+                "that is before the oldest moment kept, record {} of {}",
+                oldest.sequence, oldest.time
+            );
+            self.refuse(ErrorCode::NotFound, text)
+        })
+    }
+
+    pub(crate) fn history(&self, ask: &AskHistory) -> Result<HistoryStatus, PartError> {
+        let limit = ask.limit.unwrap_or(MOMENTS_DEFAULT).min(MOMENTS_MAX);
+        let until = ask.until.as_deref().map(|text| self.moment(text)).transpose()?;
+        let history = self.0.store().history();
+        let moments = history.map(|history| {
+            let until = until.map_or(u64::MAX, |moment| moment.time_us);
+            history.newest(until, usize::try_from(limit).unwrap_or(0))
+        });
+        let bookmarks = self.0.past().bookmarks();
+        let named = bookmarks.into_iter().map(|bookmark| BookmarkStatus {
+            kept: bookmark.moment.is_some(),
+            sequence: bookmark.record,
+            time: super::status::fine_timestamp(bookmark.time_us),
+            name: bookmark.name,
+        });
+        Ok(HistoryStatus {
+            volume: self.name().to_owned(),
+            summary: history_summary(&self.0),
+            named: named.collect(),
+            moments: moments.unwrap_or_default().iter().map(moment_status).collect(),
+        })
+    }
+
+    pub(crate) fn changes(&self, ask: &AskChanges) -> Result<ChangesStatus, PartError> {
+        let (from, to) = (
+            self.moment(&ask.from)?,
+            self.moment(ask.to.as_deref().unwrap_or("now"))?,
+        );
+        if from.record > to.record {
+            let text = format!(
+                "record {} is after record {}; name the earlier first",
+                from.record, to.record
+            );
+            return Err(self.refuse(ErrorCode::BadRequest, text));
+        }
+        let history = self.0.store().history();
+        let ranges = history
+            .map(|history| history.changed(&from, &to))
+            .unwrap_or_default();
+        Ok(ChangesStatus {
+            from: moment_status(&from),
+            to: moment_status(&to),
+            bytes: ranges.iter().map(|range| range.end - range.start).sum(),
+            ranges: ranges
+                .iter()
+                .map(|range| ChangedRange {
+                    offset: range.start,
+                    length: range.end - range.start,
+                })
+                .collect(),
+        })
+    }
+
+    /// Everything received by now, once it is in the image.
+    async fn received_now(&self) -> Result<Moment, PartError> {
+        let wanted = self.0.store().points().durable.record;
+        let deadline = tokio::time::Instant::now() + MOMENT_PATIENCE;
+        loop {
+            let newest = self.moment("now")?;
+            if newest.record >= wanted {
+                return Ok(newest);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                let text = format!("record {wanted} was received and is not in the image yet; try again");
+                return Err(self.refuse(ErrorCode::Failed, text));
+            }
+            tokio::time::sleep(MOMENT_POLL).await;
+        }
+    }
+
+    pub(crate) async fn add_bookmark(&self, add: &AddBookmark) -> Result<Reply, PartError> {
+        let name = &add.name;
+        // A number or a word for a moment would name two things.
+        if !name_is_valid(name) || name == "now" || name.bytes().all(|byte| byte.is_ascii_digit()) {
+            let text = format!(
+                "'{}' cannot be the name of a bookmark: 1 to 32 of A-Z a-z 0-9 . _ -, not digits only",
+                name.escape_default()
+            );
+            return Err(self.refuse(ErrorCode::BadRequest, text));
+        }
+        let moment = match &add.at {
+            Some(at) => self.moment(at)?,
+            None => self.received_now().await?,
+        };
+        let (replica, named) = (self.0.clone(), name.clone());
+        let added = tokio::task::spawn_blocking(move || {
+            replica.past().add_bookmark(replica.store(), &named, &moment)
+        });
+        added
+            .await
+            .map_err(|error| PartError::failed(error.to_string()))??;
+        let at = moment_status(&moment);
+        Ok(Reply {
+            message: format!("bookmark {name} is record {} of {}", at.sequence, at.time),
+            files: Vec::new(),
+        })
+    }
+
+    pub(crate) async fn remove_bookmark(&self, name: &str) -> Result<Reply, PartError> {
+        let (replica, named) = (self.0.clone(), name.to_owned());
+        let removed = tokio::task::spawn_blocking(move || replica.past().remove_bookmark(&named));
+        if !removed
+            .await
+            .map_err(|error| PartError::failed(error.to_string()))??
+        {
+            let text = format!("there is no bookmark '{}'", name.escape_default());
+            return Err(self.refuse(ErrorCode::NotFound, text));
+        }
+        Ok(Reply {
+            message: format!("bookmark {name} is removed"),
+            files: Vec::new(),
+        })
+    }
+
+    fn view(&self, at: &str) -> Result<View, PartError> {
+        let moment = self.moment(at)?;
+        let gone = || self.refuse(ErrorCode::NotFound, "that moment has just left the history");
+        self.0.store().view(&moment).ok_or_else(gone)
+    }
+
+    /// Serves a moment at a socket until nobody listens to `tell` any more.
+    pub(crate) async fn open_view(&self, open: OpenView) -> Result<mpsc::Receiver<Progress>, PartError> {
+        let House {
+            scratch_dir,
+            stop,
+            tasks,
+        } = &self.1;
+        let view = self.view(&open.at)?;
+        let (moment, size_bytes) = (moment_status(view.moment()), view.bytes());
+        let path = absolute(&open.nbd_socket)?;
+        let socket = bind_unix(&path, "--nbd-socket").await;
+        let socket = socket.map_err(|error| PartError::conflict(error.to_string()))?;
+        let closing = stop.child_token();
+        let snapshot = Snapshot::new(
+            view,
+            open.scratch.then_some(scratch_dir.as_path()),
+            closing.clone(),
+        );
+        let snapshot = snapshot.map_err(|error| {
+            PartError::failed(format!("no scratch in {}: {error}", scratch_dir.display()))
+        })?;
+        let description = format!(
+            "replica of {} after record {}, {}",
+            self.name(),
+            moment.sequence,
+            human_bytes(size_bytes)
+        );
+        let mut service = Service::new(Arc::new(OneExport {
+            name: self.name().to_owned(),
+            description,
+            disk: Arc::new(snapshot),
+        }));
+        service.security = Security {
+            local: true,
+            ..Security::default()
+        };
+        let (tell, told) = mpsc::channel(4);
+        tracing::info!(replica = self.name(), record = moment.sequence, socket = %path.display(), scratch = open.scratch,
+            "a moment can be attached");
+        let name = self.name().to_owned();
+        tasks.spawn(async move {
+            let _ = tell.send(Progress::Ready { moment, size_bytes }).await;
+            let serving = serve(socket.listener, service, closing.clone());
+            let watching = async {
+                tokio::select! {
+                    () = tell.closed() => {}
+                    () = closing.cancelled() => {
+                        let message = "the unit is shutting down".to_owned();
+                        let _ = tell.send(Progress::Failed { message }).await;
+                    }
+                }
+                closing.cancel();
+            };
+            tokio::join!(serving, watching);
+            drop(socket.file);
+            tracing::info!(replica = name, "the view of a moment ended");
+        });
+        Ok(told)
+    }
+
+    /// Copies a moment into a new file; whoever no longer listens ends it, and the file goes.
+    pub(crate) fn restore(&self, restore: &RestoreFile) -> Result<mpsc::Receiver<Progress>, PartError> {
+        let House { stop, tasks, .. } = self.1.clone();
+        let view = self.view(&restore.at)?;
+        let path = absolute(&restore.file)?;
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
+        let file = made.map_err(|error| {
+            PartError::conflict(format!(
+                "{} cannot be made: {error}; name a new file",
+                path.display()
+            ))
+        })?;
+        let (tell, told) = mpsc::channel(4);
+        tasks.spawn_blocking(move || {
+            let last = match copy(&view, &file, &tell, &stop) {
+                Ok(()) => Progress::Done {
+                    message: format!(
+                        "{} is the disk after record {}, {}",
+                        path.display(),
+                        view.moment().record,
+                        counted(view.bytes(), "byte")
+                    ),
+                },
+                Err(error) => {
+                    std::fs::remove_file(&path).ok();
+                    let message = format!("{} is not made: {error}", path.display());
+                    Progress::Failed { message }
+                }
+            };
+            let _ = tell.blocking_send(last);
+        });
+        Ok(told)
+    }
+}
+
+fn copy(
+    view: &View,
+    file: &File,
+    tell: &mpsc::Sender<Progress>,
+    stop: &CancellationToken,
+) -> Result<(), anyhow::Error> {
+    let total_bytes = view.bytes();
+    file.set_len(total_bytes)?;
+    let mut buffer = vec![0; COPY_STEP_BYTES];
+    let mut at = 0;
+    while at < total_bytes {
+        if tell.is_closed() || stop.is_cancelled() {
+            anyhow::bail!("it was interrupted");
+        }
+        let length = usize::try_from(total_bytes - at)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let part = &mut buffer[..length];
+        view.read(at, part)?;
+        for (block, offset) in part.chunks(4096).zip((at..).step_by(4096)) {
+            // What is zero stays a hole.
+            if block.iter().any(|byte| *byte != 0) {
+                file.write_all_at(block, offset)?;
+            }
+        }
+        at += length as u64;
+        // Somebody who reads slowly misses some of it.
+        let _ = tell.try_send(Progress::Copied {
+            done_bytes: at,
+            total_bytes,
+        });
+    }
+    rustix::fs::fsync(file)?;
+    Ok(())
+}
+
+fn absolute(path: &str) -> Result<PathBuf, PartError> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(PartError {
+        code: ErrorCode::BadRequest,
+        message: format!(
+            "{} is no absolute path; the unit runs elsewhere than you",
+            path.display()
+        ),
+    })
+}
+
+/// A point in time, in microseconds since 1970: RFC 3339, a civil time of this machine's zone, or a while ago.
+fn time(text: &str) -> Option<u64> {
+    let ago = text.strip_suffix(" ago").or_else(|| text.strip_prefix('-'));
+    let at = if let Some(span) = ago {
+        let span: jiff::SignedDuration = span.trim().parse().ok()?;
+        jiff::Timestamp::now().checked_sub(span).ok()?
+    } else if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        at
+    } else {
+        let civil: jiff::civil::DateTime = text.parse().ok()?;
+        civil.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp()
+    };
+    u64::try_from(at.as_microsecond()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let second = 1_000_000;
+        let at = 1_763_820_185 * second;
+        assert_eq!(time("2025-11-22T14:03:05Z"), Some(at));
+        assert_eq!(time("2025-11-22T14:03:05.000042Z"), Some(at + 42));
+        assert_eq!(time("2025-11-22T15:03:05+01:00"), Some(at));
+        assert!(time("2025-11-22 14:03:05").is_some() && time("2025-11-22").is_some());
+        let now = u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap();
+        for text in ["10m ago", "-10m", "1h 5m ago", "90s ago"] {
+            let ago = now - time(text).unwrap();
+            assert!(ago > 80 * second && ago < 2 * 3600 * second, "{text}: {ago}");
+        }
+        for text in ["", "yesterday", "10m", "ago", "1e9"] {
+            assert_eq!(time(text), None, "{text}");
+        }
+    }
+}
