@@ -164,21 +164,7 @@ pub(super) async fn history(client: &Client, command: HistoryCommand) -> Result<
             json,
         } => {
             let name = replica.name(client).await?;
-            let changes = client.changes(&name, &AskChanges { from, to }).await?;
-            if json {
-                return output::print_json(&changes);
-            }
-            let mut text = format!(
-                "{} overwritten from {} to {}\n",
-                human_bytes(changes.bytes),
-                moment(&changes.from),
-                moment(&changes.to)
-            );
-            for range in &changes.ranges {
-                writeln!(text, "{:>16} {:>12}", range.offset, range.length)
-                    .expect("a String takes everything");
-            }
-            output::print(&text)
+            diff(client, &name, &AskChanges { from, to }, json).await
         }
         HistoryCommand::Restore { replica, at, output } => {
             let name = replica.name(client).await?;
@@ -186,6 +172,26 @@ pub(super) async fn history(client: &Client, command: HistoryCommand) -> Result<
             restore(client, &name, &RestoreFile { at, file }).await
         }
     }
+}
+
+async fn diff(client: &Client, name: &str, ask: &AskChanges, json: bool) -> Result<(), CliError> {
+    let changes = client.changes(name, ask).await?;
+    if json {
+        return output::print_json(&changes);
+    }
+    let mut text = format!(
+        "{} overwritten from {} to {}\n",
+        human_bytes(changes.bytes),
+        moment(&changes.from),
+        moment(&changes.to)
+    );
+    if !changes.ranges.is_empty() {
+        text.push_str("          OFFSET       LENGTH\n");
+    }
+    for range in &changes.ranges {
+        writeln!(text, "{:>16} {:>12}", range.offset, range.length).expect("a String takes everything");
+    }
+    output::print(&text)
 }
 
 impl ReplicaArgs {
