@@ -244,6 +244,17 @@ impl Index {
         self.moments.iter().filter(is_one)
     }
 
+    /// These moments never came to pass.
+    pub(super) fn void(&mut self, serials: &[u64]) {
+        for serial in serials {
+            if let Ok(at) = self.moments.binary_search_by_key(serial, |known| known.serial)
+                && let Some(moment) = self.moments.get_mut(at)
+            {
+                moment.settled = false;
+            }
+        }
+    }
+
     /// Whether there is a moment that the volume had.
     pub(super) fn has_settled(&self) -> bool {
         self.moments.iter().any(|moment| moment.settled)

@@ -192,6 +192,12 @@ impl History {
         self.covered
     }
 
+    /// Whether something is being put into the ring at this moment.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.writer.is_locked()
+    }
+
     /// Whether it goes on.
     #[must_use]
     pub fn is_usable(&self) -> bool {

@@ -1,8 +1,8 @@
 //! Making a ring, and finding in it what it knows after any end.
 //!
 //! The newest mark says how far the image may have been written: what lies before it in the owning journal was told of
-//! already, and is not told again when it is applied once more. A mark beyond the end of that journal belongs to a copy
-//! that was never begun, and does not count. An image that is further than the newest mark went on without its history,
+//! already, and is not told again when it is applied once more. A mark beyond the end of that journal does not count: it
+//! belongs to a copy that was never begun, or journal and image are older copies that were put back. An image that is further than the newest mark went on without its history,
 //! which is then of no use and begins anew.
 
 use super::index::{Index, Moment};
@@ -49,12 +49,38 @@ pub fn format_history(
     Store::format(device, &parameters, now_us)
 }
 
-/// What a walk through the ring finds besides the tables.
+/// The marks that count: each at a position not before that of the one before it. A mark at an earlier position says that
+/// what the marks beyond it stood for never came to pass.
 #[derive(Default)]
-struct Walked {
-    /// The last mark that counts.
-    covered: Option<(u64, Moment)>,
-    last: Option<Moment>,
+struct Marks {
+    begun: Option<u64>,
+    /// Position and serial.
+    line: Vec<(u64, u64)>,
+    void: Vec<u64>,
+    seen: bool,
+}
+
+impl Marks {
+    fn take(&mut self, serial: u64, record: &Record) {
+        match record.kind {
+            RecordKind::Mark(MARK_MOMENT | MARK_COPYING) => self.begun = Some(serial),
+            RecordKind::Mark(MARK_POSITION) => {
+                if let Some(serial) = self.begun.take() {
+                    self.end_at(record.offset);
+                    self.line.push((record.offset, serial));
+                    self.seen = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing beyond this position came to pass.
+    fn end_at(&mut self, position: u64) {
+        while let Some((_, serial)) = self.line.pop_if(|(beyond, _)| *beyond > position) {
+            self.void.push(serial);
+        }
+    }
 }
 
 impl History {
@@ -79,13 +105,10 @@ impl History {
         journal.rewrite(&superblock.head, &recovered.head)?;
         journal.device.sync()?;
         let mut index = Index::default();
-        let walked = walk(
-            &journal,
-            (superblock.tail, recovered.head),
-            points.durable.address,
-            &mut index,
-        )?;
-        let knows = walked.covered.map(|(address, _)| address);
+        let mut marks = walk(&journal, (superblock.tail, recovered.head), &mut index)?;
+        marks.end_at(points.durable.address);
+        index.void(&marks.void);
+        let knows = marks.line.last().map(|(position, _)| *position);
         let history = Self {
             writer: Mutex::new(Writer::new(superblock, recovered.head, None)),
             journal,
@@ -94,7 +117,7 @@ impl History {
             covered: knows.unwrap_or(0),
         };
         let tail = history.writer.lock().tail;
-        if walked.last.is_some() && knows.is_none_or(|known| known < points.mirrored.address) {
+        if marks.seen && knows.is_none_or(|known| known < points.mirrored.address) {
             tracing::warn!(
                 "{}: the image went on without its history, which begins anew",
                 history.journal.device.name()
@@ -129,34 +152,24 @@ impl History {
 fn walk(
     journal: &Journal,
     (tail, head): (ChainPoint, ChainPoint),
-    owner_head: u64,
     index: &mut Index,
-) -> Result<Walked, StorageError> {
-    let (layout, mut walked) = (journal.layout, Walked::default());
+) -> Result<Marks, StorageError> {
+    let (layout, mut marks) = (journal.layout, Marks::default());
     let mut before = tail;
     let reached = journal.walk(tail, head.address, |address, what| {
-        let number = layout.segment_of(address);
-        index.begin_segment(number, ChainPoint { address, ..before }, what.header.first_record);
+        let (number, first) = (layout.segment_of(address), what.header.first_record);
+        index.begin_segment(number, ChainPoint { address, ..before }, first);
         let place = address + BLOCK_BYTES_U64 - layout.segment_start(number);
-        add_records(
-            index,
-            what.records(),
-            (what.header.first_record, place),
-            |record| Some(moment(what, record)),
-        );
-        for record in what.records() {
-            match record.kind {
-                RecordKind::Mark(MARK_MOMENT | MARK_COPYING) => walked.last = Some(moment(what, &record)),
-                RecordKind::Mark(MARK_POSITION) if record.offset <= owner_head => {
-                    walked.covered = walked.last.map(|moment| (record.offset, moment));
-                }
-                _ => {}
-            }
+        add_records(index, what.records(), (first, place), |record| {
+            Some(moment(what, record))
+        });
+        for (serial, record) in (first..).zip(what.records()) {
+            marks.take(serial, &record);
         }
         before = crate::journal::point_after(what, address);
     })?;
     if reached.address == head.address {
-        return Ok(walked);
+        return Ok(marks);
     }
     let offset = layout.file_offset(reached.address);
     let text = format!("chunk {} of the history is unreadable", reached.sequence + 1);

@@ -107,6 +107,8 @@ pub struct UnderWay {
     pub draining: bool,
     /// Positions are being recorded, or the image is being brought to its disk for that.
     pub recording: bool,
+    /// What the image holds is being put into the history before it is overwritten.
+    pub remembering: bool,
 }
 
 impl Store {
@@ -118,6 +120,7 @@ impl Store {
             syncing: self.sync_gate.is_locked() || self.journal_sync.is_locked(),
             draining: self.drain.is_locked(),
             recording: self.superblock.is_locked() || self.image_sync.is_locked(),
+            remembering: self.history.get().is_some_and(|history| history.is_busy()),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::platter::is_any_faulty;
 use crate::process::{Death, Process};
 use crate::schedule::{Needs, spawn};
 pub use crate::site::{LeftAhead, Site};
-use crate::workers::{APPENDING_FREE, SimWorkers};
+use crate::workers::{SESSION_FREE, SimWorkers};
 use crate::world::World;
 use farside::link::backoff::Backoff;
 use farside::link::{CloseReason, SessionSetup, StatusCell, run_session};
@@ -175,7 +175,7 @@ async fn keep_link(
             let (here, there) = world.net.connect(&process, &far)?;
             site.copies.lock().connected(&name);
             let (line, at) = (here.0.line(), (world.clone(), site.clone(), name.clone()));
-            spawn(&far, APPENDING_FREE, async move {
+            spawn(&far, SESSION_FREE, async move {
                 let line = there.0.line();
                 let error = receiver.serve(address, there.0, there.1).await;
                 checks::links::served((&at.0, &at.1, &at.2), &line, &error);

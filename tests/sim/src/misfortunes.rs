@@ -250,8 +250,13 @@ impl World {
             let homes: Vec<_> = self.a_remote().homes.lock().values().cloned().collect();
             if !homes.is_empty() {
                 let home = self.pick(&homes);
-                home.faulty.store(true, Ordering::Relaxed);
-                self.pick(&home.platters()).plan(fault, calls);
+                if self.chance(25) {
+                    home.past_is_ill.store(true, Ordering::Relaxed);
+                    home.past.plan(fault, calls);
+                } else {
+                    home.faulty.store(true, Ordering::Relaxed);
+                    self.pick(&home.platters()).plan(fault, calls);
+                }
             }
         }
     }
@@ -274,7 +279,12 @@ impl World {
                 .values()
                 .cloned()
                 .collect();
-            if !homes.is_empty()
+            if random.chance(25)
+                && let Some(home) = homes.first()
+            {
+                home.past_is_ill.store(true, Ordering::Relaxed);
+                home.past.flip_bit(&mut random, RING_OFFSET..home.past.bytes);
+            } else if !homes.is_empty()
                 && let home = random.pick(&homes)
                 && home
                     .journal

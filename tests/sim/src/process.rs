@@ -125,6 +125,7 @@ impl Process {
             all.syncing |= one.syncing;
             all.draining |= one.draining;
             all.recording |= one.recording;
+            all.remembering |= one.remembering;
         }
         all
     }

@@ -1,13 +1,13 @@
 //! A remote unit: its replicas with their disks, and the receiver that feeds them.
 
-use crate::checks;
 use crate::checks::full_copies::Copies;
 use crate::checks::senders::{Sender, Senders};
 use crate::checks::tail::DurableTail;
+use crate::checks::{self, views};
 use crate::disk::SimDisk;
 use crate::history::History;
 use crate::local::Site;
-use crate::platter::{Platter, is_any_faulty};
+use crate::platter::{Platter, index, is_any_faulty};
 use crate::process::{Death, Process};
 use crate::schedule::{self, Needs, spawn};
 use crate::stats::happened;
@@ -39,6 +39,10 @@ pub struct Home {
     pub journal: Arc<Platter>,
     /// Its image's disk.
     pub image: Arc<Platter>,
+    /// The disk of what its image held before. Its faults are no excuse for the replica.
+    pub past: Arc<Platter>,
+    /// That disk met a fault or damage.
+    pub past_is_ill: AtomicBool,
     /// What really happened to the volume.
     pub history: Arc<Mutex<History>>,
     /// Its files were damaged or exchanged.
@@ -66,7 +70,16 @@ impl Home {
         }
     }
 
-    /// Its disks.
+    /// Nothing is wrong with its disks any more.
+    pub fn heal(&self) {
+        let disks = self.platters();
+        disks
+            .iter()
+            .chain([&self.past])
+            .for_each(|platter| platter.heal());
+    }
+
+    /// The disks that the replica depends on.
     #[must_use]
     pub fn platters(&self) -> [Arc<Platter>; 2] {
         [self.journal.clone(), self.image.clone()]
@@ -156,6 +169,12 @@ impl SimReplicas {
             name: hello.volume_name.clone(),
             journal: Platter::new(&at("journal"), journal_bytes, whole_pages),
             image: Platter::new(&at("replica"), history.lock().capacity(), whole_pages),
+            past: Platter::new(
+                &at("history"),
+                [256 << 10, 1 << 20][index(schedule::draw(2))],
+                whole_pages,
+            ),
+            past_is_ill: AtomicBool::new(false),
             history: history.clone(),
             hurt: AtomicBool::new(false),
             went_back: AtomicBool::new(false),
@@ -199,6 +218,7 @@ impl SimReplicas {
         }
         let devices = home.devices(|platter| SimDisk::open(platter, &self.process));
         let store = Store::open(devices, self.clock.clone())?;
+        views::keep(&store, &home.past, |past| SimDisk::open(past, &self.process));
         let files = StoreFiles {
             journal: home.journal.name().into(),
             image: home.image.name().into(),
@@ -327,6 +347,7 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
             replicas.open.lock().insert(home.name.clone(), opened);
         }
         ready.set(true);
+        views::go_on(&world, &remote, &process).await;
     });
 }
 
@@ -341,7 +362,7 @@ pub fn bury(world: &Rc<World>, remote: &Rc<Remote>, process: &Arc<Process>) {
         .for_each(|site: &Rc<Site>| checks::links::note_confirmed(site));
     if how == Some(Death::PowerLost) {
         for home in remote.homes.lock().values() {
-            for platter in home.platters() {
+            for platter in home.platters().iter().chain([&home.past]) {
                 platter.lose_power(&mut world.random.borrow_mut());
             }
             checks::recovery::lost_power(world, &remote.name, home);

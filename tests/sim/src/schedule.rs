@@ -342,7 +342,8 @@ impl Schedule {
                 !((free.appending && busy.appending)
                     || (free.syncing && busy.syncing)
                     || (free.draining && busy.draining)
-                    || (free.recording && busy.recording))
+                    || (free.recording && busy.recording)
+                    || (free.remembering && busy.remembering))
             }
         }
     }

@@ -14,13 +14,15 @@ pub const ALL_FREE: Needs = Needs::Free(UnderWay {
     syncing: true,
     draining: true,
     recording: true,
+    remembering: true,
 });
-/// No chunk is being appended.
-pub const APPENDING_FREE: Needs = Needs::Free(UnderWay {
+/// No chunk is being appended, and nothing put into a history: what a session does.
+pub const SESSION_FREE: Needs = Needs::Free(UnderWay {
     appending: true,
     syncing: false,
     draining: false,
     recording: false,
+    remembering: true,
 });
 /// The journal is not being synced.
 const SYNCING_FREE: Needs = Needs::Free(UnderWay {
@@ -28,6 +30,7 @@ const SYNCING_FREE: Needs = Needs::Free(UnderWay {
     syncing: true,
     draining: false,
     recording: false,
+    remembering: false,
 });
 
 /// The image is not being written.
@@ -36,6 +39,7 @@ const DRAINING_FREE: Needs = Needs::Free(UnderWay {
     syncing: false,
     draining: true,
     recording: false,
+    remembering: true,
 });
 
 /// Longest pause of a thread that finds nothing to do, in microseconds.

@@ -395,10 +395,7 @@ impl World {
             (failed || remote.broken(&home.name).is_some()) && !home.hurt.load(Ordering::Relaxed)
         });
         if degraded && (self.is_calm.get() || self.chance(30)) {
-            homes
-                .iter()
-                .flat_map(|home| home.platters())
-                .for_each(|platter| platter.heal());
+            homes.iter().for_each(|home| home.heal());
             self.troubled.borrow_mut().insert(process.name().to_owned());
             process.die(Death::Killed);
         }
@@ -421,7 +418,7 @@ impl World {
         }
         for remote in &self.remotes {
             for home in remote.homes.lock().values() {
-                home.platters().iter().for_each(|platter| platter.heal());
+                home.heal();
             }
             if let Some(process) = remote.process() {
                 process.spare();

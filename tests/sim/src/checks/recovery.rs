@@ -269,7 +269,7 @@ pub fn remote_started(remote: &Remote, home: &Home, store: &Store, expected: &Al
 /// # Panics
 /// When it would not be a state of the volume that covers what it confirmed.
 pub fn remote_before_start(world: &World, remote: &Remote, home: &Home) -> Option<Alone> {
-    alone(world, remote, home, home.devices(copied))
+    alone(world, remote, home, (home.devices(copied), copied(&home.past)))
 }
 
 /// The same at any moment, as if the remote lost its power now.
@@ -278,11 +278,18 @@ pub fn remote_before_start(world: &World, remote: &Remote, home: &Home) -> Optio
 /// As above.
 pub fn remote_now(world: &World, remote: &Remote, home: &Home) {
     let random = RefCell::new(Random::new(world.random.borrow_mut().next_u64()));
-    let devices = home.devices(|platter| SimDisk::quietly(&platter.fork(true, &mut random.borrow_mut())));
+    let without_power =
+        |platter: &Arc<Platter>| SimDisk::quietly(&platter.fork(true, &mut random.borrow_mut()));
+    let devices = (home.devices(without_power), without_power(&home.past));
     alone(world, remote, home, devices);
 }
 
-fn alone(world: &World, remote: &Remote, home: &Home, devices: StoreDevices) -> Option<Alone> {
+fn alone(
+    world: &World,
+    remote: &Remote,
+    home: &Home,
+    (devices, past): (StoreDevices, Arc<SimDisk>),
+) -> Option<Alone> {
     let hurt = home.hurt.load(Ordering::Relaxed);
     let name = format!("the replica of {} on {}", home.name, remote.name);
     let (store, head) = match recover(Ok(devices)) {
@@ -303,7 +310,9 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: StoreDevices) -> 
     if hurt || copy == CopyState::Empty || world.is_another_branch(&site, &remote.name) {
         return Some(not_judged);
     }
+    super::views::keep(&store, &home.past, |_| past.clone());
     if copy == CopyState::Copying {
+        super::views::kept_throughout(world, &name, (&site, home), &store);
         super::copies::goes_on_at_what_is_durable(&name, &store, &site.history.lock());
         world.stats.count("recoveries of copies checked");
         return Some(not_judged);
@@ -332,6 +341,7 @@ fn alone(world: &World, remote: &Remote, home: &Home, devices: StoreDevices) -> 
     drop(history);
     let image = image_in_the_end(&store).expect("a recovered journal is brought into the image");
     compare(&format!("{name} after recovery"), &image, &expected, head);
+    super::views::all(world, &name, (&site, home), &store);
     world.stats.count("recoveries of replicas checked");
     Some(Alone {
         head,
