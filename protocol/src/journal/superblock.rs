@@ -8,7 +8,7 @@
 //! | 0 | 8 | magic `FARSIDEJ` |
 //! | 8 | 2 | version |
 //! | 10 | 2 | role: 1 volume, 2 replica, 3 history |
-//! | 12 | 4 | flags: 1 clean shutdown |
+//! | 12 | 4 | flags: 1 clean shutdown, 2 the image is written only after its history |
 //! | 16 | 8 | generation |
 //! | 24 | 16 | journal UUID |
 //! | 40 | 16 | volume UUID |
@@ -50,6 +50,7 @@ const MAGIC: &[u8; 8] = b"FARSIDEJ";
 /// Version ladder of journals: 1 is the first.
 pub const JOURNAL_VERSION: u16 = 1;
 const FLAG_CLEAN: u32 = 1;
+const FLAG_REMEMBERS: u32 = 2;
 const CHECKSUM_OFFSET: usize = BLOCK_BYTES - 4;
 const CONSUMER_PAD: usize = 7;
 
@@ -136,6 +137,9 @@ pub struct Superblock {
     pub role: Role,
     /// Whether the last writer shut down cleanly.
     pub clean: bool,
+    /// Whether everything that the image held since the history's last mark went into the history before it was
+    /// overwritten. Without it a history is of no use.
+    pub remembers: bool,
     /// Rises with each write of a superblock.
     pub generation: u64,
     /// This journal.
@@ -203,7 +207,8 @@ impl Superblock {
         );
         let mut block = Box::new([0_u8; BLOCK_BYTES]);
         let mut to = Writer::new(block.as_mut_slice());
-        let flags = if self.clean { FLAG_CLEAN } else { 0 };
+        let flag = |set, flag| if set { flag } else { 0 };
+        let flags = flag(self.clean, FLAG_CLEAN) | flag(self.remembers, FLAG_REMEMBERS);
         to.bytes(MAGIC)
             .u16(JOURNAL_VERSION)
             .u16(role_code(self.role))
@@ -277,7 +282,7 @@ impl Superblock {
 
     fn decode_fields(from: &mut Reader<'_>) -> Result<Self, FormatError> {
         let (role, flags, generation) = (decode_role(from.u16()?)?, from.u32()?, from.u64()?);
-        if flags & !FLAG_CLEAN != 0 {
+        if flags & !(FLAG_CLEAN | FLAG_REMEMBERS) != 0 {
             return Err(FormatError::Field("flags"));
         }
         let (journal, volume, volume_bytes) = (from.uuid()?, from.uuid()?, from.u64()?);
@@ -305,6 +310,7 @@ impl Superblock {
         Ok(Self {
             role,
             clean: flags & FLAG_CLEAN != 0,
+            remembers: flags & FLAG_REMEMBERS != 0,
             generation,
             journal,
             volume,

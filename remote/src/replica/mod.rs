@@ -14,6 +14,7 @@ pub use set::{FailedReplica, ReplicaSet, ReplicaSetConfig};
 
 use crate::limits::SYNC_INTERVAL;
 use crate::sink::{Sink, SinkError, SinkState};
+use bytes::Bytes;
 use farside_protocol::journal::{ChainPoint, Superblock, What};
 use farside_storage::limits::EAGER_COPY_BYTES;
 use farside_storage::{
@@ -222,9 +223,16 @@ impl Sink for Replica {
 
     async fn write_copy(&self, offset: u64, data: &[u8]) -> Result<(), SinkError> {
         self.check()?;
-        self.store
-            .write_copy(offset, data)
-            .map_err(|error| self.degraded(&error))?;
+        if self.store.has_past_to_heed() {
+            // What stands there is read and made durable elsewhere first.
+            let (store, data) = (self.store.clone(), Bytes::copy_from_slice(data));
+            let written = done_elsewhere(&*self.workers, move || store.write_copy(offset, &data)).await;
+            let written = written.ok_or(SinkError::ShuttingDown)?;
+            written.map_err(|error| self.degraded(&error))?;
+        } else {
+            let written = self.store.write_copy(offset, data);
+            written.map_err(|error| self.degraded(&error))?;
+        }
         let copy = self.store.copy_progress();
         if copy.written - copy.durable >= EAGER_COPY_BYTES {
             self.with_keeper(Keeper::relieve);

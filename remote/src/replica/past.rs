@@ -41,6 +41,8 @@ pub struct Past {
     bookmarks: Mutex<BTreeMap<String, Entry>>,
     file: PathBuf,
     problem: Option<String>,
+    /// Why the bookmarks could not be read.
+    unreadable: Option<String>,
 }
 
 impl Past {
@@ -50,22 +52,35 @@ impl Past {
             bookmarks: Mutex::default(),
             file: directory.join("bookmarks"),
             problem: None,
+            unreadable: None,
         };
         if bytes == 0 {
             return past;
         }
-        let opened = keep_history(store, &directory.join("history"), bytes);
-        if let Err(error) = opened.and_then(|()| past.read_bookmarks(store)) {
+        if let Err(error) = keep_history(store, &directory.join("history"), bytes) {
             tracing::error!(replica = %store.name(), "no history is kept: {error}");
             past.problem = Some(error.to_string());
+        } else if let Err(error) = past.read_bookmarks(store) {
+            tracing::error!(replica = %store.name(), "no bookmarks: {error}");
+            past.unreadable = Some(error.to_string());
         }
         past
     }
 
-    /// Why no history is kept although one should be.
+    /// Why no history is kept although one should be, or no bookmarks.
     #[must_use]
     pub fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+        self.problem.as_deref().or(self.unreadable.as_deref())
+    }
+
+    /// A list that could not be read is not written over.
+    fn refuse_unread(&self, store: &str) -> Result<(), StorageError> {
+        self.unreadable.as_ref().map_or(Ok(()), |problem| {
+            Err(StorageError::Refused {
+                name: store.to_owned(),
+                problem: format!("its bookmarks cannot be read: {problem}"),
+            })
+        })
     }
 
     fn read_bookmarks(&mut self, store: &Store) -> Result<(), StorageError> {
@@ -105,6 +120,7 @@ impl Past {
             let name = store.name().to_owned();
             Err(StorageError::Refused { name, problem })
         };
+        self.refuse_unread(store.name())?;
         let mut bookmarks = self.bookmarks.lock();
         if bookmarks.contains_key(name) {
             return refuse(format!(
@@ -135,6 +151,7 @@ impl Past {
     /// # Errors
     /// [`StorageError`] when the file cannot be written: the bookmark stays.
     pub fn remove_bookmark(&self, name: &str) -> Result<bool, StorageError> {
+        self.refuse_unread(name)?;
         let mut bookmarks = self.bookmarks.lock();
         let Some(entry) = bookmarks.remove(name) else {
             return Ok(false);

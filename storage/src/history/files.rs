@@ -27,8 +27,7 @@ pub fn keep_history(store: &Store, path: &Path, bytes: u64) -> Result<(), Storag
         make(store, path, bytes)?;
         open(store, path)
     });
-    store.keep_history(Arc::new(opened?));
-    Ok(())
+    store.keep_history(Arc::new(opened?))
 }
 
 fn open(store: &Store, path: &Path) -> Result<History, StorageError> {

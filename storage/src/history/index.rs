@@ -149,9 +149,9 @@ impl Index {
         let Some(segment) = self.segments.back_mut() else {
             return;
         };
-        self.items += 1;
-        segment.items += 1;
         if entry.length > LONG_BYTES {
+            self.items += 1;
+            segment.items += 1;
             segment.long.push(entry);
             return;
         }
@@ -165,6 +165,8 @@ impl Index {
                 ..rest
             };
             segment.open.entry(part.key()).or_default().push(part);
+            self.items += 1;
+            segment.items += 1;
             if cut == end {
                 return;
             }

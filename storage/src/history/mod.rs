@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 use ring::Writer;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use opening::format_history;
 
@@ -41,8 +42,8 @@ pub struct History {
     writer: Mutex<Writer>,
     index: Mutex<Index>,
     failure: Mutex<Option<String>>,
-    /// Address in the owning journal up to which the ring knew the image when it was opened.
-    covered: u64,
+    /// Address in the owning journal up to which nothing is told: see [`covered`](Self::covered).
+    covered: AtomicU64,
 }
 
 /// Where the image is when a mark is made.
@@ -101,6 +102,7 @@ impl History {
     /// What it says of itself. Never waits for a disk.
     #[must_use]
     pub fn state(&self) -> HistoryState {
+        let failure = self.failure.lock().clone();
         let index = self.index.lock();
         let tail = index.segments.front().map(|segment| segment.number);
         let (tail, head) = (
@@ -112,7 +114,7 @@ impl History {
             used_bytes: self.journal.layout.segment_start(head).saturating_sub(tail),
             oldest: index.moments().next().copied(),
             newest: index.moments().next_back().copied(),
-            failure: self.failure.lock().clone(),
+            failure,
         }
     }
 
@@ -126,14 +128,12 @@ impl History {
             .copied()
     }
 
-    /// The newest moments not after a time, newest first, `count` at most.
+    /// The newest moments, newest first, `count` at most; with `until`, this one and those before it.
     #[must_use]
-    pub fn newest(&self, not_after_us: u64, count: usize) -> Vec<Moment> {
+    pub fn newest(&self, until: Option<&Moment>, count: usize) -> Vec<Moment> {
         let index = self.index.lock();
-        let moments = index
-            .moments()
-            .rev()
-            .filter(|moment| moment.time_us <= not_after_us);
+        let last = until.map_or(u64::MAX, |moment| moment.serial);
+        let moments = index.moments().rev().filter(|moment| moment.serial <= last);
         moments.take(count).copied().collect()
     }
 
@@ -169,10 +169,14 @@ impl History {
         })
     }
 
-    /// The ranges that were overwritten between two moments, whether with the same content or not.
+    /// The ranges that were overwritten between two moments, whether with the same content or not. `None`: one of them is
+    /// gone.
     #[must_use]
-    pub fn changed(&self, from: &Moment, to: &Moment) -> Vec<Range<u64>> {
-        self.index.lock().changed(from.serial, to.serial)
+    pub fn changed(&self, from: &Moment, to: &Moment) -> Option<Vec<Range<u64>>> {
+        let index = self.index.lock();
+        index.known(from.serial)?;
+        index.known(to.serial)?;
+        Some(index.changed(from.serial, to.serial))
     }
 
     /// The image is where the newest mark says: what was marked can be viewed.
@@ -186,10 +190,11 @@ impl History {
         self.index.lock().has_settled()
     }
 
-    /// Address in the owning journal: what lies before it has been told of already.
+    /// Address in the owning journal: what lies before it has been told of already, or may have been in the image before
+    /// this history began.
     #[must_use]
     pub fn covered(&self) -> u64 {
-        self.covered
+        self.covered.load(Ordering::Acquire)
     }
 
     /// Whether something is being put into the ring at this moment.
@@ -212,6 +217,7 @@ impl History {
                 "the history ends, mirroring goes on without it: {error}; a restart begins a new one"
             );
             *failure = Some(error.to_string());
+            drop(failure);
             self.index.lock().clear();
         }
     }

@@ -12,12 +12,15 @@ use crate::device::Device;
 use crate::error::StorageError;
 use crate::journal::{Journal, load_superblock, recover};
 use crate::store::{Points, Store, StoreParameters};
-use farside_protocol::journal::limits::{BLOCK_BYTES_U64, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES};
+use farside_protocol::journal::limits::{
+    BLOCK_BYTES_U64, MAX_SEGMENT_BYTES, MAX_VOLUME_BYTES, MIN_SEGMENT_BYTES,
+};
 use farside_protocol::journal::{
     ChainPoint, MARK_COPYING, MARK_MOMENT, MARK_POSITION, Record, RecordKind, Role, Superblock, What,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
 /// Segments of a ring, roughly: so much is dropped at a time.
@@ -114,7 +117,7 @@ impl History {
             journal,
             index: Mutex::new(index),
             failure: Mutex::new(None),
-            covered: knows.unwrap_or(0),
+            covered: AtomicU64::new(knows.unwrap_or(points.durable.address)),
         };
         let tail = history.writer.lock().tail;
         if marks.seen && knows.is_none_or(|known| known < points.mirrored.address) {
@@ -122,21 +125,36 @@ impl History {
                 "{}: the image went on without its history, which begins anew",
                 history.journal.device.name()
             );
-            history.forget()?;
-        } else {
-            history.record_tail(&mut history.writer.lock(), tail)?;
+            history.forget(points.durable.address)?;
+            return Ok(history);
+        }
+        history.record_tail(&mut history.writer.lock(), tail)?;
+        if let Some(position) = knows.filter(|_| !marks.void.is_empty()) {
+            // Said once and for all: the journal may grow beyond where those marks stand before the next one is made.
+            let point = ChainPoint {
+                address: position,
+                ..ChainPoint::default()
+            };
+            history.mark(Mark {
+                point,
+                settled: false,
+            })?;
+            history.commit()?;
+            history.writer.lock().marked = None;
         }
         Ok(history)
     }
 
-    /// Begins anew: what was kept is of no use.
+    /// Begins anew: what was kept is of no use. `covered` is the end of the owning journal: what lies before it may be in the
+    /// image already, in part.
     ///
     /// # Errors
     /// [`StorageError`] of the ring.
-    pub fn forget(&self) -> Result<(), StorageError> {
+    pub fn forget(&self, covered: u64) -> Result<(), StorageError> {
+        self.covered.store(covered, Ordering::Release);
         let mut writer = self.writer.lock();
         self.index.lock().clear();
-        writer.marked = None;
+        writer.drop_waiting();
         let head = writer.head;
         self.record_tail(&mut writer, head)
     }
@@ -155,11 +173,15 @@ fn walk(
     index: &mut Index,
 ) -> Result<Marks, StorageError> {
     let (layout, mut marks) = (journal.layout, Marks::default());
-    let mut before = tail;
+    let (mut before, mut is_sound) = (tail, true);
     let reached = journal.walk(tail, head.address, |address, what| {
         let (number, first) = (layout.segment_of(address), what.header.first_record);
         index.begin_segment(number, ChainPoint { address, ..before }, first);
         let place = address + BLOCK_BYTES_U64 - layout.segment_start(number);
+        if !what.records().all(|record| record_is_sound(&record)) {
+            is_sound = false;
+            return;
+        }
         add_records(index, what.records(), (first, place), |record| {
             Some(moment(what, record))
         });
@@ -168,12 +190,17 @@ fn walk(
         }
         before = crate::journal::point_after(what, address);
     })?;
-    if reached.address == head.address {
+    if reached.address == head.address && is_sound {
         return Ok(marks);
     }
     let offset = layout.file_offset(reached.address);
     let text = format!("chunk {} of the history is unreadable", reached.sequence + 1);
     Err(StorageError::damaged(journal.device.name(), offset, text))
+}
+
+/// Whether a record can be of an image.
+fn record_is_sound(record: &Record) -> bool {
+    matches!(record.kind, RecordKind::Mark(_)) || record.end() <= MAX_VOLUME_BYTES
 }
 
 fn moment(what: &What<'_>, record: &Record) -> Moment {

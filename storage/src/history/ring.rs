@@ -21,8 +21,10 @@ pub(super) struct Writer {
     pub(super) tail: ChainPoint,
     /// The newest mark, written or waiting.
     pub(super) marked: Option<Mark>,
-    /// Bytes since the newest mark: what one moment may need.
-    since_mark: u64,
+    /// Bytes since the newest moment: what it needs to stay.
+    since_moment: u64,
+    /// It needed more than there may be.
+    overflowed: bool,
     records: Vec<Record>,
     data: Vec<u8>,
     /// The moment of each mark that waits, by its place among the records.
@@ -39,7 +41,8 @@ impl Writer {
             superblock,
             durable: head,
             marked,
-            since_mark: 0,
+            since_moment: 0,
+            overflowed: false,
             records: Vec::new(),
             data: Vec::new(),
             moments: Vec::new(),
@@ -48,6 +51,16 @@ impl Writer {
             block: Box::new([0; BLOCK_BYTES]),
             head,
         }
+    }
+}
+
+impl Writer {
+    /// What waits is not written any more, and no mark counts.
+    pub(super) fn drop_waiting(&mut self) {
+        (self.marked, self.since_moment, self.overflowed) = (None, 0, false);
+        self.records.clear();
+        self.data.clear();
+        self.moments.clear();
     }
 }
 
@@ -90,7 +103,10 @@ impl History {
                 kind: RecordKind::Mark(kind),
             });
         }
-        (writer.marked, writer.since_mark) = (Some(mark), 0);
+        writer.marked = Some(mark);
+        if mark.settled {
+            writer.since_moment = 0;
+        }
         Ok(())
     }
 
@@ -163,10 +179,11 @@ impl History {
     }
 
     fn count(&self, writer: &mut Writer, bytes: u64) -> Result<(), StorageError> {
-        writer.since_mark += bytes + BLOCK_BYTES_U64 / 32;
-        if writer.since_mark <= self.journal.layout.ring_bytes() / 2 {
+        writer.since_moment += bytes + BLOCK_BYTES_U64 / 32;
+        if writer.since_moment <= self.journal.layout.ring_bytes() / 2 {
             return Ok(());
         }
+        writer.overflowed = true;
         let text = "is too small for what was overwritten at once; it needs at least twice that";
         Err(StorageError::refused(self.journal.device.name(), text))
     }
@@ -179,6 +196,11 @@ impl History {
         let mut writer = self.writer.lock();
         self.seal(&mut writer)?;
         self.sync(&mut writer)
+    }
+
+    /// Whether it could not take what a single moment needs; it can begin anew.
+    pub(crate) fn has_overflowed(&self) -> bool {
+        self.writer.lock().overflowed
     }
 
     fn sync(&self, writer: &mut Writer) -> Result<(), StorageError> {
@@ -203,8 +225,11 @@ impl History {
             let index = self.index.lock();
             (self.most_items(), index.open_items())
         };
-        if open > limit / 4 {
-            address = address.max(self.journal.layout.segment_end(writer.head.address));
+        let layout = &self.journal.layout;
+        // Never a whole segment, which recovery would not find begun.
+        let is_inside = writer.head.address != layout.segment_start(layout.segment_of(writer.head.address));
+        if open > limit / 4 && is_inside {
+            address = address.max(layout.segment_end(writer.head.address));
         }
         let end = address + stored_bytes(data_bytes);
         if end - writer.durable.address > self.journal.layout.window_bytes() {
@@ -316,6 +341,7 @@ impl History {
             }
         }
         if end - tail.address > ring {
+            writer.overflowed = true;
             let text = "is too small for what was overwritten at once";
             return Err(StorageError::refused(self.journal.device.name(), text));
         }

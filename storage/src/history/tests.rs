@@ -51,7 +51,7 @@ impl Disks {
         let store = Store::open(devices, Arc::new(SystemClock::new())).unwrap();
         let ring: Arc<dyn Device> = self.ring.clone();
         let history = History::open(ring, &store.superblock(), &store.points()).unwrap();
-        store.keep_history(Arc::new(history));
+        store.keep_history(Arc::new(history)).unwrap();
         store
     }
 
@@ -101,7 +101,7 @@ impl Model {
 
     /// Every moment that is offered reads as it should; returns how many there are.
     fn check(&self, store: &Store, random: &mut Random, about: &str) -> usize {
-        let moments = store.history().unwrap().newest(u64::MAX, usize::MAX);
+        let moments = store.history().unwrap().newest(None, usize::MAX);
         let some = random.below(12) + 1;
         for moment in moments.iter().step_by(usize::try_from(some).unwrap()) {
             let view = store.view(moment).unwrap();
@@ -183,7 +183,7 @@ fn live(seed: u64, ring_bytes: u64) -> (usize, usize) {
         model.check(&store, &mut random, &format!("seed {seed} life {life} opened"));
         while store.drain().unwrap() {}
         let applied = store.points().applied.record;
-        assert_eq!(store.history().unwrap().newest(u64::MAX, 1)[0].record, applied);
+        assert_eq!(store.history().unwrap().newest(None, 1)[0].record, applied);
         known = model.check(&store, &mut random, &format!("seed {seed} life {life} recovered"));
         for number in 0..40 {
             step(&store, &mut model, &mut random);
@@ -307,7 +307,7 @@ fn the_last_consistent_state_can_be_viewed_throughout_a_copy() {
                 }
             }
             assert_eq!(
-                store.history().unwrap().newest(u64::MAX, 1)[0].record,
+                store.history().unwrap().newest(None, 1)[0].record,
                 kept.record,
                 "seed {seed}"
             );
@@ -319,7 +319,7 @@ fn the_last_consistent_state_can_be_viewed_throughout_a_copy() {
         store.rewind_copy();
         while store.drain().unwrap() {}
         assert_eq!(
-            store.history().unwrap().newest(u64::MAX, 1)[0].record,
+            store.history().unwrap().newest(None, 1)[0].record,
             kept.record,
             "seed {seed}"
         );

@@ -43,7 +43,11 @@ impl Store {
     /// # Errors
     /// [`StorageError`] of the journal or the image; after a failed write the store is degraded for good.
     pub fn drain(&self) -> Result<bool, StorageError> {
-        let mut drain = self.drain.lock();
+        self.drain_step(&mut self.drain.lock())
+    }
+
+    /// The same for who holds the image already.
+    pub(super) fn drain_step(&self, drain: &mut Drain) -> Result<bool, StorageError> {
         self.check_usable()?;
         let (from, limit) = {
             let state = self.state.lock();
@@ -58,7 +62,7 @@ impl Store {
             merged,
             written,
             ..
-        } = &mut *drain;
+        } = drain;
         // A durable chunk that cannot be read ends the way of the image for good, like a failed write.
         let read = self
             .journal
@@ -70,6 +74,7 @@ impl Store {
         let base = spans[0].address;
         self.guard(self.merge(&from, &spans, buffer, merged))?;
         self.commit_past(&last);
+        self.go_on_without_past()?;
         self.image_generation.fetch_add(1, Ordering::AcqRel);
         let result = self.guard(self.write_image(merged, buffer, base));
         if result.is_ok() {
@@ -117,18 +122,18 @@ impl Store {
                     what.header.sequence
                 )));
             }
+            if let Some(record) = what.records().find(|record| record.end() > self.volume_bytes()) {
+                return Err(damaged(format!(
+                    "chunk {} changes byte {} of a volume of {} bytes",
+                    what.header.sequence,
+                    record.end(),
+                    self.volume_bytes()
+                )));
+            }
             self.keep_past(&before, &what, &Batch { merged, buffer, base });
             before = span.after;
             let mut data = span.address + BLOCK_BYTES_U64;
             for record in what.records() {
-                if record.end() > self.volume_bytes() {
-                    return Err(damaged(format!(
-                        "chunk {} changes byte {} of a volume of {} bytes",
-                        what.header.sequence,
-                        record.end(),
-                        self.volume_bytes()
-                    )));
-                }
                 let source = match record.kind {
                     RecordKind::Write => Source::Journal(data),
                     RecordKind::Trim => Source::Zero {

@@ -61,6 +61,8 @@ pub struct Store {
     volume_bytes: AtomicU64,
     opened: Snapshot,
     created_at_us: u64,
+    /// What the superblock says durably.
+    remembers: AtomicBool,
     appender: Mutex<Appender>,
     drain: Mutex<Drain>,
     sync_gate: Mutex<()>,

@@ -65,6 +65,7 @@ impl StoreParameters {
             created_at_us: now_us,
             epoch: 1,
             starts: 0,
+            remembers: false,
             head: ChainPoint::default(),
             tail: ChainPoint::default(),
             mirrored: ChainPoint::default(),
@@ -157,6 +158,7 @@ impl Store {
                 recovered,
             },
             created_at_us: superblock.created_at_us,
+            remembers: AtomicBool::new(superblock.remembers),
             written_superblock: Mutex::new(superblock.clone()),
             superblock: Mutex::new(superblock),
         };

@@ -4,6 +4,7 @@
 //! error.
 
 use super::Store;
+use super::drain::Drain;
 use crate::error::StorageError;
 use crate::history::{History, Mark, Moment, View};
 use crate::limits::BEFORE_PIECE_BYTES;
@@ -12,6 +13,7 @@ use farside_protocol::journal::limits::BLOCK_BYTES;
 use farside_protocol::journal::{ChainPoint, CopyState, RecordKind, What};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What a step of the image consumer has read so far: the image is going to hold it.
 pub(super) struct Batch<'a> {
@@ -22,9 +24,35 @@ pub(super) struct Batch<'a> {
 }
 
 impl Store {
-    /// Keeps what the image holds before it is overwritten, from now on. Once, before anything moves.
-    pub fn keep_history(&self, history: Arc<History>) {
+    /// Keeps what the image holds before it is overwritten, from now on. Once, before anything moves. What the history holds
+    /// is of no use if the image was written without it meanwhile.
+    ///
+    /// # Errors
+    /// [`StorageError`] of the history: nothing is kept. One of the journal degrades the store.
+    pub fn keep_history(&self, history: Arc<History>) -> Result<(), StorageError> {
+        if !self.remembers.load(Ordering::Acquire) {
+            history.forget(self.points().durable.address)?;
+            self.remember(true)?;
+        }
         let _ = self.history.set(history);
+        Ok(())
+    }
+
+    fn remember(&self, does: bool) -> Result<(), StorageError> {
+        self.persist(|superblock| superblock.remembers = does)?;
+        self.remembers.store(does, Ordering::Release);
+        Ok(())
+    }
+
+    /// Before the image is overwritten without a history: nothing that one holds is of use from now on.
+    ///
+    /// # Errors
+    /// [`StorageError`]: final, the store is degraded.
+    pub(super) fn go_on_without_past(&self) -> Result<(), StorageError> {
+        if self.remembers.load(Ordering::Acquire) && self.past().is_none() {
+            self.remember(false)?;
+        }
+        Ok(())
     }
 
     /// What the image held before, if that is kept.
@@ -70,7 +98,7 @@ impl Store {
         let mark = self.mark_of(applied);
         if !history.is_marked(&mark) {
             let marked = history.mark(mark).and_then(|()| history.commit());
-            settle(history, marked);
+            self.settle(history, marked);
             history.reveal();
         }
     }
@@ -93,7 +121,7 @@ impl Store {
             }
             Ok(())
         });
-        settle(history, kept);
+        self.settle(history, kept);
     }
 
     fn tell(&self, history: &History, range: Range<u64>, batch: &Batch<'_>) -> Result<(), StorageError> {
@@ -147,7 +175,7 @@ impl Store {
             return;
         };
         let committed = history.mark(self.mark_of(*last)).and_then(|()| history.commit());
-        settle(history, committed);
+        self.settle(history, committed);
     }
 
     /// The image is at `last`.
@@ -157,7 +185,29 @@ impl Store {
         }
     }
 
-    /// Whether there is a state that can be viewed.
+    /// The image is brought to where the history knows it, if it was not since the start: the last consistent state is
+    /// there to be viewed then.
+    ///
+    /// # Errors
+    /// As [`drain`](Store::drain).
+    pub(super) fn end_replay(&self, drain: &mut Drain) -> Result<(), StorageError> {
+        if let Some(history) = self.past().filter(|history| history.has_moments()) {
+            while self.points().applied.address < history.covered() && self.drain_step(drain)? {}
+            self.mark_past(self.points().applied);
+        }
+        Ok(())
+    }
+
+    /// Whether something may have to be made durable before the image is overwritten.
+    #[must_use]
+    pub fn has_past_to_heed(&self) -> bool {
+        match self.past() {
+            Some(history) => history.has_moments(),
+            None => self.remembers.load(Ordering::Acquire),
+        }
+    }
+
+    /// Whether there is a state of before that can be viewed.
     pub(super) fn keeps_past(&self) -> bool {
         self.past().is_some_and(|history| history.has_moments())
     }
@@ -171,7 +221,7 @@ impl Store {
             point: *start,
             settled: false,
         };
-        settle(history, history.mark(mark).and_then(|()| history.commit()));
+        self.settle(history, history.mark(mark).and_then(|()| history.commit()));
     }
 
     /// What a copied range is about to overwrite, as far as it differs.
@@ -195,7 +245,7 @@ impl Store {
             history.commit()
         };
         let told = tell();
-        settle(history, told);
+        self.settle(history, told);
     }
 
     /// What a range that is about to be zeroed holds.
@@ -206,12 +256,18 @@ impl Store {
         let told = self
             .tell_image(history, offset..offset + length)
             .and_then(|()| history.commit());
-        settle(history, told);
+        self.settle(history, told);
     }
-}
 
-fn settle(history: &History, done: Result<(), StorageError>) {
-    if let Err(error) = done {
-        history.fail(&error);
+    /// A history that has no room for what one moment needs begins anew after it; one that fails ends.
+    fn settle(&self, history: &History, done: Result<(), StorageError>) {
+        let Err(error) = done else { return };
+        if !history.has_overflowed() {
+            return history.fail(&error);
+        }
+        tracing::warn!(volume = %self.name(), "{error}; what was kept is given up, the history begins anew");
+        if let Err(error) = history.forget(self.points().durable.address) {
+            history.fail(&error);
+        }
     }
 }

@@ -38,7 +38,8 @@ impl Store {
     /// # Errors
     /// [`StorageError`].
     pub fn begin_copy(&self, base: &ChainPoint, source: Uuid) -> Result<(), StorageError> {
-        let _drain = self.drain.lock();
+        let mut drain = self.drain.lock();
+        self.end_replay(&mut drain)?;
         let _gate = self.sync_gate.lock();
         let mut appender = self.appender.lock();
         let mut superblock = self.superblock.lock();
@@ -98,6 +99,7 @@ impl Store {
     pub fn write_copy(&self, offset: u64, data: &[u8]) -> Result<(), StorageError> {
         self.check_copy(offset, data.len() as u64)?;
         self.keep_copied_past(offset, data);
+        self.go_on_without_past()?;
         self.guard(self.image.write_at(&mut [IoSlice::new(data)], offset))?;
         self.step_copy(offset + data.len() as u64);
         Ok(())
@@ -115,6 +117,7 @@ impl Store {
             let extent = self.image.extent_at(at, end)?;
             if extent.data {
                 self.keep_zeroed_past(at, extent.length);
+                self.go_on_without_past()?;
                 self.guard(self.image.zero_at(at, extent.length, false))?;
             }
             at += extent.length.max(1);

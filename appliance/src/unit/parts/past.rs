@@ -112,10 +112,8 @@ impl PastOf {
         let limit = ask.limit.unwrap_or(MOMENTS_DEFAULT).min(MOMENTS_MAX);
         let until = ask.until.as_deref().map(|text| self.moment(text)).transpose()?;
         let history = self.0.store().history();
-        let moments = history.map(|history| {
-            let until = until.map_or(u64::MAX, |moment| moment.time_us);
-            history.newest(until, usize::try_from(limit).unwrap_or(0))
-        });
+        let moments =
+            history.map(|history| history.newest(until.as_ref(), usize::try_from(limit).unwrap_or(0)));
         let bookmarks = self.0.past().bookmarks();
         let named = bookmarks.into_iter().map(|bookmark| BookmarkStatus {
             kept: bookmark.moment.is_some(),
@@ -145,8 +143,13 @@ impl PastOf {
         }
         let history = self.0.store().history();
         let ranges = history
-            .map(|history| history.changed(&from, &to))
-            .unwrap_or_default();
+            .and_then(|history| history.changed(&from, &to))
+            .ok_or_else(|| {
+                self.refuse(
+                    ErrorCode::NotFound,
+                    "the earlier moment has just left the history",
+                )
+            })?;
         Ok(ChangesStatus {
             from: moment_status(&from),
             to: moment_status(&to),
@@ -269,14 +272,14 @@ impl PastOf {
             "a moment can be attached");
         let name = self.name().to_owned();
         tasks.spawn(async move {
-            let _ = tell.send(Progress::Ready { moment, size_bytes }).await;
+            let _ = tell.try_send(Progress::Ready { moment, size_bytes });
             let serving = serve(socket.listener, service, closing.clone());
             let watching = async {
                 tokio::select! {
                     () = tell.closed() => {}
                     () = closing.cancelled() => {
                         let message = "the unit is shutting down".to_owned();
-                        let _ = tell.send(Progress::Failed { message }).await;
+                        let _ = tell.try_send(Progress::Failed { message });
                     }
                 }
                 closing.cancel();
@@ -305,14 +308,19 @@ impl PastOf {
             ))
         })?;
         let (tell, told) = mpsc::channel(4);
-        tasks.spawn_blocking(move || {
-            let last = match copy(&view, &file, &tell, &stop) {
-                Ok(()) => Progress::Done {
+        tasks.spawn(async move {
+            let (teller, stopped) = (tell.clone(), stop.clone());
+            let copied = tokio::task::spawn_blocking(move || {
+                let copied = copy(&view, &file, &teller, &stopped);
+                copied.map(|()| (view.moment().record, view.bytes()))
+            });
+            let copied = copied.await.unwrap_or_else(|error| Err(error.into()));
+            let last = match copied {
+                Ok((record, bytes)) => Progress::Done {
                     message: format!(
-                        "{} is the disk after record {}, {}",
+                        "{} is the disk after record {record}, {}",
                         path.display(),
-                        view.moment().record,
-                        counted(view.bytes(), "byte")
+                        counted(bytes, "byte")
                     ),
                 },
                 Err(error) => {
@@ -321,7 +329,11 @@ impl PastOf {
                     Progress::Failed { message }
                 }
             };
-            let _ = tell.blocking_send(last);
+            // Whoever listens and does not read holds up nothing.
+            tokio::select! {
+                _ = tell.send(last) => {}
+                () = stop.cancelled() => {}
+            }
         });
         Ok(told)
     }

@@ -61,6 +61,7 @@ pub(super) fn superblock() -> Superblock {
         created_at_us: 0x0006_1203_0405_0607,
         epoch: 3,
         starts: 9,
+        remembers: false,
         head: HEAD,
         tail: TAIL,
         mirrored: MIRRORED,

@@ -31,9 +31,11 @@ pub fn keep(store: &Store, past: &Arc<Platter>, open: impl Fn(&Arc<Platter>) -> 
         format_history(&*open(past), &store.superblock(), past.bytes, now_us)?;
         opened()
     });
-    match history {
-        Ok(history) => store.keep_history(Arc::new(history)),
-        Err(_) => happened("starts without a history"),
+    if history
+        .and_then(|history| store.keep_history(Arc::new(history)))
+        .is_err()
+    {
+        happened("starts without a history");
     }
 }
 
@@ -74,7 +76,7 @@ fn one(name: &str, (site, home): (&Site, &Home), store: &Store, process: &Proces
 }
 
 fn any(store: &Store) -> Option<Moment> {
-    let moments = store.history()?.newest(u64::MAX, usize::MAX);
+    let moments = store.history()?.newest(None, usize::MAX);
     let count = moments.len() as u64;
     (count > 0).then(|| moments[usize::try_from(schedule::draw(count)).unwrap_or(0)])
 }
@@ -140,7 +142,7 @@ pub fn all(world: &World, name: &str, (site, home): (&Site, &Home), store: &Stor
 }
 
 fn any_of(world: &World, store: &Store) -> Option<Moment> {
-    let moments = store.history()?.newest(u64::MAX, usize::MAX);
+    let moments = store.history()?.newest(None, usize::MAX);
     (!moments.is_empty()).then(|| world.pick(&moments))
 }
 
