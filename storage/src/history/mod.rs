@@ -16,6 +16,8 @@ mod ring;
 mod view;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod hardship_tests;
 
 pub use files::keep_history;
 pub use index::Moment;

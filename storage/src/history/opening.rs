@@ -155,6 +155,7 @@ impl History {
         let mut writer = self.writer.lock();
         self.index.lock().clear();
         writer.drop_waiting();
+        self.sync(&mut writer)?;
         let head = writer.head;
         self.record_tail(&mut writer, head)
     }

@@ -203,7 +203,7 @@ impl History {
         self.writer.lock().overflowed
     }
 
-    fn sync(&self, writer: &mut Writer) -> Result<(), StorageError> {
+    pub(super) fn sync(&self, writer: &mut Writer) -> Result<(), StorageError> {
         if writer.durable.address != writer.head.address {
             self.journal.device.sync()?;
             writer.durable = writer.head;

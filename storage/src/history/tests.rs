@@ -10,17 +10,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use uuid::Uuid;
 
-const VOLUME_BYTES: u64 = 256 << 10;
+pub(super) const VOLUME_BYTES: u64 = 256 << 10;
 const JOURNAL_BYTES: u64 = 640 << 10;
 
-struct Disks {
-    journal: Arc<TestDisk>,
-    image: Arc<TestDisk>,
-    ring: Arc<TestDisk>,
+pub(super) struct Disks {
+    pub(super) journal: Arc<TestDisk>,
+    pub(super) image: Arc<TestDisk>,
+    pub(super) ring: Arc<TestDisk>,
 }
 
 impl Disks {
-    fn new(role: Role, ring_bytes: u64) -> Self {
+    pub(super) fn new(role: Role, ring_bytes: u64) -> Self {
         let disks = Self {
             journal: Arc::new(TestDisk::new(JOURNAL_BYTES)),
             image: Arc::new(TestDisk::new(VOLUME_BYTES)),
@@ -42,14 +42,21 @@ impl Disks {
         disks
     }
 
-    fn open(&self) -> Store {
+    pub(super) fn open(&self) -> Store {
+        self.open_with(self.ring.clone())
+    }
+
+    pub(super) fn open_without(&self) -> Store {
         let devices = StoreDevices {
             journal: self.journal.clone(),
             image: self.image.clone(),
             maps: Vec::new(),
         };
-        let store = Store::open(devices, Arc::new(SystemClock::new())).unwrap();
-        let ring: Arc<dyn Device> = self.ring.clone();
+        Store::open(devices, Arc::new(SystemClock::new())).unwrap()
+    }
+
+    pub(super) fn open_with(&self, ring: Arc<dyn Device>) -> Store {
+        let store = self.open_without();
         let history = History::open(ring, &store.superblock(), &store.points()).unwrap();
         store.keep_history(Arc::new(history)).unwrap();
         store

@@ -20,6 +20,8 @@ pub fn carry_out(site: &Site, process: &Arc<Process>, store: &Store) -> Result<(
         return Ok(());
     }
     store.make_room(wanted)?;
+    // Maps in force that have not got their place yet get it before others are made.
+    site.settle_maps();
     let header = |bytes| BlockMap::header_for(site.uuid, bytes);
     let mut maps = Vec::new();
     let mut platters = Vec::new();

@@ -42,6 +42,15 @@ const DRAINING_FREE: Needs = Needs::Free(UnderWay {
     remembering: true,
 });
 
+/// The same, and no positions are being recorded.
+const REMEMBERING_FREE: Needs = Needs::Free(UnderWay {
+    appending: false,
+    syncing: false,
+    draining: true,
+    recording: true,
+    remembering: true,
+});
+
 /// Longest pause of a thread that finds nothing to do, in microseconds.
 const LONGEST_PAUSE_US: u64 = 64_000;
 
@@ -110,7 +119,13 @@ impl Workers for SimWorkers {
             keep_image(store.clone(), image, Pace::new(&self.process)),
         );
         if schedule::draw(2) == 0 {
-            spawn(&self.process, DRAINING_FREE, drain_beside(store));
+            // The end of a history is recorded before the image goes on without it.
+            let needs = if store.history().is_some() {
+                REMEMBERING_FREE
+            } else {
+                DRAINING_FREE
+            };
+            spawn(&self.process, needs, drain_beside(store));
         }
         Ok(Arc::new(keeper))
     }
