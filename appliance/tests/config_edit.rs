@@ -107,3 +107,24 @@ fn shipped_files_are_valid() {
     )
     .unwrap();
 }
+
+#[test]
+fn what_is_sent_to_remotes_is_set_and_comments_stay() {
+    let text = "[[volume]]\nname = 'a'\nsize = '1G'\n\n# the cellar\n[[volume.remote]]\nname = 'far'\naddress = 'h:1' # by cable\n\n\
+                [[volume.remote]]\nname = 'near'\naddress = 'h:2'\n";
+    let set = |text: &str, of, key, to| edit::set_for_remotes(text, of, key, to).unwrap();
+    let one = set(text, ("a", Some("far")), "send", false).unwrap();
+    assert!(
+        one.contains("# the cellar") && one.contains("# by cable\nsend = false\n"),
+        "{one}"
+    );
+    assert_eq!(one.matches("send").count(), 1);
+    let both = set(&one, ("a", None), "queue", false).unwrap();
+    assert_eq!(both.matches("queue = false").count(), 2);
+    let back = set(&both, ("a", None), "queue", true).unwrap();
+    assert_eq!(set(&back, ("a", None), "send", true).unwrap(), text);
+    for of in [("b", None), ("a", Some("absent"))] {
+        assert!(set(text, of, "send", false).is_none());
+    }
+    assert!(edit::set_for_remotes("a = ", ("a", None), "send", true).is_err());
+}

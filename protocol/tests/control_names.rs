@@ -3,8 +3,8 @@
 use farside_protocol::control::{
     BufferStatus, Command, ControlError, CopyProgress, CounterPair, CreateVolume, ErrorCode, HistorySummary,
     ImageStatus, JournalStatus, Lag, MomentStatus, Positions, RemoteAddress, RemoteState, RemoteStatus,
-    RemoveVolume, ReplicaState, ReplicaStatus, Reply, ResizeVolume, SCHEMA, SourceStatus, Status, UnitStatus,
-    VolumeState, VolumeStatus,
+    RemoveVolume, ReplicaState, ReplicaStatus, Reply, ResizeVolume, SCHEMA, SetFlow, SourceStatus, Status,
+    UnitStatus, VolumeState, VolumeStatus,
 };
 
 fn journal(path: &str) -> JournalStatus {
@@ -179,6 +179,14 @@ fn commands_and_replies_keep_their_names() {
                 size: "2G".into(),
             })),
             r#"{"command":"resize_volume","name":"disk1","size":"2G"}"#,
+        ),
+        (
+            serde_json::to_string(&Command::SetFlow(SetFlow {
+                volume: "disk1".into(),
+                send: Some(false),
+                ..SetFlow::default()
+            })),
+            r#"{"command":"set_flow","volume":"disk1","remote":null,"send":false,"queue":null}"#,
         ),
         (serde_json::to_string(&Command::Reload), r#"{"command":"reload"}"#),
         (

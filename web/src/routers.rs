@@ -9,8 +9,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, Status, VersionInfo,
-    VolumeStatus,
+    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, SetFlow, Status,
+    VersionInfo, VolumeStatus,
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ pub fn control_router(control: Arc<dyn Control>) -> Router {
         .route("/api/v1/volumes", post(create_volume))
         .route("/api/v1/volumes/{name}", axum::routing::delete(remove_volume))
         .route("/api/v1/volumes/{name}/size", axum::routing::put(resize_volume))
+        .route("/api/v1/volumes/{name}/flow", axum::routing::put(set_flow))
         .route("/api/v1/reload", post(reload))
         .merge(history::commands());
     finish(views().merge(commands), control)
@@ -132,6 +133,29 @@ async fn resize_volume(
 ) -> Result<Json<Reply>, Refusal> {
     let Json(NewSize { size }) = body.map_err(|error| malformed(error.body_text()))?;
     run(control.execute(Command::ResizeVolume(ResizeVolume { name, size }))).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewFlow {
+    remote: Option<String>,
+    send: Option<bool>,
+    queue: Option<bool>,
+}
+
+async fn set_flow(
+    State(control): State<Shared>,
+    Path(volume): Path<String>,
+    body: Result<Json<NewFlow>, JsonRejection>,
+) -> Result<Json<Reply>, Refusal> {
+    let Json(NewFlow { remote, send, queue }) = body.map_err(|error| malformed(error.body_text()))?;
+    let flow = SetFlow {
+        volume,
+        remote,
+        send,
+        queue,
+    };
+    run(control.execute(Command::SetFlow(flow))).await
 }
 
 #[derive(Debug, Deserialize)]

@@ -203,7 +203,10 @@ async fn control_socket_takes_commands_whole() {
     assert_eq!(status, StatusCode::OK);
     let (status, _) = ask(&control, "PUT", "/api/v1/volumes/a/size", r#"{"size":"2G"}"#).await;
     assert_eq!(status, StatusCode::OK);
+    let (status, _) = ask(&control, "PUT", "/api/v1/volumes/a/flow", r#"{"send":false}"#).await;
+    assert_eq!(status, StatusCode::OK);
     let seen = unit.seen.lock().unwrap();
+    assert!(matches!(&seen[3], Command::SetFlow(flow) if flow.volume == "a" && flow.send == Some(false)));
     assert!(matches!(&seen[2], Command::ResizeVolume(resize) if resize.name == "a" && resize.size == "2G"));
     assert!(matches!(&seen[0], Command::CreateVolume(create) if create.name == "a" && create.size == "1G"));
     assert!(matches!(&seen[1], Command::RemoveVolume(remove) if remove.delete_data && !remove.force));

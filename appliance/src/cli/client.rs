@@ -5,7 +5,7 @@ use super::limits;
 use crate::config::size;
 use farside_protocol::control::{
     AddBookmark, AskChanges, AskHistory, ChangesStatus, ControlError, CreateVolume, HistoryStatus, OpenView,
-    Progress, RemoveVolume, Reply, RestoreFile, Status,
+    Progress, RemoveVolume, Reply, RestoreFile, SetFlow, Status,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -51,6 +51,19 @@ impl Client {
         let body = serde_json::json!({ "size": size::format_size(size) }).to_string();
         let path = format!("/api/v1/volumes/{name}/size");
         self.ask(Method::PUT, &path, body, limits::RESIZE_TIMEOUT).await
+    }
+
+    /// `flow.volume` must be a valid name.
+    pub(super) async fn set_flow(&self, flow: &SetFlow) -> Result<Reply, CliError> {
+        let SetFlow {
+            volume,
+            remote,
+            send,
+            queue,
+        } = flow;
+        let body = serde_json::json!({ "remote": remote, "send": send, "queue": queue }).to_string();
+        let path = format!("/api/v1/volumes/{volume}/flow");
+        self.ask(Method::PUT, &path, body, limits::COMMAND_TIMEOUT).await
     }
 
     /// `remove.name` must be a valid name: it becomes part of the address as it is.

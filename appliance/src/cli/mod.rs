@@ -16,6 +16,7 @@ mod attach;
 mod wait;
 mod volume;
 mod history;
+mod journal;
 mod config;
 mod man;
 
@@ -59,6 +60,9 @@ enum Commands {
     /// Create, list and remove volumes of a running unit
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
+    /// Stop and start what is kept for remotes, and what is sent to them
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// See, attach, compare and copy what a replica was before
     #[command(subcommand)]
     History(history::HistoryCommand),
@@ -136,6 +140,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Commands::Volume(command) => {
             let client = client()?;
             block_on(async move { volume::volume(&client, command).await })
+        }
+        Commands::Journal(command) => {
+            let client = client()?;
+            block_on(async move { journal::journal(&client, command).await })
         }
         Commands::History(command) => {
             let client = client()?;

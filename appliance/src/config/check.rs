@@ -323,6 +323,8 @@ impl Checker<'_> {
         let copy = |remote: &RawRemote| RemoteConfig {
             name: remote.name.get_ref().clone(),
             address: remote.address.get_ref().clone(),
+            send: remote.send.unwrap_or(true),
+            queue: remote.queue.unwrap_or(true),
         };
         raw.remote.iter().map(copy).collect()
     }

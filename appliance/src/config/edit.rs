@@ -66,6 +66,51 @@ pub fn set_size(text: &str, name: &str, size: &str) -> Result<Option<String>, St
     Ok(Some(document.to_string()))
 }
 
+/// The text with `key` set for the remotes of a volume, or for the one of this name. `None` if there are none such.
+///
+/// # Errors
+/// As [`add_volume`].
+pub fn set_for_remotes(
+    text: &str,
+    (volume, remote): (&str, Option<&str>),
+    key: &str,
+    setting: bool,
+) -> Result<Option<String>, String> {
+    let mut document = document(text)?;
+    let Some(item) = document.get_mut("volume") else {
+        return Ok(None);
+    };
+    let volumes = item.as_array_of_tables_mut().ok_or_else(inline_volumes)?;
+    let name = |table: &Table| table.get("name").and_then(Item::as_str).map(str::to_owned);
+    let Some(volume) = volumes
+        .iter_mut()
+        .find(|table| name(table).as_deref() == Some(volume))
+    else {
+        return Ok(None);
+    };
+    let Some(item) = volume.get_mut("remote") else {
+        return Ok(None);
+    };
+    let remotes = item.as_array_of_tables_mut().ok_or_else(|| {
+        "the configuration file writes the remotes of the volume as one line; write each as a [[volume.remote]] table"
+            .to_owned()
+    })?;
+    let mut found = false;
+    for table in remotes.iter_mut() {
+        if remote.is_some() && name(table).as_deref() != remote {
+            continue;
+        }
+        found = true;
+        // What is so by itself is not said.
+        if setting {
+            table.remove(key);
+        } else {
+            table.insert(key, value(false));
+        }
+    }
+    Ok(found.then(|| document.to_string()))
+}
+
 fn document(text: &str) -> Result<DocumentMut, String> {
     text.parse().map_err(|error: toml_edit::TomlError| {
         format!(

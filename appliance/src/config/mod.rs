@@ -160,6 +160,10 @@ pub struct RemoteConfig {
     pub name: String,
     /// `host:port`.
     pub address: String,
+    /// Records are sent to it.
+    pub send: bool,
+    /// Records are kept in the journal until it has them.
+    pub queue: bool,
 }
 
 /// `[limits]`.

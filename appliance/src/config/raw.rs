@@ -123,6 +123,8 @@ pub(super) struct RawScsi {
 pub(super) struct RawRemote {
     pub(super) name: Spanned<String>,
     pub(super) address: Spanned<String>,
+    pub(super) send: Option<bool>,
+    pub(super) queue: Option<bool>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

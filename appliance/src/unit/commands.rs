@@ -5,7 +5,8 @@ use super::reload::{changes, in_force_after};
 use super::shared::{Shared, Slot, View};
 use crate::config::{Config, ConfigError, VolumeConfig, edit, read_text, write_text};
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, counted, human_bytes,
+    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, SetFlow, counted,
+    human_bytes,
 };
 use farside_storage::remove_maps;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub(super) async fn execute(shared: &Shared, command: Command) -> Result<Reply, 
     match command {
         Command::CreateVolume(create) => create_volume(shared, create).await,
         Command::ResizeVolume(resize) => resize_volume(shared, resize).await,
+        Command::SetFlow(flow) => set_flow(shared, &flow).await,
         Command::RemoveVolume(remove) => remove_volume(shared, remove).await,
         Command::Reload => reload(shared).await,
     }
@@ -119,6 +121,51 @@ async fn resize_volume(shared: &Shared, resize: ResizeVolume) -> Result<Reply, C
         message: format!("volume {name} has {} {when}", human_bytes(wanted)),
         files: Vec::new(),
     })
+}
+
+/// Stops or starts sending or queuing: a change of the configuration, of which all that can change live does.
+async fn set_flow(shared: &Shared, flow: &SetFlow) -> Result<Reply, ControlError> {
+    let SetFlow { volume, remote, .. } = flow;
+    let mut text = current_text(shared)?;
+    let mut said = Vec::new();
+    for (key, setting) in [("send", flow.send), ("queue", flow.queue)] {
+        let Some(setting) = setting else { continue };
+        let of = (volume.as_str(), remote.as_deref());
+        let changed = edit::set_for_remotes(&text, of, key, setting).map_err(invalid)?;
+        text = changed.ok_or_else(|| no_such_remote(volume, remote.as_deref()))?;
+        let word = if setting { "started" } else { "stopped" };
+        said.push(format!(
+            "{} {word}",
+            if key == "send" { "sending" } else { "queuing" }
+        ));
+    }
+    let wanted = shared
+        .judge(&text)
+        .map_err(|error| invalid(without_places(&error)))?;
+    write_text(&shared.config_path, &text).map_err(|error| failed(&error))?;
+    apply(shared, &wanted).await;
+    let whom = remote
+        .as_ref()
+        .map_or_else(|| "all its remotes".to_owned(), |name| format!("remote {name}"));
+    let message = format!("volume {volume}, {whom}: {}", said.join(", "));
+    tracing::info!("{message}");
+    Ok(Reply {
+        message,
+        files: Vec::new(),
+    })
+}
+
+fn no_such_remote(volume: &str, remote: Option<&str>) -> ControlError {
+    let what = remote.map_or_else(
+        || "no remote".to_owned(),
+        |name| format!("no remote '{}'", name.escape_default()),
+    );
+    let message = format!(
+        "there is no volume '{}' here, or {what} of it",
+        volume.escape_default()
+    );
+    let remedy = "see 'farside status' for volumes and their remotes";
+    ControlError::new(ErrorCode::NotFound, message, remedy)
 }
 
 /// Volumes in service that are smaller than wanted become larger.

@@ -20,6 +20,9 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long hosts have to read their last answers when a volume is removed.
 pub(super) const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether everything queued is sent.
+pub(super) const QUEUE_POLL: Duration = Duration::from_millis(50);
+
 /// How long a bookmark waits until what has been received is in the image.
 pub(super) const MOMENT_PATIENCE: Duration = Duration::from_secs(10);
 

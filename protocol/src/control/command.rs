@@ -10,6 +10,8 @@ pub enum Command {
     CreateVolume(CreateVolume),
     /// Make a volume larger, also in the configuration file.
     ResizeVolume(ResizeVolume),
+    /// Stop or start sending or queuing, also in the configuration file.
+    SetFlow(SetFlow),
     /// Take a volume out of service and out of the configuration file.
     RemoveVolume(RemoveVolume),
     /// Read the configuration file again, as SIGHUP does.
@@ -59,6 +61,23 @@ pub struct ResizeVolume {
     pub name: String,
     /// Its new size.
     pub size: String,
+}
+
+/// What becomes of the records for a volume's remotes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetFlow {
+    /// Name of the volume.
+    pub volume: String,
+    /// Name of the remote; all of them if absent.
+    #[serde(default)]
+    pub remote: Option<String>,
+    /// Whether records are sent; as before if absent.
+    #[serde(default)]
+    pub send: Option<bool>,
+    /// Whether records are kept in the journal until they are sent; as before if absent.
+    #[serde(default)]
+    pub queue: Option<bool>,
 }
 
 /// A volume to be removed.

@@ -15,7 +15,7 @@ mod text;
 
 pub use command::{
     Command, ControlError, CreateVolume, ErrorCode, RemoteAddress, RemoveVolume, Reply, ResizeVolume,
-    VersionInfo,
+    SetFlow, VersionInfo,
 };
 pub use history::{
     AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, HistoryStatus,

@@ -196,6 +196,8 @@ pub enum RemoteState {
     Refused,
     /// The journal no longer holds what the remote lacks; a copy starts when it answers.
     NeedsCopy,
+    /// The operator has stopped sending, or queuing.
+    Held,
 }
 
 impl RemoteState {
@@ -208,6 +210,7 @@ impl RemoteState {
             Self::Waiting => "waiting",
             Self::Refused => "refused",
             Self::NeedsCopy => "needs_copy",
+            Self::Held => "held",
         }
     }
 

@@ -96,7 +96,7 @@ impl Store {
             Relief::None => Ok(Vec::new()),
             Relief::Checkpoint => self.checkpoint().map(|()| Vec::new()),
             Relief::CutLoose { below } => {
-                let cut = self.cut_loose(below)?;
+                let cut = self.cut_loose(below, None)?;
                 self.checkpoint()?;
                 Ok(cut)
             }

@@ -202,15 +202,25 @@ impl Store {
         }
     }
 
-    /// Cuts loose all consumers confirmed up to an address below `below`: what they miss goes to their maps. Returns the
-    /// names of those that were.
-    pub(super) fn cut_loose(&self, below: u64) -> Result<Vec<String>, StorageError> {
+    /// Keeps no records for a consumer any more, from now on: what it misses goes to its map.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn let_go(&self, name: &str) -> Result<(), StorageError> {
+        self.cut_loose(u64::MAX, Some(name))?;
+        self.checkpoint()
+    }
+
+    /// Cuts loose all consumers confirmed up to an address below `below`, or one of them: what they miss goes to their maps.
+    /// Returns the names of those that were.
+    pub(super) fn cut_loose(&self, below: u64, only: Option<&str>) -> Result<Vec<String>, StorageError> {
         // From here on nothing more is read for them, so that the trail has an end.
         let (behind, sent): (Vec<(String, ConsumerState, ChainPoint)>, ChainPoint) = {
             let mut state = self.state.lock();
             let sent = state.points.durable;
             let holders = state.consumers.iter_mut().filter(|consumer| consumer.is_held());
-            let behind = holders.filter(|consumer| consumer.acked.address < below);
+            let meant = |consumer: &Consumer| only.is_none_or(|only| consumer.name == only);
+            let behind = holders.filter(|consumer| meant(consumer) && consumer.acked.address < below);
             let behind = behind.map(|consumer| {
                 consumer.leaving = true;
                 (consumer.name.clone(), consumer.state, consumer.acked)

@@ -420,7 +420,7 @@ fn a_consumer_cut_loose_during_a_checkpoint_keeps_its_records_until_its_map_is_d
     let inside = Arc::downgrade(&store);
     world.image.on_sync(move |_| {
         if let Some(store) = inside.upgrade() {
-            store.cut_loose(u64::MAX).unwrap();
+            store.cut_loose(u64::MAX, None).unwrap();
         }
     });
     store.checkpoint().unwrap();

@@ -1,11 +1,14 @@
 //! A volume's links to its remotes.
 
+use crate::config::RemoteConfig;
 use crate::link::{LinkState, LinkStatus, Sender};
-use crate::unit::limits::DRAIN_POLL;
+use crate::unit::limits::{DRAIN_POLL, QUEUE_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
+use farside_protocol::journal::ConsumerState;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// A volume with its links, as exports and status know it.
 #[derive(Debug, Clone)]
@@ -17,14 +20,37 @@ pub(super) struct Served {
 /// One remote of a volume.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) address: String,
+    pub(super) config: RemoteConfig,
     pub(super) source: Arc<LinkSource>,
     pub(super) sender: Option<Sender>,
+    /// Waits until everything that was queued is sent.
+    pub(super) ending: Option<JoinHandle<()>>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(ending) = &self.ending {
+            ending.abort();
+        }
+    }
 }
 
 impl Link {
     pub(super) fn status(&self) -> LinkStatus {
-        self.sender.as_ref().map(Sender::status).unwrap_or_default()
+        if let Some(sender) = &self.sender {
+            return sender.status();
+        }
+        let detail = if self.config.send {
+            "queuing was stopped: nothing is kept for it; 'farside journal start-queue' starts a full copy"
+        } else {
+            "sending was stopped: the journal keeps everything for it as long as there is room; 'farside journal start-send' \
+             goes on"
+        };
+        LinkStatus {
+            state: LinkState::Held,
+            detail: detail.to_owned(),
+            ..LinkStatus::default()
+        }
     }
 }
 
@@ -49,6 +75,36 @@ impl Links {
                 return;
             }
             tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+
+    /// Lets a remote go when it has confirmed everything that is journaled now: nothing more is kept for it then.
+    pub(super) async fn end_queue(self: Arc<Self>, remote: String) {
+        let store = self.disk.store().clone();
+        let last = store.points().journaled.record;
+        loop {
+            let Some(view) = store.consumer(&remote) else {
+                return;
+            };
+            if view.state == ConsumerState::NeedsCopy || view.acked.record >= last {
+                break;
+            }
+            tokio::time::sleep(QUEUE_POLL).await;
+        }
+        // First the link, or it would begin a copy at once.
+        let sender = self
+            .links
+            .lock()
+            .get_mut(&remote)
+            .and_then(|link| link.sender.take());
+        if let Some(sender) = sender {
+            sender.stop().await;
+        }
+        let (name, volume) = (remote.clone(), store.name().to_owned());
+        match tokio::task::spawn_blocking(move || store.let_go(&name)).await {
+            Ok(Ok(())) => tracing::info!(volume, remote, "nothing is queued for it any more, as was told"),
+            Ok(Err(error)) => tracing::error!(volume, remote, "not let go: {error}"),
+            Err(error) => tracing::error!(volume, remote, "not let go: {error}"),
         }
     }
 

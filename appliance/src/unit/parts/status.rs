@@ -196,7 +196,7 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
     };
     RemoteStatus {
         name: name.to_owned(),
-        address: link.address.clone(),
+        address: link.config.address.clone(),
         state: status.state,
         detail: Some(status.detail.clone()).filter(|detail| !detail.is_empty()),
         sent: status.sent_record.max(acked.record),

@@ -12,6 +12,7 @@ use crate::targets::Counters;
 use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;
+use farside_protocol::journal::ConsumerState;
 use farside_storage::{Store, StoreFiles, SystemWorkers, open_map, prepare_growth, remove_map};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -143,13 +144,23 @@ impl Volume {
             allow_beyond_loopback: true,
             ..SenderConfig::new(&remote.name, &remote.address, self.sending.instance)
         };
-        let sender = Some(Sender::spawn(source.clone(), config));
+        let view = self.served.volume.store().consumer(&remote.name);
+        let is_loose = view.is_none_or(|view| view.state == ConsumerState::NeedsCopy);
+        let sends = remote.send && (remote.queue || !is_loose);
+        let links = self.served.links.clone();
         let link = Link {
-            address: remote.address.clone(),
+            config: remote.clone(),
+            sender: sends.then(|| Sender::spawn(source.clone(), config)),
             source,
-            sender,
+            ending: None,
         };
-        self.served.links.links.lock().insert(remote.name.clone(), link);
+        links.links.lock().insert(remote.name.clone(), link);
+        if !remote.queue && !is_loose {
+            let ending = tokio::spawn(links.clone().end_queue(remote.name.clone()));
+            if let Some(link) = links.links.lock().get_mut(&remote.name) {
+                link.ending = Some(ending);
+            }
+        }
         Ok(())
     }
 
@@ -184,11 +195,7 @@ impl Volume {
         let growth = prepared.map_err(|error| PartError::failed(error.to_string()))??;
         let remotes: Vec<RemoteConfig> = {
             let links = self.served.links.links.lock();
-            let remotes = links.iter().map(|(name, link)| RemoteConfig {
-                name: name.clone(),
-                address: link.address.clone(),
-            });
-            remotes.collect()
+            links.values().map(|link| link.config.clone()).collect()
         };
         // A record beyond the end that a remote knows would be an error to it.
         for remote in &remotes {

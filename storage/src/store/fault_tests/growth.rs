@@ -19,7 +19,7 @@ fn world() -> World {
     world.store.sync().unwrap();
     while world.store.drain().unwrap() {}
     let below = world.store.points().durable.address;
-    assert_eq!(world.store.cut_loose(below).unwrap(), ["far"]);
+    assert_eq!(world.store.cut_loose(below, None).unwrap(), ["far"]);
     world.store.checkpoint().unwrap();
     assert_eq!(dirty(&world.store), BLOCK);
     world

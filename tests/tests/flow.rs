@@ -1,0 +1,140 @@
+//! Sending and queuing are stopped and started by the operator, without a restart and through restarts.
+
+use anyhow::{Result, ensure};
+use farside_tests::clock::{Seen, wait_until};
+use farside_tests::status::{number, text};
+use farside_tests::units::{Sizes, TwoUnits, VOLUME};
+use farside_tests::{BlockClient as _, Random, images, limits, promise};
+
+const SIZES: Sizes = Sizes {
+    disk_mib: 64,
+    journal_mib: 32,
+};
+
+fn write_some(two: &TwoUnits, random: &mut Random) -> Result<()> {
+    let mut host = two.connect()?;
+    for _ in 0..8 {
+        let bytes = random.bytes(64 << 10);
+        host.write(random.below(900) << 16, &bytes)?;
+    }
+    host.flush()?;
+    Ok(host.disconnect()?)
+}
+
+/// What the remote has in its image, as it says itself. A unit that has just been started may not know its replicas yet.
+fn applied(two: &TwoUnits) -> Result<u64> {
+    let mut applied = 0;
+    wait_until("the replica to be in service", limits::STATUS, || {
+        let status = two.remote.status()?;
+        let Ok(replica) = status.replica(VOLUME) else {
+            return Ok(Seen::when(false, || "not there yet".to_owned()));
+        };
+        applied = number(replica, &["applied"])?;
+        let state = text(replica, &["state"])?.to_owned();
+        Ok(Seen::when(state == "consistent", || state))
+    })?;
+    Ok(applied)
+}
+
+#[test]
+fn sending_is_stopped_and_goes_on_from_there() {
+    promise(|world| {
+        let two = TwoUnits::start(world, SIZES)?;
+        let mut random = Random::new(world.seed());
+        write_some(&two, &mut random)?;
+        two.local.wait_applied()?;
+        two.local.command(&["journal", "stop-send"])?.success()?;
+        two.local.wait_remote_state("held", limits::STATUS)?;
+        let before = applied(&two)?;
+        write_some(&two, &mut random)?;
+        ensure!(images::expect_equal(&two.mirror(), &two.replica()).is_err() || applied(&two)? == before);
+        for unit in [&two.local, &two.remote] {
+            unit.kill9()?;
+            unit.start()?;
+        }
+        // What the operator said holds, and says how to go on.
+        let status = two.local.status()?;
+        let remote = status.remote(VOLUME)?;
+        ensure!(text(remote, &["state"])? == "held" && text(remote, &["detail"])?.contains("start-send"));
+        ensure!(number(remote, &["lag", "records"])? > 0, "{remote}");
+        write_some(&two, &mut random)?;
+        ensure!(applied(&two)? == before, "nothing was sent");
+        let done = two
+            .local
+            .command(&["journal", "start-send", "--volume", VOLUME, "--remote", "remote"])?;
+        ensure!(done.success()?.stdout.contains("sending started"));
+        two.expect_same_on_both_sides()?;
+        // It went on where it had stopped: no copy.
+        let log = two.local.process()?.log_text();
+        ensure!(!log.contains("full copy begins"), "{log}");
+        Ok(())
+    });
+}
+
+#[test]
+fn queuing_is_stopped_after_what_is_queued_and_begins_with_a_copy() {
+    promise(|world| {
+        let two = TwoUnits::start(world, SIZES)?;
+        let mut random = Random::new(world.seed());
+        // Something is queued when queuing is stopped: that is still sent.
+        two.local.command(&["journal", "stop-send"])?.success()?;
+        write_some(&two, &mut random)?;
+        let queued = two.local.positions()?.journaled;
+        two.local.command(&["journal", "stop-queue"])?.success()?;
+        ensure!(applied(&two)? < queued);
+        two.local.command(&["journal", "start-send"])?.success()?;
+        wait_until("what was queued to be there", limits::CATCH_UP, || {
+            let (has, status) = (applied(&two)?, two.local.status()?);
+            let held = text(status.remote(VOLUME)?, &["state"])? == "held";
+            Ok(Seen::when(has >= queued && held, || {
+                format!("{has} of {queued}, held {held}")
+            }))
+        })?;
+        let has = applied(&two)?;
+        // More than the journal holds, and nobody is waited for.
+        let mut host = two.connect()?;
+        for number in 0..48 {
+            host.write(number << 20, &random.bytes(1 << 20))?;
+        }
+        host.flush()?;
+        two.local.wait_mirrored()?;
+        ensure!(applied(&two)? == has, "nothing more was sent");
+        two.local.shut_down()?;
+        two.local.start()?;
+        let status = two.local.status()?;
+        let remote = status.remote(VOLUME)?;
+        ensure!(text(remote, &["state"])? == "held" && text(remote, &["detail"])?.contains("start-queue"));
+        ensure!(number(remote, &["dirty_bytes"])? >= 48 << 20, "{remote}");
+        two.local.command(&["journal", "start-queue"])?.success()?;
+        two.local.wait_remote_state("streaming", limits::CATCH_UP)?;
+        two.expect_same_on_both_sides()
+    });
+}
+
+#[test]
+fn what_is_not_there_is_not_stopped() {
+    promise(|world| {
+        let two = TwoUnits::start(world, SIZES)?;
+        let file = std::fs::read_to_string(world.file("local.toml"))?;
+        for (line, code, words) in [
+            ("stop-send --volume absent", 1, "no volume 'absent'"),
+            ("stop-send --remote absent", 1, "no remote 'absent'"),
+            ("stop-queue --volume ../x", 2, "cannot be the name"),
+        ] {
+            let all: Vec<&str> = std::iter::once("journal").chain(line.split(' ')).collect();
+            let refused = two.local.command(&all)?.failure()?;
+            ensure!(
+                refused.code == code && refused.stderr.contains(words),
+                "{line}: {}",
+                refused.output()
+            );
+        }
+        let nowhere = two.remote.command(&["journal", "stop-send"])?.failure()?;
+        ensure!(nowhere.stderr.contains("has no volume"), "{}", nowhere.output());
+        ensure!(
+            std::fs::read_to_string(world.file("local.toml"))? == file,
+            "nothing was changed"
+        );
+        Ok(())
+    });
+}
