@@ -321,3 +321,23 @@ fn a_ring_of_something_else_is_refused_and_made_anew() {
     let refused = History::open(ring, &store.superblock(), &store.points()).unwrap_err();
     assert!(refused.is_lost_content(), "{refused}");
 }
+
+/// What is damaged at the very end cannot be told from what never was durable, but only since positions were recorded last.
+#[test]
+fn damage_before_the_last_checkpoint_is_found() {
+    let disks = Disks::new(Role::Volume, RING);
+    let store = disks.open();
+    put_and_apply(&store, 1);
+    put_and_apply(&store, 2);
+    store.checkpoint().unwrap();
+    drop(store);
+    let ring = disks.ring.bytes();
+    let last = (0..ring.len() / 4096)
+        .rev()
+        .find(|block| ring[block * 4096..].starts_with(b"FARCHUNK"));
+    disks.ring.plant(last.unwrap() * 4096 + 20, &[0xff]);
+    let store = disks.open_without();
+    let opened: Arc<dyn Device> = disks.ring.clone();
+    let refused = History::open(opened, &store.superblock(), &store.points()).unwrap_err();
+    assert!(refused.is_lost_content(), "{refused}");
+}

@@ -353,6 +353,19 @@ impl History {
         Ok(())
     }
 
+    /// Says durably up to where the ring is durable: what is damaged up to there is not taken for something that never was.
+    ///
+    /// # Errors
+    /// [`StorageError`] of the ring.
+    pub fn record_head(&self) -> Result<(), StorageError> {
+        let mut writer = self.writer.lock();
+        if writer.superblock.head == writer.durable {
+            return Ok(());
+        }
+        let tail = writer.tail;
+        self.record_tail(&mut writer, tail)
+    }
+
     pub(super) fn record_tail(&self, writer: &mut Writer, tail: ChainPoint) -> Result<(), StorageError> {
         writer.tail = tail;
         let superblock = &mut writer.superblock;

@@ -82,6 +82,7 @@ impl Store {
         self.update_superblock(&mut superblock, copied);
         self.write_superblock(&mut superblock)?;
         self.adopt(&superblock);
+        self.record_past();
         Ok(())
     }
 

@@ -198,6 +198,13 @@ impl Store {
         Ok(())
     }
 
+    /// Positions were recorded: those of the history are, too.
+    pub(super) fn record_past(&self) {
+        if let Some(history) = self.past() {
+            self.settle(history, history.record_head());
+        }
+    }
+
     /// Whether something may have to be made durable before the image is overwritten.
     #[must_use]
     pub fn has_past_to_heed(&self) -> bool {

@@ -283,6 +283,7 @@ impl World {
                 && let Some(home) = homes.first()
             {
                 home.past_is_ill.store(true, Ordering::Relaxed);
+                home.past_is_damaged.store(true, Ordering::Relaxed);
                 home.past.flip_bit(&mut random, RING_OFFSET..home.past.bytes);
             } else if !homes.is_empty()
                 && let home = random.pick(&homes)

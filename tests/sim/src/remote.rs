@@ -43,6 +43,8 @@ pub struct Home {
     pub past: Arc<Platter>,
     /// That disk met a fault or damage.
     pub past_is_ill: AtomicBool,
+    /// Damage: what is lost of the end of the ring cannot be told from what never was durable.
+    pub past_is_damaged: AtomicBool,
     /// What really happened to the volume.
     pub history: Arc<Mutex<History>>,
     /// Its files were damaged or exchanged.
@@ -175,6 +177,7 @@ impl SimReplicas {
                 whole_pages,
             ),
             past_is_ill: AtomicBool::new(false),
+            past_is_damaged: AtomicBool::new(false),
             history: history.clone(),
             hurt: AtomicBool::new(false),
             went_back: AtomicBool::new(false),
