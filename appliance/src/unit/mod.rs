@@ -11,6 +11,7 @@ mod identity;
 mod listeners;
 mod parts;
 mod shared;
+mod applying;
 mod commands;
 mod control;
 mod signals;
@@ -169,7 +170,7 @@ async fn reload(shared: Arc<Shared>) {
     let _turn = shared.turn.lock().await;
     // The outcome is in the log and in the status; nobody waits for an answer to a signal.
     if shared.refuse_while_stopping().is_ok() {
-        commands::reload(&shared).await.ok();
+        applying::reload(&shared).await.ok();
     }
 }
 
