@@ -146,7 +146,10 @@ async fn set_flow(shared: &Shared, flow: &SetFlow) -> Result<Reply, ControlError
     let whom = remote
         .as_ref()
         .map_or_else(|| "all its remotes".to_owned(), |name| format!("remote {name}"));
-    let message = format!("volume {volume}, {whom}: {}", said.join(", "));
+    let mut message = format!("volume {volume}, {whom}: {}", said.join(", "));
+    if let Some(problem) = &shared.view.read().config_error {
+        message += &format!("; not everything could be done: {problem}");
+    }
     tracing::info!("{message}");
     Ok(Reply {
         message,

@@ -10,6 +10,7 @@ use farside_protocol::control::{
     AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, ErrorCode,
     HistoryStatus, OpenView, Progress, Reply, RestoreFile, counted, human_bytes,
 };
+use farside_protocol::journal::CopyState;
 use farside_protocol::link::name_is_valid;
 use farside_remote::Replica;
 use farside_storage::{Moment, View};
@@ -169,9 +170,23 @@ impl PastOf {
         let wanted = self.0.store().points().durable.record;
         let deadline = tokio::time::Instant::now() + MOMENT_PATIENCE;
         loop {
-            let newest = self.moment("now")?;
-            if newest.record >= wanted {
-                return Ok(newest);
+            let newest = self.moment("now");
+            match newest {
+                Ok(newest) if newest.record >= wanted => return Ok(newest),
+                // A copy that has just become complete is a moment with the next step of the image.
+                Err(error) if self.0.store().copy_progress().state != CopyState::Complete => {
+                    return Err(error);
+                }
+                Err(error)
+                    if self
+                        .0
+                        .store()
+                        .history()
+                        .is_none_or(|history| !history.is_usable()) =>
+                {
+                    return Err(error);
+                }
+                _ => {}
             }
             if tokio::time::Instant::now() >= deadline {
                 let text = format!("record {wanted} was received and is not in the image yet; try again");
