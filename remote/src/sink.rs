@@ -48,8 +48,9 @@ pub trait Sink: Send + Sync + 'static {
     /// all copied data that is not below `copy_offset` may be copied again. Called once per session, first.
     fn settle(&self) -> impl Future<Output = Result<SinkState, SinkError>> + Send;
 
-    /// Durably forgets what the replica held: state `Copying`, nothing copied, the journal continues `base`
-    /// (its address means nothing here), `applied` is the base's record.
+    /// Durably begins a copy: state `Copying`, nothing copied, the journal continues `base`
+    /// (its address means nothing here), `applied` is the base's record. What was appended before is in the image, so that
+    /// ranges can be skipped.
     fn begin_copy(&self, base: ChainPoint) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Journals the next chunk. It counts as received once the sink's own sync made it durable. Waits while
@@ -62,6 +63,9 @@ pub trait Sink: Send + Sync + 'static {
     /// Makes a range of the image read as zeroes. Offsets as for [`write_copy`](Self::write_copy).
     fn zero_copy(&self, offset: u64, length: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
 
+    /// Leaves a range of the image as it is: it counts as copied. Offsets as for [`write_copy`](Self::write_copy).
+    fn skip_copy(&self, offset: u64, length: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
+
     /// The whole image was copied. The sink marks itself `Complete`, durably, once all copied data is durable
     /// and `consistent_from` is applied. Called again, the later record counts.
     ///
@@ -69,6 +73,10 @@ pub trait Sink: Send + Sync + 'static {
     /// are copied again after a cut are newer than what an earlier end vouched for. If the end is kept on disk,
     /// it is taken back there not later than `copy_offset` moves over such a range.
     fn end_copy(&self, consistent_from: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// What a complete replica holds in a range inside the volume after everything that was appended: waits until that is
+    /// in the image.
+    fn read(&self, offset: u64, length: u32) -> impl Future<Output = Result<Vec<u8>, SinkError>> + Send;
 }
 
 /// The replicas of a unit.

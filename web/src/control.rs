@@ -2,7 +2,7 @@
 
 use farside_protocol::control::{
     AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, HistoryStatus, OpenView,
-    Progress, Reply, RestoreFile, Status,
+    Progress, Reply, RestoreFile, StartVerify, Status, VerifyStatus,
 };
 use std::future::Future;
 use std::pin::Pin;
@@ -17,6 +17,17 @@ pub type Execution = Answer<Reply>;
 /// Work that lasts, and what it says meanwhile. It ends by itself, or when nobody listens any more.
 pub type Lasting = mpsc::Receiver<Progress>;
 
+/// What is wanted of the comparison of a volume with its remotes, or with the one named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VerifyOrder {
+    /// Tell what was found.
+    Show(Option<String>),
+    /// Begin.
+    Start(StartVerify),
+    /// End what is under way.
+    Stop(Option<String>),
+}
+
 /// What stands behind the interface.
 pub trait Control: Send + Sync + 'static {
     /// The state of the unit now. It must not wait for disks or peers.
@@ -24,6 +35,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Carries out a command. Dropping the future must not leave the command half done.
     fn execute(&self, command: Command) -> Execution;
+
+    /// Compares a volume with its remotes.
+    fn verify(&self, volume: String, order: VerifyOrder) -> Answer<VerifyStatus>;
 
     /// The past of a replica.
     fn history(&self, replica: String, ask: AskHistory) -> Answer<HistoryStatus>;

@@ -10,10 +10,11 @@ mod host;
 mod limits;
 mod control;
 mod history;
+mod verify;
 mod routers;
 mod page;
 mod serve;
 
-pub use control::{Answer, Control, Execution, Lasting};
+pub use control::{Answer, Control, Execution, Lasting, VerifyOrder};
 pub use routers::{console_router, control_router};
 pub use serve::{serve_tcp, serve_unix};

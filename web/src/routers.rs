@@ -1,7 +1,7 @@
 //! Which address does what.
 
 use crate::control::{Control, Execution};
-use crate::{history, host, limits, page};
+use crate::{history, host, limits, page, verify};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -25,7 +25,8 @@ pub fn control_router(control: Arc<dyn Control>) -> Router {
         .route("/api/v1/volumes/{name}/size", axum::routing::put(resize_volume))
         .route("/api/v1/volumes/{name}/flow", axum::routing::put(set_flow))
         .route("/api/v1/reload", post(reload))
-        .merge(history::commands());
+        .merge(history::commands())
+        .merge(verify::commands());
     finish(views().merge(commands), control)
 }
 
@@ -45,6 +46,7 @@ fn views() -> Router<Shared> {
         .route("/api/v1/volumes/{name}", get(volume))
         .route("/api/v1/version", get(version))
         .merge(history::views())
+        .merge(verify::views())
 }
 
 fn finish(router: Router<Shared>, control: Shared) -> Router {

@@ -10,10 +10,10 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use farside_protocol::control::{
     AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, ErrorCode, HistoryStatus,
-    HistorySummary, OpenView, Progress, Reply, RestoreFile, SCHEMA, Status, UnitStatus, VolumeState,
-    VolumeStatus,
+    HistorySummary, OpenView, Progress, RemoteVerify, Reply, RestoreFile, SCHEMA, Status, UnitStatus,
+    VerifyStatus, VolumeState, VolumeStatus,
 };
-use farside_web::{Answer, Control, Execution, Lasting, console_router, control_router};
+use farside_web::{Answer, Control, Execution, Lasting, VerifyOrder, console_router, control_router};
 use http_body_util::BodyExt;
 use std::sync::{Arc, Mutex};
 use tower::ServiceExt;
@@ -26,6 +26,25 @@ struct Pretended {
 }
 
 impl Control for Pretended {
+    fn verify(&self, volume: String, order: VerifyOrder) -> Answer<VerifyStatus> {
+        let remote = match order {
+            VerifyOrder::Show(remote) | VerifyOrder::Stop(remote) => remote,
+            VerifyOrder::Start(start) => start.remote,
+        };
+        Box::pin(async move {
+            let remote = remote.ok_or_else(|| ControlError::plain(ErrorCode::NotFound, "no such remote"))?;
+            let remote = RemoteVerify {
+                remote,
+                ..RemoteVerify::default()
+            };
+            Ok(VerifyStatus {
+                volume,
+                identical: None,
+                remotes: vec![remote],
+            })
+        })
+    }
+
     fn status(&self) -> Status {
         let mut volume = VolumeStatus::out_of_service("disk0", 1 << 30, self.problem.map(str::to_owned));
         if self.problem.is_none() {

@@ -5,7 +5,7 @@ use super::limits;
 use crate::config::size;
 use farside_protocol::control::{
     AddBookmark, AskChanges, AskHistory, ChangesStatus, ControlError, CreateVolume, HistoryStatus, OpenView,
-    Progress, RemoveVolume, Reply, RestoreFile, SetFlow, Status,
+    Progress, RemoveVolume, Reply, RestoreFile, SetFlow, StartVerify, Status, VerifyStatus,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -64,6 +64,47 @@ impl Client {
         let body = serde_json::json!({ "remote": remote, "send": send, "queue": queue }).to_string();
         let path = format!("/api/v1/volumes/{volume}/flow");
         self.ask(Method::PUT, &path, body, limits::COMMAND_TIMEOUT).await
+    }
+
+    /// Both must be valid names.
+    pub(super) async fn verify_status(
+        &self,
+        volume: &str,
+        remote: Option<&str>,
+    ) -> Result<VerifyStatus, CliError> {
+        self.ask(
+            Method::GET,
+            &verify_path(volume, remote),
+            String::new(),
+            limits::ANSWER_TIMEOUT,
+        )
+        .await
+    }
+
+    /// `volume` must be a valid name.
+    pub(super) async fn start_verify(
+        &self,
+        volume: &str,
+        start: &StartVerify,
+    ) -> Result<VerifyStatus, CliError> {
+        let path = verify_path(volume, None);
+        self.ask(Method::POST, &path, json(start)?, limits::ANSWER_TIMEOUT)
+            .await
+    }
+
+    /// Both must be valid names.
+    pub(super) async fn stop_verify(
+        &self,
+        volume: &str,
+        remote: Option<&str>,
+    ) -> Result<VerifyStatus, CliError> {
+        self.ask(
+            Method::DELETE,
+            &verify_path(volume, remote),
+            String::new(),
+            limits::ANSWER_TIMEOUT,
+        )
+        .await
     }
 
     /// `remove.name` must be a valid name: it becomes part of the address as it is.
@@ -273,6 +314,11 @@ impl Said {
             }
         }
     }
+}
+
+fn verify_path(volume: &str, remote: Option<&str>) -> String {
+    let query = remote.map_or_else(String::new, |remote| format!("?remote={remote}"));
+    format!("/api/v1/volumes/{volume}/verify{query}")
 }
 
 fn json(value: &impl Serialize) -> Result<String, CliError> {

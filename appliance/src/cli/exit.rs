@@ -23,6 +23,8 @@ pub(super) enum Exit {
     Damaged = 6,
     /// The inspected file is none that this version knows.
     Unrecognised = 7,
+    /// A volume and a remote differ.
+    Differs = 8,
 }
 
 /// What `farside help` says about exit codes.
@@ -34,7 +36,8 @@ pub(super) const EXIT_CODES: &str = "Exit codes:
   4  the time given was up
   5  refused: the configuration is wrong, or the command conflicts with what is there
   6  inspect: the file is damaged
-  7  inspect: the file is none of Farside's, or of a newer version";
+  7  inspect: the file is none of Farside's, or of a newer version
+  8  verify: the sides differ";
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -68,6 +71,7 @@ impl From<Exit> for ExitCode {
             Exit::Refused => 5,
             Exit::Damaged => 6,
             Exit::Unrecognised => 7,
+            Exit::Differs => 8,
         })
     }
 }

@@ -38,14 +38,7 @@ pub(super) async fn journal(client: &Client, command: JournalCommand) -> Result<
         JournalCommand::StopQueue(which) => (which, None, Some(false)),
         JournalCommand::StartQueue(which) => (which, None, Some(true)),
     };
-    let volume = match which.volume {
-        Some(name) if is_name(&name) => name,
-        Some(name) => {
-            let message = format!("'{}' cannot be the name of a volume", name.escape_default());
-            return Err(CliError::new(Exit::Usage, message));
-        }
-        None => only_volume(&client.status().await?)?,
-    };
+    let volume = volume_or_only(client, which.volume).await?;
     let flow = SetFlow {
         volume,
         remote: which.remote,
@@ -54,6 +47,18 @@ pub(super) async fn journal(client: &Client, command: JournalCommand) -> Result<
     };
     let reply = client.set_flow(&flow).await?;
     output::print(&format!("{}\n", reply.message))
+}
+
+/// The volume named, or the only one there is.
+pub(super) async fn volume_or_only(client: &Client, named: Option<String>) -> Result<String, CliError> {
+    match named {
+        Some(name) if is_name(&name) => Ok(name),
+        Some(name) => {
+            let message = format!("'{}' cannot be the name of a volume", name.escape_default());
+            Err(CliError::new(Exit::Usage, message))
+        }
+        None => only_volume(&client.status().await?),
+    }
 }
 
 fn only_volume(status: &Status) -> Result<String, CliError> {

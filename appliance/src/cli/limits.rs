@@ -31,3 +31,6 @@ pub(super) const ANNOUNCED_UNITS: usize = 64;
 
 /// How long a unit that was told twice to stop may hold its process up.
 pub(super) const FORCED_EXIT: Duration = Duration::from_millis(200);
+
+/// How often `verify` looks.
+pub(super) const VERIFY_INTERVAL: Duration = Duration::from_millis(100);

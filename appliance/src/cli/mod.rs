@@ -17,6 +17,8 @@ mod wait;
 mod volume;
 mod history;
 mod journal;
+mod verify;
+
 mod config;
 mod man;
 
@@ -66,6 +68,8 @@ enum Commands {
     /// See, attach, compare and copy what a replica was before
     #[command(subcommand)]
     History(history::HistoryCommand),
+    /// Compare a volume with its remotes, block by block, while they are in use
+    Verify(verify::VerifyArgs),
     /// Wait until everything written so far is safe
     Wait(wait::WaitArgs),
     /// Look into a journal or dirty-block map, without a unit and without changing it
@@ -148,6 +152,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Commands::History(command) => {
             let client = client()?;
             block_on(async move { history::history(&client, command).await })
+        }
+        Commands::Verify(args) => {
+            let client = client()?;
+            block_on(async move { verify::verify(&client, &args).await })
         }
         Commands::Wait(args) => {
             let client = client()?;

@@ -8,15 +8,18 @@
 use super::copying::Copying;
 use super::decide::{Decision, LocalView, decide};
 use super::error::CloseReason;
-use super::events::{Effect, Input, Outgoing, Progress, SessionLimits, Stage};
+use super::events::{Effect, Input, Outgoing, Progress, SessionLimits, Stage, Verdict};
 use super::limits::{BATCH_BYTES, BATCH_CHUNKS, COPY_PIECE_BYTES, MAX_UNACKED};
-use super::source::{ChunkSpan, Extent, Points, SourceError};
-use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
+use super::source::{ChunkSpan, Extent, Points, SourceError, WantedChunks};
+use super::verifying::Verifying;
+use farside_protocol::journal::{ChainPoint, ConsumerState};
 use farside_protocol::link::limits::{
     COPY_DATA_BYTES, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
 };
-use farside_protocol::link::{Ack, BeginCopy, CopyEnd, Message, Refusal, RefuseCode, Welcome, same_place};
+use farside_protocol::link::{BeginCopy, CopyEnd, Message, Refusal, RefuseCode, Welcome};
 use std::collections::VecDeque;
+
+mod acknowledged;
 
 /// One session.
 #[derive(Debug)]
@@ -36,6 +39,7 @@ pub struct SessionCore {
     /// Acknowledgements count only when they speak of the copy begun here.
     expect_begun: bool,
     chunks_next: bool,
+    verifying: Verifying,
     reading: bool,
     writing: bool,
     outbox: VecDeque<Outgoing>,
@@ -61,6 +65,7 @@ impl SessionCore {
             copying: None,
             expect_begun: false,
             chunks_next: true,
+            verifying: Verifying::Idle,
             reading: false,
             writing: false,
             outbox: VecDeque::new(),
@@ -98,6 +103,12 @@ impl SessionCore {
         self.in_flight_bytes
     }
 
+    /// Whether a range to be compared would be taken.
+    #[must_use]
+    pub fn takes_ranges(&self) -> bool {
+        self.stage == Stage::Streaming && self.verifying.is_idle()
+    }
+
     /// Takes one event; gives what has to be done because of it.
     pub fn apply(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -130,7 +141,7 @@ impl SessionCore {
     }
 
     fn handle(&mut self, input: Input, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
-        if matches!(input, Input::Welcome(_) | Input::Ack(_)) {
+        if matches!(input, Input::Welcome(_) | Input::Ack(_) | Input::Verified(_)) {
             self.last_heard_ms = self.now_ms;
         }
         match input {
@@ -143,6 +154,18 @@ impl SessionCore {
             Input::CopyStarted(base, points) => self.copy_started(base, points)?,
             Input::ChunksRead(spans) => self.chunks_read(&spans)?,
             Input::ExtentRead(extent, points) => self.extent_read(extent, points)?,
+            Input::Verify(piece) => self.verifying.want(piece, self.now_ms),
+            Input::Digested(found) => {
+                self.reading = false;
+                if !self.verifying.read(found) {
+                    effects.push(Effect::Judged(Verdict::Changed));
+                }
+            }
+            Input::Verified(answer) => {
+                let verdict = self.verifying.answered(&answer);
+                let verdict = verdict.ok_or_else(|| protocol("the remote compared what it was not asked"))?;
+                effects.push(Effect::Judged(verdict));
+            }
             Input::Failed(error) => return Err(CloseReason::Source(error)),
             Input::Written => {
                 self.writing = false;
@@ -288,6 +311,7 @@ impl SessionCore {
             }
             let wire_bytes = wire_bytes(span.what.len(), span.data.len());
             self.sent = span.after;
+            self.verifying.sending(&span.after, span.touches);
             self.unacked.push_back((span.after, wire_bytes));
             self.count_sent(wire_bytes);
             self.progress.sent_blocks = self.progress.sent_blocks.saturating_add(span.blocks);
@@ -325,80 +349,6 @@ impl SessionCore {
         self.progress.sent_bytes = self.progress.sent_bytes.saturating_add(wire_bytes);
     }
 
-    fn acknowledged(&mut self, ack: &Ack, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
-        if matches!(self.stage, Stage::Greeting) {
-            return Err(protocol("an acknowledgement before Welcome"));
-        }
-        let stale = self.stage == Stage::Preparing || ack.begun != self.expect_begun;
-        if stale {
-            return Ok(());
-        }
-        self.progress.last_ack_ms = Some(self.now_ms);
-        let before = self.acked;
-        self.acknowledged_chunks(&ack.received)?;
-        self.progress.applied = ack.applied;
-        let copied_before = self.copying.as_ref().map(|copying| copying.acked_offset);
-        let state_changed = self.acknowledged_copy(ack)?;
-        let copied = self.copying.as_ref().map(|copying| copying.acked_offset);
-        self.progress.advanced |= copied != copied_before || before != self.acked;
-        if state_changed || before != self.acked {
-            let state = match self.stage {
-                Stage::Copying => ConsumerState::Copying,
-                _ => ConsumerState::Attached,
-            };
-            effects.push(Effect::SetConsumer(state, self.acked));
-        }
-        Ok(())
-    }
-
-    fn acknowledged_chunks(&mut self, received: &ChainPoint) -> Result<(), CloseReason> {
-        while self.acked.sequence < received.sequence {
-            let Some((point, wire_bytes)) = self.unacked.pop_front() else {
-                return Err(protocol("the remote acknowledged chunks that were not sent"));
-            };
-            self.in_flight_bytes = self.in_flight_bytes.saturating_sub(wire_bytes);
-            self.acked = point;
-        }
-        if same_place(&self.acked, received) {
-            Ok(())
-        } else {
-            Err(protocol("the remote acknowledged other chunks than were sent"))
-        }
-    }
-
-    /// True when the replica became complete.
-    fn acknowledged_copy(&mut self, ack: &Ack) -> Result<bool, CloseReason> {
-        let Some(copying) = self.copying.as_mut() else {
-            return if ack.copy == CopyState::Complete {
-                Ok(false)
-            } else {
-                Err(protocol("the replica is no longer complete"))
-            };
-        };
-        // A copy that had arrived before this connection may become complete before its end is told again.
-        let may_be_complete =
-            copying.end_sent || (!self.expect_begun && copying.sent_offset == self.limits.volume_bytes);
-        match ack.copy {
-            CopyState::Empty => Err(protocol("the copy was forgotten by the remote")),
-            CopyState::Complete if !may_be_complete => {
-                Err(protocol("the copy was called complete too early"))
-            }
-            CopyState::Complete => {
-                let rest = copying.acked(copying.sent_offset).unwrap_or(0);
-                self.in_flight_bytes = self.in_flight_bytes.saturating_sub(rest);
-                self.copying = None;
-                self.stage = Stage::Streaming;
-                Ok(true)
-            }
-            CopyState::Copying => {
-                let confirmed = copying.acked(ack.copy_offset);
-                let confirmed = confirmed.ok_or_else(|| protocol("the copy is elsewhere than was sent"))?;
-                self.in_flight_bytes = self.in_flight_bytes.saturating_sub(confirmed);
-                Ok(false)
-            }
-        }
-    }
-
     /// Up to where chunks may be sent: while the image is read, not beyond what it holds.
     fn chunk_limit(&self) -> ChainPoint {
         match &self.copying {
@@ -408,6 +358,11 @@ impl SessionCore {
     }
 
     fn pump(&mut self, effects: &mut Vec<Effect>) {
+        match self.verifying.ask(self.sent.record) {
+            Some(Ok((question, digests))) => self.outbox.push_back(Outgoing::Verify(question, digests)),
+            Some(Err(changed)) => effects.push(Effect::Judged(changed)),
+            None => {}
+        }
         if !self.writing
             && let Some(next) = self.outbox.pop_front()
         {
@@ -417,6 +372,12 @@ impl SessionCore {
         let busy = self.reading || self.writing || !self.outbox.is_empty();
         let window_open = self.in_flight_bytes < self.limits.window_bytes;
         if busy || !window_open || !matches!(self.stage, Stage::Copying | Stage::Streaming) {
+            return;
+        }
+        let others_wait = self.next_chunks().is_some();
+        if let Some(piece) = self.verifying.begin(self.now_ms, others_wait) {
+            self.reading = true;
+            effects.push(Effect::Digest(piece));
             return;
         }
         let next = if self.chunks_next {
@@ -440,16 +401,22 @@ impl SessionCore {
     }
 
     fn next_chunks(&self) -> Option<Effect> {
-        let up_to = self.chunk_limit();
+        let limit = self.chunk_limit();
+        let up_to = self
+            .verifying
+            .limit()
+            .filter(|point| point.sequence < limit.sequence)
+            .unwrap_or(limit);
         if up_to.sequence <= self.sent.sequence || self.unacked.len() >= MAX_UNACKED {
             return None;
         }
         let room = self.limits.window_bytes.saturating_sub(self.in_flight_bytes);
-        Some(Effect::ReadChunks {
+        Some(Effect::ReadChunks(WantedChunks {
             from: self.sent,
             up_to,
             max_bytes: room.min(BATCH_BYTES),
-        })
+            watched: self.verifying.watched(),
+        }))
     }
 
     fn next_copy(&mut self) -> Option<Effect> {

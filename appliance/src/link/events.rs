@@ -1,9 +1,10 @@
 //! What a sending session is told and what it wants done: the vocabulary of `core.rs`.
 
 use super::error::CloseReason;
-use super::source::{ChunkSpan, Extent, Points, SourceError};
+use super::source::{ChunkSpan, ComparedPiece, Digests, Extent, Points, SourceError, WantedChunks};
 use farside_protocol::journal::{ChainPoint, ConsumerState};
-use farside_protocol::link::{Ack, Hello, Message, Refusal, Welcome};
+use farside_protocol::link::{Ack, Hello, Message, Refusal, Verified, Verify, Welcome};
+use std::ops::Range;
 
 /// What happened.
 #[derive(Debug)]
@@ -26,7 +27,13 @@ pub enum Input {
     ChunksRead(Vec<ChunkSpan>),
     /// [`Effect::ReadImage`] is done; the extent waits to be sent. The points were read after it.
     ExtentRead(Extent, Points),
-    /// One of the four failed.
+    /// This range is to be compared; asked for only while none is in hand.
+    Verify(ComparedPiece),
+    /// [`Effect::Digest`] is done.
+    Digested(Option<Digests>),
+    /// The remote compared a range.
+    Verified(Verified),
+    /// One of the five failed.
     Failed(SourceError),
     /// [`Effect::Send`] is done.
     Written,
@@ -43,6 +50,8 @@ pub enum Outgoing {
     Chunks,
     /// The extent that was read last.
     Extent(Extent),
+    /// A question and the digests it is about.
+    Verify(Verify, Vec<u8>),
     /// A heartbeat with these records, and the time of sending.
     Heartbeat {
         /// Last durable record.
@@ -62,14 +71,7 @@ pub enum Effect {
     /// Register the start of a full copy.
     StartCopy,
     /// Read chunks from the journal.
-    ReadChunks {
-        /// The first one follows this point.
-        from: ChainPoint,
-        /// The last one is not after this point.
-        up_to: ChainPoint,
-        /// Stop before more than these.
-        max_bytes: u64,
-    },
+    ReadChunks(WantedChunks),
     /// Read the extent of the image that begins here.
     ReadImage {
         /// First byte.
@@ -77,10 +79,28 @@ pub enum Effect {
         /// Most bytes of data.
         max_bytes: u32,
     },
+    /// Read a range of the volume.
+    Digest(ComparedPiece),
+    /// What came of a range to be compared.
+    Judged(Verdict),
     /// The remote has everything up to the point.
     SetConsumer(ConsumerState, ChainPoint),
     /// End the session; say the refusal first, if there is one.
     Close(CloseReason, Option<Refusal>),
+}
+
+/// What came of a range to be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was written while it was read: nothing can be said.
+    Changed,
+    /// Both sides were compared as they are after a record.
+    Compared {
+        /// The record.
+        record: u64,
+        /// Parts that differ, in order.
+        differing: Vec<Range<u64>>,
+    },
 }
 
 /// Where the session is.

@@ -12,6 +12,17 @@ pub const BATCH_CHUNKS: usize = 256;
 pub const COPY_PIECE_BYTES: u32 = 1 << 20;
 /// Frames sent and not yet acknowledged that positions are remembered for.
 pub const MAX_UNACKED: usize = 16_384;
+/// How long a range waits to be compared while there are records to be sent.
+pub const VERIFY_PATIENCE_MS: u64 = 1_000;
+/// Longest range compared at once.
+pub const VERIFY_PIECE_BYTES: u32 = 1 << 20;
+/// Longest range that is read while writes wait, because it is written all the time.
+pub const VERIFY_STILL_BYTES: u32 = 64 << 10;
+/// How long it is waited for writes to wait. While they wait for room in the journal they cannot, and chunks have to be
+/// sent meanwhile.
+pub const VERIFY_STILL_MS: u64 = 20;
+/// Ranges that are listed of those that differ.
+pub const VERIFY_RANGES: usize = 1_000;
 /// Time for one address to accept a connection.
 pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// Time to find the addresses of a name.

@@ -9,6 +9,7 @@ use super::limits::{
 use super::session::{SessionSetup, run_session};
 use super::source::Source;
 use super::status::{LinkState, LinkStatus, StatusCell};
+use super::verification::Verification;
 use farside_protocol::journal::ConsumerState;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct SenderConfig {
     pub window_bytes: u64,
     /// Dial addresses that are not on this machine, without encryption.
     pub allow_beyond_loopback: bool,
+    /// What is to be compared with the remote, which lasts longer than a connection.
+    pub verification: Arc<Verification>,
 }
 
 impl SenderConfig {
@@ -44,6 +47,7 @@ impl SenderConfig {
             instance,
             window_bytes: DEFAULT_WINDOW_BYTES,
             allow_beyond_loopback: false,
+            verification: Arc::default(),
         }
     }
 }
@@ -52,6 +56,7 @@ impl SenderConfig {
 #[derive(Debug)]
 pub struct Sender {
     status: Arc<StatusCell>,
+    verification: Arc<Verification>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -72,15 +77,28 @@ impl Sender {
             instance: config.instance,
             window_bytes: config.window_bytes.max(MIN_WINDOW_BYTES),
             status: Arc::clone(&status),
+            verification: Arc::clone(&config.verification),
         };
+        let verification = Arc::clone(&config.verification);
         let task = tokio::spawn(dial_for_ever(setup, config, told));
-        Self { status, stop, task }
+        Self {
+            status,
+            verification,
+            stop,
+            task,
+        }
     }
 
     /// The status now.
     #[must_use]
     pub fn status(&self) -> LinkStatus {
         self.status.snapshot()
+    }
+
+    /// What is compared with the remote.
+    #[must_use]
+    pub fn verification(&self) -> &Arc<Verification> {
+        &self.verification
     }
 
     /// Ends the link and waits until it has.

@@ -11,6 +11,7 @@ use super::limits::{CHANGE_INTERVAL_MS, FAREWELL_MS, TICK_MS};
 use super::source::{Source, SourceError};
 use super::status::StatusCell;
 use super::stream::{Bulk, FrameStream, write};
+use super::verification::Verification;
 use super::view::View;
 use farside_protocol::link::limits::{FEATURES, HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{Hello, Message, Refusal, RefuseCode};
@@ -37,6 +38,8 @@ pub struct SessionSetup<S> {
     pub window_bytes: u64,
     /// Where the status is put.
     pub status: Arc<StatusCell>,
+    /// What is to be compared with the remote.
+    pub verification: Arc<Verification>,
 }
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -76,6 +79,7 @@ where
     };
     let mut core = SessionCore::new(limits, setup.source.points(), 0);
     let mut view = View::new(setup);
+    setup.verification.interrupted();
     let mut changed = setup.source.changed();
     let mut tick = interval(Duration::from_millis(TICK_MS));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -98,6 +102,7 @@ where
             written = finished(&mut work.writing) => work.written(written),
             (bulk, input) = finished(&mut work.reading) => work.read(bulk, input),
             received = stream.receive() => received,
+            piece = setup.verification.next(), if core.takes_ranges() => Ok(Input::Verify(piece)),
             fired = next_change(&mut earliest, &mut changed) => on_change(setup, fired),
         };
     };
@@ -181,6 +186,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Work<W> {
                 Effect::SetConsumer(state, acked) => {
                     setup.source.set_consumer(&setup.remote_name, state, acked);
                 }
+                Effect::Judged(verdict) => setup.verification.judged(verdict),
                 Effect::Close(reason, say) => return Some((reason, say)),
                 other => self.start_read(setup, other),
             }
@@ -239,21 +245,16 @@ async fn read_volume<S: Source>(
             let base = source.start_copy(remote).await?;
             Ok(Input::CopyStarted(base, source.points()))
         }
-        Effect::ReadChunks {
-            from,
-            up_to,
-            max_bytes,
-        } => {
-            bulk.spans = source
-                .read_chunks(from, up_to, max_bytes, &mut bulk.bytes)
-                .await?;
+        Effect::Digest(piece) => Ok(Input::Digested(source.digests(piece).await?)),
+        Effect::ReadChunks(wanted) => {
+            bulk.spans = source.read_chunks(&wanted, &mut bulk.bytes).await?;
             Ok(Input::ChunksRead(bulk.spans.clone()))
         }
         Effect::ReadImage { offset, max_bytes } => {
             let extent = source.read_image(offset, max_bytes, &mut bulk.bytes).await?;
             Ok(Input::ExtentRead(extent, source.points()))
         }
-        Effect::Send(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
+        Effect::Send(_) | Effect::Judged(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
             Err(SourceError::Storage("not a reading effect".into()))
         }
     }

@@ -38,6 +38,19 @@ pub struct Points {
     pub journaled: ChainPoint,
 }
 
+/// Which chunks to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedChunks {
+    /// The first one follows this point.
+    pub from: ChainPoint,
+    /// The last one is not after this point.
+    pub up_to: ChainPoint,
+    /// Stop before more than these, but not before the first, and at [`BATCH_CHUNKS`](super::limits::BATCH_CHUNKS).
+    pub max_bytes: u64,
+    /// Say of each whether it changes anything in this range.
+    pub watched: Option<Range<u64>>,
+}
+
 /// One chunk in a buffer filled by [`Source::read_chunks`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkSpan {
@@ -49,6 +62,38 @@ pub struct ChunkSpan {
     pub after: ChainPoint,
     /// Blocks of 4 KiB its records change.
     pub blocks: u64,
+    /// Whether one of its records changes the range that was to be watched.
+    pub touches: bool,
+}
+
+/// A range of the volume to be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ComparedPiece {
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes, at most [`VERIFY_PIECE_BYTES`](super::limits::VERIFY_PIECE_BYTES).
+    pub length: u32,
+    /// Nothing may be written while it is read: it was, the last time.
+    pub still: bool,
+}
+
+impl ComparedPiece {
+    /// The bytes it is about.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(u64::from(self.length))
+    }
+}
+
+/// What the volume holds in a range.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Digests {
+    /// It was read when this record, and every one before it, was journaled.
+    pub after: u64,
+    /// Nothing later than this was journaled when it had been read.
+    pub until: ChainPoint,
+    /// A digest of each block.
+    pub digests: Vec<u8>,
 }
 
 /// A piece of the image.
@@ -111,14 +156,10 @@ pub trait Source: Send + Sync + 'static {
     /// chunk in the journal ends there.
     fn locate(&self, record: u64) -> impl Future<Output = Result<Option<ChainPoint>, SourceError>> + Send;
 
-    /// Reads the chunks after `from` up to `up_to` into `buffer`, whose content is of no use before, as long as they fit
-    /// `max_bytes`, but at least one and at most
-    /// [`BATCH_CHUNKS`](super::limits::BATCH_CHUNKS). Their *what* parts were verified.
+    /// Reads chunks into `buffer`, whose content is of no use before. Their *what* parts were verified.
     fn read_chunks(
         &self,
-        from: ChainPoint,
-        up_to: ChainPoint,
-        max_bytes: u64,
+        wanted: &WantedChunks,
         buffer: &mut Vec<u8>,
     ) -> impl Future<Output = Result<Vec<ChunkSpan>, SourceError>> + Send;
 
@@ -130,6 +171,12 @@ pub trait Source: Send + Sync + 'static {
         max_bytes: u32,
         buffer: &mut Vec<u8>,
     ) -> impl Future<Output = Result<Extent, SourceError>> + Send;
+
+    /// Digests of what hosts would read in a range of the volume. `None`: writes could not be made to wait just now.
+    fn digests(
+        &self,
+        piece: ComparedPiece,
+    ) -> impl Future<Output = Result<Option<Digests>, SourceError>> + Send;
 
     /// Fires whenever `points` advance or a consumer was cut loose.
     fn changed(&self) -> watch::Receiver<u64>;

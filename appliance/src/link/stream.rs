@@ -45,6 +45,7 @@ impl<R: AsyncRead + Unpin> FrameStream<R> {
         match self.frame.message().map_err(CloseReason::Frame)?.0 {
             Message::Welcome(welcome) => Ok(Input::Welcome(welcome)),
             Message::Ack(ack) => Ok(Input::Ack(ack)),
+            Message::Verified(answer) => Ok(Input::Verified(answer)),
             Message::Refuse(refusal) => Ok(Input::Refuse(refusal)),
             other => Err(CloseReason::Protocol(format!(
                 "the remote sent {:?}",
@@ -83,6 +84,10 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
                 time_us: now_us,
             };
             to.write_all(&Message::Heartbeat(beat).to_frame()).await?;
+        }
+        Outgoing::Verify(question, digests) => {
+            let frame = Message::Verify(question).to_frame();
+            write_pieces(to, &mut [IoSlice::new(&frame), IoSlice::new(&digests)]).await?;
         }
         Outgoing::Chunks => write_chunks(to, bulk).await?,
         Outgoing::Extent(Extent::Data { offset, length }) => {

@@ -170,7 +170,7 @@ fn no_such_remote(volume: &str, remote: Option<&str>) -> ControlError {
     ControlError::new(ErrorCode::NotFound, message, remedy)
 }
 
-fn no_such_volume(name: &str) -> ControlError {
+pub(super) fn no_such_volume(name: &str) -> ControlError {
     let message = format!("there is no volume '{}' here", name.escape_default());
     ControlError::new(
         ErrorCode::NotFound,

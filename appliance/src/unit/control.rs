@@ -1,13 +1,14 @@
 //! The door through which the control interface reaches the unit.
 
+use super::applying::open_volume;
 use super::commands;
 use super::parts::{PartError, PastOf};
 use super::shared::Shared;
 use farside_protocol::control::{
-    AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, HistoryStatus, OpenView,
-    Reply, RestoreFile, Status,
+    AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, ErrorCode, HistoryStatus,
+    OpenView, Reply, RestoreFile, Status, VerifyStatus,
 };
-use farside_web::{Answer, Control, Execution, Lasting};
+use farside_web::{Answer, Control, Execution, Lasting, VerifyOrder};
 use std::sync::Arc;
 
 /// The unit as the control interface sees it.
@@ -40,6 +41,20 @@ impl Control for UnitControl {
         Box::pin(async move { commands::execute(&shared, command).await })
     }
 
+    fn verify(&self, volume: String, order: VerifyOrder) -> Answer<VerifyStatus> {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            shared.refuse_while_stopping()?;
+            let open = open_volume(&shared, &volume).ok_or_else(|| not_open(&shared, &volume))?;
+            let done = match order {
+                VerifyOrder::Show(remote) => Ok(open.verify_status(remote.as_deref())),
+                VerifyOrder::Start(start) => open.start_verify(&start),
+                VerifyOrder::Stop(remote) => open.stop_verify(remote.as_deref()),
+            };
+            done.map_err(|error| ControlError::plain(error.code, error.message))
+        })
+    }
+
     fn history(&self, replica: String, ask: AskHistory) -> Answer<HistoryStatus> {
         self.past(&replica, move |past| async move { past.history(&ask) })
     }
@@ -66,4 +81,12 @@ impl Control for UnitControl {
     fn restore(&self, replica: String, restore: RestoreFile) -> Answer<Lasting> {
         self.past(&replica, move |past| async move { past.restore(&restore) })
     }
+}
+
+fn not_open(shared: &Shared, name: &str) -> ControlError {
+    if shared.view.read().volumes.contains_key(name) {
+        let message = format!("volume {name} is not in service; 'farside status' says why");
+        return ControlError::plain(ErrorCode::Conflict, message);
+    }
+    commands::no_such_volume(name)
 }

@@ -40,3 +40,6 @@ pub(super) const COPY_STEP_BYTES: usize = 1 << 20;
 
 /// How often it looks.
 pub(super) const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// Written at once of what a remote has differently.
+pub(super) const REPAIR_BYTES: u64 = 1 << 20;

@@ -1,17 +1,21 @@
 //! A volume as one of its link senders sees it.
 
-use super::Volume;
 use super::limits::WARM_BYTES;
-use crate::link::limits::BATCH_CHUNKS;
-use crate::link::{ChunkSpan, Extent, Identity, Points, Source, SourceError};
+use super::{Volume, commit};
+use crate::link::limits::{BATCH_CHUNKS, VERIFY_STILL_MS};
+use crate::link::source::WantedChunks;
+use crate::link::{ChunkSpan, ComparedPiece, Digests, Extent, Identity, Points, Source, SourceError};
 use farside_protocol::journal::limits::MAX_CONSUMERS;
 use farside_protocol::journal::{ChainPoint, ConsumerState, Superblock, What};
+use farside_protocol::link::digests;
 use farside_storage::{Device, ReadError, StorageError, Workers, done_elsewhere};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 /// Chunks read for a remote and not yet confirmed by it, at most, whose blocks are counted on confirmation.
@@ -182,12 +186,11 @@ impl Source for LinkSource {
 
     async fn read_chunks(
         &self,
-        from: ChainPoint,
-        up_to: ChainPoint,
-        max_bytes: u64,
+        wanted: &WantedChunks,
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<ChunkSpan>, SourceError> {
-        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        let (from, up_to) = (wanted.from, wanted.up_to);
+        let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(usize::MAX);
         let store = self.volume.store();
         let behind = store.points().journaled.address.saturating_sub(from.address);
         let read = if behind <= WARM_BYTES {
@@ -219,6 +222,10 @@ impl Source for LinkSource {
                 .filter(|what| what.data_is_intact(&buffer[span.data.clone()]))
                 .ok_or_else(|| damaged(self.volume.store().name(), &span))?;
             let blocks = what.records().map(|record| record.blocks()).sum();
+            let touches = wanted.watched.as_ref().is_some_and(|watched| {
+                let mut records = what.records();
+                records.any(|record| record.offset < watched.end && record.end() > watched.start)
+            });
             sent_blocks += blocks;
             if unconfirmed.len() < MAX_UNCONFIRMED {
                 unconfirmed.push_back((span.after.record, blocks));
@@ -228,6 +235,7 @@ impl Source for LinkSource {
                 data: span.data,
                 after: span.after,
                 blocks,
+                touches,
             });
         }
         drop(unconfirmed);
@@ -256,6 +264,38 @@ impl Source for LinkSource {
         *buffer = lent;
         let extent = read.map_err(storage_error)?;
         Ok(extent)
+    }
+
+    async fn digests(&self, piece: ComparedPiece) -> Result<Option<Digests>, SourceError> {
+        let ComparedPiece {
+            offset,
+            length,
+            still,
+        } = piece;
+        // Held until it was read.
+        let _writes_wait = if still {
+            let patience = Duration::from_millis(VERIFY_STILL_MS);
+            let Ok(waiting) = timeout(patience, commit::lead_alone(&self.volume.shared)).await else {
+                return Ok(None);
+            };
+            Some(waiting.map_err(|_| shutting_down())?)
+        } else {
+            None
+        };
+        self.waiting(move |volume| {
+            let store = volume.store();
+            let after = store.points().journaled.record;
+            let mut data = vec![0; length as usize];
+            store.read(offset, &mut data)?;
+            // What was journaled while it was read may be in it, in part.
+            let until = store.points().journaled;
+            Ok(Some(Digests {
+                after,
+                until,
+                digests: digests(&data),
+            }))
+        })
+        .await
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

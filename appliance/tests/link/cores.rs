@@ -1,8 +1,8 @@
 //! The promises of the two cores together, step by step and seed by seed.
 
-use crate::volume::Volume;
+use crate::volume::{VOLUME_BYTES, Volume};
 use crate::world::World;
-use farside::link::events::Stage;
+use farside::link::events::{Stage, Verdict};
 use farside::link::{CloseReason, Source};
 use farside_protocol::journal::CopyState;
 use farside_remote::Sink;
@@ -382,4 +382,51 @@ fn an_end_of_copy_from_before_a_cut_does_not_vouch_for_ranges_sent_after_it() {
         world.run_to_the_end();
     }
     assert!(cuts_after_end > 100, "only {cuts_after_end} cuts");
+}
+
+#[test]
+fn ranges_compared_under_live_writes_differ_only_where_the_replica_is_wrong() {
+    let (mut compared, mut changed) = (0, 0);
+    for seed in 1..40 {
+        let mut world = prepared(seed, 10);
+        world.connect();
+        for _ in 0..3000 {
+            world.step(true);
+            world.want_comparison();
+            sound(&world);
+        }
+        for verdict in &world.verdicts {
+            match verdict {
+                Verdict::Changed => changed += 1,
+                Verdict::Compared { differing, .. } => {
+                    assert!(differing.is_empty(), "seed {seed}: {verdict:?}");
+                    compared += 1;
+                }
+            }
+        }
+        world.verdicts.clear();
+        // One byte rots where nobody writes any more.
+        world.run_to_the_end();
+        let at = world.replica.rot(seed);
+        for _ in 0..100 {
+            world.exchange();
+        }
+        world.verdicts.clear();
+        world.compare(0, VOLUME_BYTES);
+        for _ in 0..1000 {
+            if world.verdicts.is_empty() {
+                world.exchange();
+            }
+        }
+        sound(&world);
+        let [Verdict::Compared { differing, .. }] = world.verdicts.as_slice() else {
+            panic!("seed {seed}: {:?} {:?}", world.verdicts, world.session);
+        };
+        let block = at / 4096 * 4096;
+        assert_eq!(differing, &[block..block + 4096], "seed {seed}: byte {at}");
+    }
+    assert!(
+        compared > 100 && changed > 5,
+        "{compared} compared, {changed} changed"
+    );
 }

@@ -205,6 +205,16 @@ impl Inner {
     }
 }
 
+impl Replica {
+    /// A byte of the image changes by itself; where.
+    pub(crate) fn rot(&self, seed: u64) -> u64 {
+        let mut inner = self.inner();
+        let at = usize::try_from(seed).unwrap() * 1_601 % inner.image.len();
+        inner.image[at] ^= 1;
+        at as u64
+    }
+}
+
 impl Sink for Replica {
     fn state(&self) -> SinkState {
         let inner = self.inner();
@@ -287,6 +297,29 @@ impl Sink for Replica {
     async fn zero_copy(&self, offset: u64, length: u64) -> Result<(), SinkError> {
         let zeroes = vec![0; length as usize];
         self.write_copy(offset, &zeroes).await
+    }
+
+    async fn skip_copy(&self, offset: u64, length: u64) -> Result<(), SinkError> {
+        self.act(|inner| {
+            assert_eq!(offset, inner.copied);
+            inner.consistent_from = None;
+            inner.copied += length;
+        });
+        Ok(())
+    }
+
+    async fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, SinkError> {
+        let from = usize::try_from(offset).unwrap();
+        let mut data = Vec::new();
+        self.act(|inner| {
+            let mut image = inner.image.clone();
+            let done = inner.applied.sequence;
+            for entry in inner.journal.iter().filter(|entry| entry.after.sequence > done) {
+                apply_chunk(&mut image, &entry.records, &entry.data);
+            }
+            data.extend_from_slice(&image[from..from + length as usize]);
+        });
+        Ok(data)
     }
 
     async fn end_copy(&self, consistent_from: u64) -> Result<(), SinkError> {

@@ -2,10 +2,12 @@
 //! volume ever had.
 
 use crate::random::Random;
-use farside::link::{ChunkSpan, Extent, Identity, Points, Source, SourceError};
+use farside::link::source::WantedChunks;
+use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, Identity, Points, Source, SourceError};
 use farside_protocol::journal::{
     ChainPoint, ChunkHeader, ConsumerState, Record, RecordKind, encode_what, stored_bytes,
 };
+use farside_protocol::link::digests;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::watch;
@@ -312,11 +314,10 @@ impl Volume {
 
     pub(crate) fn read_chunks_now(
         &self,
-        from: ChainPoint,
-        up_to: ChainPoint,
-        max_bytes: u64,
+        wanted: &WantedChunks,
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<ChunkSpan>, SourceError> {
+        let (from, up_to, max_bytes) = (wanted.from, wanted.up_to, wanted.max_bytes);
         let state = self.state();
         if from.sequence < state.points.tail.sequence {
             return Err(SourceError::Behind);
@@ -341,9 +342,24 @@ impl Volume {
                 data,
                 after: chunk.after,
                 blocks: chunk.records.iter().map(Record::blocks).sum(),
+                touches: wanted.watched.as_ref().is_some_and(|watched| {
+                    let touches =
+                        |record: &Record| record.offset < watched.end && record.end() > watched.start;
+                    chunk.records.iter().any(touches)
+                }),
             });
         }
         Ok(spans)
+    }
+
+    pub(crate) fn digests_now(&self, piece: ComparedPiece) -> Digests {
+        let (state, range) = (self.state(), piece.range());
+        let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+        Digests {
+            after: state.points.journaled.record,
+            until: state.points.journaled,
+            digests: digests(&state.content[range]),
+        }
     }
 
     pub(crate) fn read_image_now(&self, offset: u64, max_bytes: u32, buffer: &mut Vec<u8>) -> Extent {
@@ -411,12 +427,14 @@ impl Source for Volume {
 
     async fn read_chunks(
         &self,
-        from: ChainPoint,
-        up_to: ChainPoint,
-        max_bytes: u64,
+        wanted: &WantedChunks,
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<ChunkSpan>, SourceError> {
-        self.read_chunks_now(from, up_to, max_bytes, buffer)
+        self.read_chunks_now(wanted, buffer)
+    }
+
+    async fn digests(&self, piece: ComparedPiece) -> Result<Option<Digests>, SourceError> {
+        Ok(Some(self.digests_now(piece)))
     }
 
     async fn read_image(

@@ -4,8 +4,8 @@ use crate::random::Random;
 use crate::replica::Replica;
 use crate::volume::{VOLUME_BYTES, Volume};
 use farside::link::core::SessionCore;
-use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage};
-use farside::link::{CloseReason, Extent, Source};
+use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage, Verdict};
+use farside::link::{CloseReason, ComparedPiece, Digests, Extent, Source};
 use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{
     Assembler, CopyData, CopyHoles, FrameKind, Heartbeat, Hello, Message, Refusal, seal,
@@ -39,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) core: SessionCore,
     receiver: Option<(Hello, ReceiverCore)>,
     begun: bool,
+    /// Last record journaled when a range began to be read.
+    digesting_after: u64,
     reading: Option<Effect>,
     writing: Option<Outgoing>,
     bulk: Bulk,
@@ -57,6 +59,8 @@ pub(crate) struct World {
     pub(crate) session: Option<Session>,
     pub(crate) delivered: u64,
     pub(crate) window_bytes: u64,
+    /// What came of the ranges that were compared.
+    pub(crate) verdicts: Vec<Verdict>,
 }
 
 impl World {
@@ -69,6 +73,7 @@ impl World {
             session: None,
             delivered: 0,
             window_bytes: 64 << 10,
+            verdicts: Vec::new(),
         }
     }
 
@@ -99,6 +104,7 @@ impl World {
             core: SessionCore::new(limits, points, self.now_ms),
             receiver: None,
             begun: false,
+            digesting_after: 0,
             reading: None,
             writing: None,
             bulk: Bulk::default(),
@@ -115,11 +121,16 @@ impl World {
         let Some(session) = self.session.as_mut().filter(|session| session.closed.is_none()) else {
             return;
         };
+        let journaled = self.volume.points().journaled.record;
         for effect in session.core.apply(now_ms, input) {
+            if matches!(effect, Effect::Digest(_)) {
+                session.digesting_after = journaled;
+            }
             match effect {
                 Effect::Send(item) => assert!(session.writing.replace(item).is_none(), "two writes"),
                 Effect::SetConsumer(state, acked) => self.volume.set_consumer(REMOTE, state, acked),
                 Effect::Close(reason, _) => session.closed = Some(reason),
+                Effect::Judged(verdict) => self.verdicts.push(verdict),
                 read => assert!(session.reading.replace(read).is_none(), "two reads"),
             }
         }
@@ -141,6 +152,11 @@ impl World {
                     time_us: 1,
                 };
                 session.to_receiver.push_back(Message::Heartbeat(beat).to_frame());
+            }
+            Outgoing::Verify(question, digests) => {
+                let mut frame = Message::Verify(question).to_frame();
+                frame.extend_from_slice(&digests);
+                session.to_receiver.push_back(frame);
             }
             Outgoing::Chunks => {
                 for span in &bulk.spans {
@@ -188,11 +204,11 @@ impl World {
                 let base = volume.start_copy_now(REMOTE);
                 Input::CopyStarted(base, volume.points())
             }
-            Effect::ReadChunks {
-                from,
-                up_to,
-                max_bytes,
-            } => match volume.read_chunks_now(from, up_to, max_bytes, &mut bulk.bytes) {
+            Effect::Digest(piece) => Input::Digested(Some(Digests {
+                after: session.digesting_after,
+                ..volume.digests_now(piece)
+            })),
+            Effect::ReadChunks(wanted) => match volume.read_chunks_now(&wanted, &mut bulk.bytes) {
                 Ok(spans) => {
                     bulk.spans = spans.clone();
                     Input::ChunksRead(spans)
@@ -239,6 +255,7 @@ impl World {
         let input = match assembler.message().expect("answers are sound").0 {
             Message::Welcome(welcome) => Input::Welcome(welcome),
             Message::Ack(ack) => Input::Ack(ack),
+            Message::Verified(answer) => Input::Verified(answer),
             other => panic!("{other:?} is no answer"),
         };
         self.input(input);
@@ -247,6 +264,28 @@ impl World {
     fn tell_changes(&mut self) {
         let (points, consumer) = (self.volume.points(), self.volume.consumer(REMOTE).0);
         self.input(Input::Changed(points, consumer));
+    }
+
+    /// A range is to be compared.
+    pub(crate) fn compare(&mut self, offset: u64, length: u64) {
+        self.input(Input::Verify(ComparedPiece {
+            offset,
+            length: length as u32,
+            still: false,
+        }));
+    }
+
+    /// A random range is to be compared, if the session takes one.
+    pub(crate) fn want_comparison(&mut self) {
+        let takes = self
+            .session
+            .as_ref()
+            .is_some_and(|session| session.closed.is_none() && session.core.takes_ranges());
+        if takes {
+            let offset = self.random.below(VOLUME_BYTES / 512) * 512;
+            let length = 1 + self.random.below((VOLUME_BYTES - offset).min(20_000));
+            self.compare(offset, length);
+        }
     }
 
     /// One random step of volume, link or replica.
@@ -361,7 +400,14 @@ fn receive(
         Action::Append { what, data } => now(replica.append(what, data)),
         Action::WriteCopy { offset, data } => now(replica.write_copy(offset, data)),
         Action::ZeroCopy { offset, length } => now(replica.zero_copy(offset, length)),
+        Action::SkipCopy { offset, length } => now(replica.skip_copy(offset, length)),
         Action::EndCopy(from) => now(replica.end_copy(from)),
+        Action::Verify(question) => {
+            let data = now(replica.read(question.offset, question.length)).expect("the fake does not fail");
+            let answer = Message::Verified(question.answer(body, &data));
+            session.to_sender.push_back(answer.to_frame());
+            Ok(())
+        }
         Action::BeginCopy(base) => {
             let done = now(replica.begin_copy(base));
             session.begun = true;

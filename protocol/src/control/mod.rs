@@ -7,6 +7,7 @@
 //! Never here: storage types, I/O, clocks.
 
 mod status;
+mod verify;
 mod volume;
 mod replica;
 mod history;
@@ -24,6 +25,7 @@ pub use history::{
 pub use replica::{ReplicaState, ReplicaStatus, SourceStatus};
 pub use status::{Health, Status, UnitStatus};
 pub use text::{counted, human_bytes, likely_behind};
+pub use verify::{RemoteVerify, StartVerify, VerifyPhase, VerifyStatus};
 pub use volume::{
     BufferStatus, CopyProgress, CounterPair, Counters, ImageStatus, JournalStatus, Lag, Positions,
     RemoteState, RemoteStatus, VolumeState, VolumeStatus,

@@ -15,9 +15,10 @@
 use super::error::LinkError;
 use super::limits::{
     ACK_BYTES, BEGIN_COPY_BYTES, CHECKED_HEADER_BYTES, COPY_DATA_BYTES, COPY_END_BYTES, COPY_HOLES_BYTES,
-    HANDSHAKE_VERSION, HEADER_BYTES, HEARTBEAT_BYTES, HELLO_BYTES, HIGHEST_VERSION, LOWEST_VERSION, MAGIC,
-    MAX_BODY_BYTES, MAX_CHUNK_HEAD_BYTES, MAX_REFUSE_TEXT_BYTES, MIN_CHUNK_HEAD_BYTES, REFUSE_FIXED_BYTES,
-    WELCOME_BYTES,
+    COPY_SKIP_BYTES, DIGEST_BYTES, HANDSHAKE_VERSION, HEADER_BYTES, HEARTBEAT_BYTES, HELLO_BYTES,
+    HIGHEST_VERSION, LOWEST_VERSION, MAGIC, MAX_BODY_BYTES, MAX_CHUNK_HEAD_BYTES, MAX_REFUSE_TEXT_BYTES,
+    MAX_VERIFY_BYTES, MIN_CHUNK_HEAD_BYTES, REFUSE_FIXED_BYTES, VERIFIED_BYTES, VERIFY_BLOCK_BYTES,
+    VERIFY_BYTES, WELCOME_BYTES,
 };
 use crate::fields::{Reader, Writer};
 use std::ops::RangeInclusive;
@@ -39,17 +40,23 @@ pub enum FrameKind {
     CopyHoles,
     /// Sender: the whole image was sent.
     CopyEnd,
+    /// Sender: a range of the image that the receiver has.
+    CopySkip,
+    /// Sender: digests of a range, to be compared.
+    Verify,
     /// Sender: one chunk of the journal.
     Chunk,
     /// Receiver: positions.
     Ack,
     /// Sender: still here.
     Heartbeat,
+    /// Receiver: what differs of a range.
+    Verified,
 }
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Hello,
         Self::Welcome,
         Self::Refuse,
@@ -57,9 +64,12 @@ impl FrameKind {
         Self::CopyData,
         Self::CopyHoles,
         Self::CopyEnd,
+        Self::CopySkip,
+        Self::Verify,
         Self::Chunk,
         Self::Ack,
         Self::Heartbeat,
+        Self::Verified,
     ];
 
     /// The code on the wire.
@@ -73,9 +83,12 @@ impl FrameKind {
             Self::CopyData => 17,
             Self::CopyHoles => 18,
             Self::CopyEnd => 19,
+            Self::CopySkip => 20,
+            Self::Verify => 24,
             Self::Chunk => 32,
             Self::Ack => 48,
             Self::Heartbeat => 49,
+            Self::Verified => 50,
         }
     }
 
@@ -101,9 +114,12 @@ impl FrameKind {
             Self::CopyData => exactly(COPY_DATA_BYTES),
             Self::CopyHoles => exactly(COPY_HOLES_BYTES),
             Self::CopyEnd => exactly(COPY_END_BYTES),
+            Self::CopySkip => exactly(COPY_SKIP_BYTES),
+            Self::Verify => exactly(VERIFY_BYTES),
             Self::Chunk => MIN_CHUNK_HEAD_BYTES..=MAX_CHUNK_HEAD_BYTES,
             Self::Ack => exactly(ACK_BYTES),
             Self::Heartbeat => exactly(HEARTBEAT_BYTES),
+            Self::Verified => exactly(VERIFIED_BYTES),
         }
     }
 
@@ -112,10 +128,15 @@ impl FrameKind {
     pub fn body_bytes(self) -> RangeInclusive<u32> {
         match self {
             Self::CopyData => 1..=MAX_BODY_BYTES,
+            Self::Verify => digests(1)..=digests(MAX_VERIFY_BYTES / VERIFY_BLOCK_BYTES),
             Self::Chunk => 0..=MAX_BODY_BYTES,
             _ => 0..=0,
         }
     }
+}
+
+fn digests(count: usize) -> u32 {
+    u32::try_from(count.saturating_mul(DIGEST_BYTES)).unwrap_or(0)
 }
 
 /// A decoded header: the lengths are within the limits of the kind; the checksum is not yet compared.

@@ -39,8 +39,20 @@ pub const BEGIN_COPY_BYTES: usize = 48;
 pub const COPY_DATA_BYTES: usize = 16;
 /// Head of `CopyHoles`.
 pub const COPY_HOLES_BYTES: usize = 16;
+/// Head of `CopySkip`.
+pub const COPY_SKIP_BYTES: usize = 16;
 /// Head of `CopyEnd`.
 pub const COPY_END_BYTES: usize = 16;
+/// Head of `Verify`.
+pub const VERIFY_BYTES: usize = 24;
+/// Longest range compared at once.
+pub const MAX_VERIFY_BYTES: usize = 1 << 20;
+/// What one digest of `Verify` stands for.
+pub const VERIFY_BLOCK_BYTES: usize = 4096;
+/// One digest in the body of `Verify`.
+pub const DIGEST_BYTES: usize = 16;
+/// Head of `Verified`.
+pub const VERIFIED_BYTES: usize = 24 + MAX_VERIFY_BYTES / VERIFY_BLOCK_BYTES / 8;
 /// Head of `Ack`.
 pub const ACK_BYTES: usize = 64;
 /// Head of `Heartbeat`.
@@ -62,6 +74,7 @@ pub const FRAME_TIMEOUT_MS: u64 = 120_000;
 const _: () = assert!(HELLO_BYTES == 80 + 2 * POINT_BYTES + 3 * NAME_FIELD_BYTES + 5);
 const _: () = assert!(WELCOME_BYTES == 32 + POINT_BYTES + 24 + NAME_FIELD_BYTES + 7);
 const _: () = assert!(ACK_BYTES == POINT_BYTES + 24);
+const _: () = assert!(MAX_VERIFY_BYTES / VERIFY_BLOCK_BYTES * DIGEST_BYTES <= MAX_BODY_BYTES as usize);
 const _: () = assert!(MAX_CHUNK_HEAD_BYTES <= MAX_HEAD_BYTES);
 const _: () = assert!(REFUSE_FIXED_BYTES + MAX_REFUSE_TEXT_BYTES <= MAX_HEAD_BYTES);
 const _: () = assert!(HEARTBEAT_INTERVAL_MS * 4 < SILENCE_LIMIT_MS);

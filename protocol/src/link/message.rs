@@ -4,11 +4,12 @@ use super::error::LinkError;
 use super::frame::{FrameHeader, FrameKind, seal};
 use super::hello::{Hello, Welcome};
 use super::limits::{
-    ACK_BYTES, BEGIN_COPY_BYTES, COPY_DATA_BYTES, COPY_END_BYTES, COPY_HOLES_BYTES, HEADER_BYTES,
-    HEARTBEAT_BYTES,
+    ACK_BYTES, BEGIN_COPY_BYTES, COPY_DATA_BYTES, COPY_END_BYTES, COPY_HOLES_BYTES, COPY_SKIP_BYTES,
+    HEADER_BYTES, HEARTBEAT_BYTES,
 };
 use super::refuse::Refusal;
 use super::shared::{copy_code, put_point, take_copy_state, take_point, take_zeroes};
+use super::verify::{Verified, Verify};
 use crate::fields::{Reader, Writer};
 use crate::journal::{ChainPoint, CopyState, What};
 
@@ -35,6 +36,15 @@ pub struct CopyData {
 /// A range of the image that reads as zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyHoles {
+    /// First byte of the range.
+    pub offset: u64,
+    /// Its length, not 0.
+    pub length: u64,
+}
+
+/// A range of the image that the receiver's has as it is: nothing changed there since the two were last the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopySkip {
     /// First byte of the range.
     pub offset: u64,
     /// Its length, not 0.
@@ -93,12 +103,18 @@ pub enum Message<'a> {
     CopyHoles(CopyHoles),
     /// See [`CopyEnd`].
     CopyEnd(CopyEnd),
+    /// See [`CopySkip`].
+    CopySkip(CopySkip),
+    /// See [`Verify`]; the digests are the body.
+    Verify(Verify),
     /// One chunk as it lies in the sender's journal; its data are the body.
     Chunk(What<'a>),
     /// See [`Ack`].
     Ack(Ack),
     /// See [`Heartbeat`].
     Heartbeat(Heartbeat),
+    /// See [`Verified`].
+    Verified(Verified),
 }
 
 impl<'a> Message<'a> {
@@ -116,11 +132,20 @@ impl<'a> Message<'a> {
             FrameKind::Refuse => Ok(Self::Refuse(Refusal::decode(head)?)),
             FrameKind::BeginCopy => decode_begin_copy(head),
             FrameKind::CopyData => decode_copy_data(header, head),
-            FrameKind::CopyHoles => decode_copy_holes(head),
+            FrameKind::CopyHoles => {
+                let (offset, length) = decode_range(head)?;
+                Ok(Self::CopyHoles(CopyHoles { offset, length }))
+            }
+            FrameKind::CopySkip => {
+                let (offset, length) = decode_range(head)?;
+                Ok(Self::CopySkip(CopySkip { offset, length }))
+            }
             FrameKind::CopyEnd => decode_copy_end(head),
+            FrameKind::Verify => Verify::decode(header, head),
             FrameKind::Chunk => decode_chunk(header, head),
             FrameKind::Ack => decode_ack(head),
             FrameKind::Heartbeat => decode_heartbeat(head),
+            FrameKind::Verified => Verified::decode(head),
         }
     }
 
@@ -132,6 +157,7 @@ impl<'a> Message<'a> {
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         let intact = match self {
             Self::CopyData(copy) => length == copy.length && crc32c::crc32c(body) == copy.checksum,
+            Self::Verify(verify) => length == verify.body_bytes() && crc32c::crc32c(body) == verify.checksum,
             Self::Chunk(what) => length == what.data_bytes && what.data_is_intact(body),
             _ => length == 0,
         };
@@ -149,9 +175,12 @@ impl<'a> Message<'a> {
             Self::CopyData(_) => FrameKind::CopyData,
             Self::CopyHoles(_) => FrameKind::CopyHoles,
             Self::CopyEnd(_) => FrameKind::CopyEnd,
+            Self::CopySkip(_) => FrameKind::CopySkip,
+            Self::Verify(_) => FrameKind::Verify,
             Self::Chunk(_) => FrameKind::Chunk,
             Self::Ack(_) => FrameKind::Ack,
             Self::Heartbeat(_) => FrameKind::Heartbeat,
+            Self::Verified(_) => FrameKind::Verified,
         }
     }
 
@@ -169,9 +198,12 @@ impl<'a> Message<'a> {
                 encode_pair(COPY_END_BYTES, end.consistent_from, end.volume_bytes),
                 0,
             ),
+            Self::CopySkip(skip) => (encode_pair(COPY_SKIP_BYTES, skip.offset, skip.length), 0),
+            Self::Verify(verify) => (verify.encode(), verify.body_bytes()),
             Self::Chunk(what) => (what.as_bytes().to_vec(), what.data_bytes),
             Self::Ack(ack) => (encode_ack(ack), 0),
             Self::Heartbeat(beat) => (encode_heartbeat(beat), 0),
+            Self::Verified(verified) => (verified.encode(), 0),
         };
         let mut frame = Vec::with_capacity(HEADER_BYTES.saturating_add(head.len()));
         frame.extend_from_slice(&seal(self.kind(), &head, body_bytes));
@@ -223,13 +255,13 @@ fn encode_pair(bytes: usize, first: u64, second: u64) -> Vec<u8> {
     head
 }
 
-fn decode_copy_holes(head: &[u8]) -> Result<Message<'_>, LinkError> {
+fn decode_range(head: &[u8]) -> Result<(u64, u64), LinkError> {
     let mut from = Reader::new(head);
     let (offset, length) = (from.u64()?, from.u64()?);
     if length == 0 || offset.checked_add(length).is_none() {
         return Err(LinkError::Field("copied range"));
     }
-    Ok(Message::CopyHoles(CopyHoles { offset, length }))
+    Ok((offset, length))
 }
 
 fn decode_copy_end(head: &[u8]) -> Result<Message<'_>, LinkError> {

@@ -10,6 +10,7 @@ mod shared;
 mod hello;
 mod refuse;
 mod message;
+mod verify;
 mod assembler;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use assembler::Assembler;
 pub use error::LinkError;
 pub use frame::{FrameHeader, FrameKind, seal};
 pub use hello::{Hello, Welcome};
-pub use message::{Ack, BeginCopy, CopyData, CopyEnd, CopyHoles, Heartbeat, Message};
+pub use message::{Ack, BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Heartbeat, Message};
 pub use refuse::{Refusal, RefuseCode};
 pub use shared::{name_is_valid, same_place};
+pub use verify::{Verified, Verify, digest_bytes, digests};

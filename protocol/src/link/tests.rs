@@ -1,13 +1,14 @@
 //! The promises of the link format: golden bytes, total decoders, no damage accepted, documented numbers.
 
 use super::limits::{
-    ACK_BYTES, BEGIN_COPY_BYTES, COPY_DATA_BYTES, COPY_END_BYTES, COPY_HOLES_BYTES, HEADER_BYTES,
-    HEARTBEAT_BYTES, HELLO_BYTES, MAX_BODY_BYTES, MAX_CHUNK_HEAD_BYTES, MAX_HEAD_BYTES,
-    MAX_REFUSE_TEXT_BYTES, MIN_CHUNK_HEAD_BYTES, REFUSE_FIXED_BYTES, WELCOME_BYTES,
+    ACK_BYTES, BEGIN_COPY_BYTES, COPY_DATA_BYTES, COPY_END_BYTES, COPY_HOLES_BYTES, COPY_SKIP_BYTES,
+    HEADER_BYTES, HEARTBEAT_BYTES, HELLO_BYTES, MAX_BODY_BYTES, MAX_CHUNK_HEAD_BYTES, MAX_HEAD_BYTES,
+    MAX_REFUSE_TEXT_BYTES, MIN_CHUNK_HEAD_BYTES, REFUSE_FIXED_BYTES, VERIFIED_BYTES, VERIFY_BYTES,
+    WELCOME_BYTES,
 };
 use super::{
-    Ack, Assembler, BeginCopy, CopyData, CopyEnd, CopyHoles, FrameKind, Heartbeat, Hello, LinkError, Message,
-    Refusal, RefuseCode, Welcome, name_is_valid, seal,
+    Ack, Assembler, BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, FrameKind, Heartbeat, Hello,
+    LinkError, Message, Refusal, RefuseCode, Verify, Welcome, digests, name_is_valid, seal,
 };
 use crate::journal::{ChainPoint, ChunkHeader, CopyState, Record, RecordKind, encode_what};
 use proptest::prelude::{any, prop, proptest};
@@ -72,6 +73,12 @@ fn frames() -> Vec<Vec<u8>> {
     };
     let mut copied = Message::CopyData(copy).to_frame();
     copied.extend_from_slice(body);
+    let mut data = [9; 5000];
+    data[4999] = 8;
+    let told = digests(&data);
+    let question = Verify::new(9, (8192, 5000), &told);
+    let mut verify = Message::Verify(question).to_frame();
+    verify.extend_from_slice(&told);
     vec![
         Message::Hello(Box::new(hello())).to_frame(),
         Message::Welcome(Box::new(welcome)).to_frame(),
@@ -92,6 +99,12 @@ fn frames() -> Vec<Vec<u8>> {
             volume_bytes: 1 << 30,
         })
         .to_frame(),
+        Message::CopySkip(CopySkip {
+            offset: 1 << 20,
+            length: 65536,
+        })
+        .to_frame(),
+        verify,
         chunk(),
         Message::Ack(ack).to_frame(),
         Message::Heartbeat(Heartbeat {
@@ -100,6 +113,7 @@ fn frames() -> Vec<Vec<u8>> {
             time_us: 6,
         })
         .to_frame(),
+        Message::Verified(question.answer(&told, &[9; 5000])).to_frame(),
     ]
 }
 
@@ -331,6 +345,9 @@ fn the_document_agrees_with_the_constants() {
         ("CopyData", COPY_DATA_BYTES),
         ("CopyHoles", COPY_HOLES_BYTES),
         ("CopyEnd", COPY_END_BYTES),
+        ("CopySkip", COPY_SKIP_BYTES),
+        ("Verify", VERIFY_BYTES),
+        ("Verified", VERIFIED_BYTES),
         ("Ack", ACK_BYTES),
         ("Heartbeat", HEARTBEAT_BYTES),
         ("Chain point", super::limits::POINT_BYTES),

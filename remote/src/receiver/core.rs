@@ -10,7 +10,8 @@ use crate::sink::{SinkError, SinkState};
 use farside_protocol::journal::{ChainPoint, CopyState, Record, What};
 use farside_protocol::link::limits::{FEATURES, HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{
-    BeginCopy, CopyData, CopyEnd, CopyHoles, Hello, LinkError, Message, Refusal, RefuseCode, Welcome,
+    BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Hello, LinkError, Message, Refusal, RefuseCode,
+    Verify, Welcome,
 };
 use std::collections::VecDeque;
 use uuid::Uuid;
@@ -43,8 +44,17 @@ pub enum Action<'a> {
         /// Number of bytes.
         length: u64,
     },
+    /// Leave this range of the image as it is.
+    SkipCopy {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
     /// The copy is all there.
     EndCopy(u64),
+    /// Compare this range with the digests, which are the body.
+    Verify(Verify),
     /// The sender refuses to go on.
     RefusedByPeer,
 }
@@ -155,14 +165,18 @@ impl ReceiverCore {
             Message::BeginCopy(begin) => self.begin_copy(begin),
             Message::CopyData(copy) => self.copy_data(copy, body),
             Message::CopyHoles(holes) => self.copy_holes(holes),
+            Message::CopySkip(skip) => self.copy_skip(skip),
             Message::CopyEnd(end) => self.copy_end(end),
+            Message::Verify(verify) => self.verify(verify),
             Message::Heartbeat(_) => Ok(Action::None),
             Message::Refuse(_) => Ok(Action::RefusedByPeer),
-            Message::Hello(_) | Message::Welcome(_) | Message::Ack(_) => Err(Refusal::new(
-                RefuseCode::Protocol,
-                0,
-                &format!("{:?} does not belong here; reconnect", message.kind()),
-            )),
+            Message::Hello(_) | Message::Welcome(_) | Message::Ack(_) | Message::Verified(_) => {
+                Err(Refusal::new(
+                    RefuseCode::Protocol,
+                    0,
+                    &format!("{:?} does not belong here; reconnect", message.kind()),
+                ))
+            }
         }
     }
 
@@ -299,6 +313,28 @@ impl ReceiverCore {
             offset: holes.offset,
             length: holes.length,
         })
+    }
+
+    fn copy_skip<'a>(&mut self, skip: &CopySkip) -> Result<Action<'a>, Refusal> {
+        self.check_range(skip.offset, skip.length)?;
+        Ok(Action::SkipCopy {
+            offset: skip.offset,
+            length: skip.length,
+        })
+    }
+
+    /// Only what is after the last chunk can be compared: nothing else is in the image for sure.
+    fn verify<'a>(&self, verify: &Verify) -> Result<Action<'a>, Refusal> {
+        let end = verify.offset.checked_add(u64::from(verify.length));
+        let inside = end.is_some_and(|end| end <= self.volume_bytes);
+        if inside && verify.record == self.accepted.record {
+            return Ok(Action::Verify(*verify));
+        }
+        let text = format!(
+            "asked to compare {} bytes at {} after record {}, but this replica of {} bytes is at record {}; reconnect",
+            verify.length, verify.offset, verify.record, self.volume_bytes, self.accepted.record
+        );
+        Err(Refusal::new(RefuseCode::Protocol, verify.record, &text))
     }
 
     /// A copied range has to begin where the last one ended; then it counts.

@@ -6,15 +6,28 @@ use super::life::Life;
 use super::session::SessionError;
 use super::stream::FrameStream;
 use crate::sink::Sink;
+use farside_protocol::journal::CopyState;
+use farside_protocol::link::{Refusal, RefuseCode, Verified, Verify};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
+
+/// What the reader tells the replier.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub(super) log: &'a CopyLog,
+    /// A copy was begun by this connection.
+    pub(super) begun: &'a AtomicBool,
+    /// What differs of ranges that were asked about.
+    pub(super) verified: &'a mpsc::Sender<Verified>,
+}
 
 /// Receives until the connection ends. Never ends inside an operation on the replica.
 pub(super) async fn run<R: AsyncRead + Unpin, S: Sink>(
     stream: &mut FrameStream<R>,
     core: &mut ReceiverCore,
     (sink, life): (&S, &Life),
-    copy: (&CopyLog, &AtomicBool),
+    copy: Told<'_>,
     stop: impl Future<Output = SessionError>,
 ) -> SessionError {
     tokio::pin!(stop);
@@ -43,13 +56,17 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
     stream: &FrameStream<R>,
     core: &mut ReceiverCore,
     sink: &S,
-    (log, begun): (&CopyLog, &AtomicBool),
+    told: Told<'_>,
 ) -> Result<(), SessionError> {
     let (message, body) = stream.message()?;
     let action = core.message(&message, body).map_err(SessionError::Refused)?;
     match action {
-        Action::WriteCopy { offset, .. } | Action::ZeroCopy { offset, .. } => log.goes_on(offset),
-        Action::EndCopy(_) => log.goes_on(sink.state().copy_offset),
+        Action::WriteCopy { offset, .. }
+        | Action::ZeroCopy { offset, .. }
+        | Action::SkipCopy { offset, .. } => {
+            told.log.goes_on(offset);
+        }
+        Action::EndCopy(_) => told.log.goes_on(sink.state().copy_offset),
         _ => {}
     }
     let done = match action {
@@ -57,12 +74,14 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
         Action::Append { what, data } => sink.append(what, data).await,
         Action::WriteCopy { offset, data } => sink.write_copy(offset, data).await,
         Action::ZeroCopy { offset, length } => sink.zero_copy(offset, length).await,
+        Action::SkipCopy { offset, length } => sink.skip_copy(offset, length).await,
         Action::EndCopy(consistent_from) => sink.end_copy(consistent_from).await,
+        Action::Verify(verify) => return compare(&verify, body, sink, told).await,
         Action::BeginCopy(base) => {
             let done = sink.begin_copy(base).await;
-            begun.store(done.is_ok(), Ordering::Release);
+            told.begun.store(done.is_ok(), Ordering::Release);
             if done.is_ok() {
-                log.began();
+                told.log.began();
             }
             done
         }
@@ -74,4 +93,22 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
         }
     };
     done.map_err(|error| SessionError::Refused(refuse_sink(&error)))
+}
+
+/// Compares a range as it is now, and has the answer sent.
+async fn compare<S: Sink>(
+    verify: &Verify,
+    digests: &[u8],
+    sink: &S,
+    told: Told<'_>,
+) -> Result<(), SessionError> {
+    if sink.state().copy != CopyState::Complete {
+        let text = "asked to compare a replica that is not complete; reconnect";
+        return Err(SessionError::Refused(Refusal::new(RefuseCode::Protocol, 0, text)));
+    }
+    let read = sink.read(verify.offset, verify.length).await;
+    let data = read.map_err(|error| SessionError::Refused(refuse_sink(&error)))?;
+    let answer = verify.answer(digests, &data);
+    // It fails when the replier has ended, which says why.
+    told.verified.send(answer).await.map_err(|_| SessionError::Closed)
 }

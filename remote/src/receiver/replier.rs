@@ -6,10 +6,11 @@ use super::session::SessionError;
 use super::stream::send;
 use crate::sink::Sink;
 use farside_protocol::journal::CopyState;
-use farside_protocol::link::Message;
+use farside_protocol::link::{Message, Verified};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 /// Answers until the socket fails; the session ends it otherwise. A write is never left half done: whoever
@@ -18,6 +19,7 @@ pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
     to: &mut W,
     sink: &S,
     (log, begun): (&CopyLog, &AtomicBool),
+    mut verified: mpsc::Receiver<Verified>,
     stop: impl Future<Output = ()>,
 ) -> SessionError {
     let (started, mut pacing) = (Instant::now(), Pacing::default());
@@ -44,6 +46,11 @@ pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
         tokio::select! {
             biased;
             () = &mut stop => return SessionError::Closed,
+            Some(answer) = verified.recv() => {
+                if let Err(error) = send(to, &Message::Verified(answer)).await {
+                    return error;
+                }
+            }
             fired = timeout(Duration::from_millis(wait_ms), changed.changed()) => {
                 if matches!(fired, Ok(Err(_))) {
                     return SessionError::Closed;

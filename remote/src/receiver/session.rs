@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -211,7 +211,12 @@ where
     W: AsyncWrite + Unpin,
 {
     let begun = AtomicBool::new(false);
-    let copy = (log, &begun);
+    let (verified, answers) = mpsc::channel(1);
+    let told = reader::Told {
+        log,
+        begun: &begun,
+        verified: &verified,
+    };
     let (end_replier, mut replier_told) = watch::channel(false);
     let (end_reader, reader_told) = oneshot::channel();
     let reading = async {
@@ -222,7 +227,7 @@ where
                 error = answering_failed(reader_told) => error,
             }
         };
-        let error = reader::run(stream, core, (sink, life), copy, stop).await;
+        let error = reader::run(stream, core, (sink, life), told, stop).await;
         end_replier.send_replace(true);
         error
     };
@@ -230,7 +235,7 @@ where
         let stop = async {
             let _ = replier_told.wait_for(|set| *set).await;
         };
-        let error = replier::run(write, sink, copy, stop).await;
+        let error = replier::run(write, sink, (log, &begun), answers, stop).await;
         let _ = end_reader.send(error);
     };
     let (read, ()) = tokio::join!(reading, replying);

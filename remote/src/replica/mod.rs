@@ -127,6 +127,24 @@ impl Replica {
         }
     }
 
+    /// Waits until everything that was appended is in the image. Nothing must be appended meanwhile.
+    async fn applied(&self) -> Result<(), SinkError> {
+        let mut changed = self.changed();
+        loop {
+            self.check()?;
+            changed.mark_unchanged();
+            let points = self.store.points();
+            if points.applied == points.journaled {
+                return Ok(());
+            }
+            self.with_keeper(Keeper::flush);
+            self.with_keeper(Keeper::relieve);
+            if changed.changed().await.is_err() {
+                return Err(SinkError::ShuttingDown);
+            }
+        }
+    }
+
     fn check(&self) -> Result<(), SinkError> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(SinkError::ShuttingDown);
@@ -248,6 +266,24 @@ impl Sink for Replica {
         zeroed
             .ok_or(SinkError::ShuttingDown)?
             .map_err(|error| self.degraded(&error))
+    }
+
+    async fn skip_copy(&self, offset: u64, length: u64) -> Result<(), SinkError> {
+        self.check()?;
+        self.store
+            .skip_copy(offset, length)
+            .map_err(|error| self.degraded(&error))
+    }
+
+    async fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, SinkError> {
+        self.applied().await?;
+        let store = self.store.clone();
+        let reading = done_elsewhere(&*self.workers, move || {
+            let mut data = vec![0; length as usize];
+            store.image().read_at(&mut data, offset).map(|()| data)
+        });
+        let read = reading.await.ok_or(SinkError::ShuttingDown)?;
+        read.map_err(|error| self.degraded(&error))
     }
 
     async fn end_copy(&self, consistent_from: u64) -> Result<(), SinkError> {

@@ -126,6 +126,16 @@ impl Store {
         Ok(())
     }
 
+    /// Leaves a range as it is: the sender knows that it holds what it has to; `offset` must be where the copy stands.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn skip_copy(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.check_copy(offset, length)?;
+        self.step_copy(offset + length);
+        Ok(())
+    }
+
     /// A range copied after the sender named its record holds later ones: what it named no longer counts.
     fn step_copy(&self, written: u64) {
         let mut state = self.state.lock();

@@ -66,6 +66,7 @@ impl Remote {
             instance: Uuid::from_u128(1),
             window_bytes: WINDOW_BYTES,
             status: Arc::new(StatusCell::default()),
+            verification: Arc::default(),
         };
         let (stop, told) = watch::channel(false);
         let (here, there) = UnixStream::pair()?;

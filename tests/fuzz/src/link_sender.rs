@@ -8,9 +8,12 @@ use crate::draw::Draw;
 use crate::points::{copy_state, point_near};
 use farside::link::core::SessionCore;
 use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage};
-use farside::link::{ChunkSpan, Extent, Points, SourceError};
+use farside::link::source::WantedChunks;
+use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, Points, SourceError};
 use farside_protocol::journal::{ChainPoint, ConsumerState};
-use farside_protocol::link::{Ack, Assembler, Hello, Message, Refusal, RefuseCode, Welcome, same_place};
+use farside_protocol::link::{
+    Ack, Assembler, Hello, Message, Refusal, RefuseCode, Verify, Welcome, digest_bytes, same_place,
+};
 use uuid::Uuid;
 
 const VOLUME_BYTES: u64 = 256 << 10;
@@ -86,11 +89,15 @@ impl Volume {
                 self.consumer = (ConsumerState::Copying, points.image);
                 Input::CopyStarted(points.image, points)
             }
-            Effect::ReadChunks {
-                from,
-                up_to,
-                max_bytes,
-            } => self.chunks(from, up_to, *max_bytes),
+            Effect::ReadChunks(wanted) => self.chunks(wanted, draw.u8() & 1 == 0),
+            Effect::Digest(piece) => {
+                let found = Digests {
+                    after: points.durable.record,
+                    until: points.journaled,
+                    digests: vec![0; digest_bytes(piece.length as usize)],
+                };
+                Input::Digested((draw.u8() & 7 != 0).then_some(found))
+            }
             Effect::ReadImage { offset, max_bytes } => {
                 let (offset, left) = (*offset, VOLUME_BYTES - *offset);
                 let extent = match draw.u8() % 3 {
@@ -106,13 +113,14 @@ impl Volume {
                 };
                 Input::ExtentRead(extent, points)
             }
-            Effect::Send(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
+            Effect::Send(_) | Effect::Judged(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
                 unreachable!("no reading effects")
             }
         }
     }
 
-    fn chunks(&self, from: &ChainPoint, up_to: &ChainPoint, max_bytes: u64) -> Input {
+    fn chunks(&self, wanted: &WantedChunks, touches: bool) -> Input {
+        let (from, up_to, max_bytes) = (&wanted.from, &wanted.up_to, wanted.max_bytes);
         assert!(self.is_ours(from) && self.is_ours(up_to));
         assert!(
             up_to.record <= self.points().durable.record,
@@ -137,6 +145,7 @@ impl Volume {
                 data: 120..120 + data,
                 after: *end,
                 blocks: 1,
+                touches: touches && wanted.watched.is_some(),
             });
         }
         Input::ChunksRead(spans)
@@ -151,6 +160,8 @@ struct World {
     reading: Option<Effect>,
     closed: bool,
     streamed: bool,
+    /// The last question about a range.
+    asked: Option<Verify>,
 }
 
 pub(crate) fn run(input: &[u8]) -> bool {
@@ -170,6 +181,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
         reading: None,
         closed: false,
         streamed: false,
+        asked: None,
     };
     world.apply(Input::Connected(Box::new(hello(&world.volume))));
     while !draw.is_empty() {
@@ -210,6 +222,15 @@ impl World {
                     "no",
                 ))),
                 2 if self.reading.take().is_some() => Some(Input::Failed(SourceError::Behind)),
+                3..=6 if self.core.takes_ranges() => {
+                    let offset = u64::from(draw.u8()) * 1024;
+                    Some(Input::Verify(ComparedPiece {
+                        offset,
+                        length: 1 + u32::from(draw.u16()),
+                        still: draw.u8() & 1 == 0,
+                    }))
+                }
+                7..=10 => self.verified(draw),
                 _ => None,
             },
         }
@@ -248,6 +269,21 @@ impl World {
         let frame = Message::Ack(ack).to_frame();
         arrives(&frame, |message| match message {
             Message::Ack(ack) => Some(Input::Ack(ack)),
+            _ => None,
+        })
+    }
+
+    /// An answer to the last question, mostly.
+    fn verified(&self, draw: &mut Draw<'_>) -> Option<Input> {
+        let mut question = self.asked?;
+        if draw.u8() & 7 == 0 {
+            question.record = draw.near(question.record);
+        }
+        let told = vec![draw.u8(); digest_bytes(question.length as usize)];
+        let held = vec![0; question.length as usize];
+        let frame = Message::Verified(question.answer(&told, &held)).to_frame();
+        arrives(&frame, |message| match message {
+            Message::Verified(answer) => Some(Input::Verified(answer)),
             _ => None,
         })
     }
@@ -306,6 +342,11 @@ impl World {
         match effect {
             Effect::Send(item) => {
                 assert!(self.sending.is_none(), "two sends: {item:?}");
+                if let Outgoing::Verify(question, digests) = &item {
+                    assert_eq!(question.record, self.core.progress().sent.record);
+                    assert_eq!(digests.len(), digest_bytes(question.length as usize));
+                    self.asked = Some(*question);
+                }
                 self.sending = Some(item);
             }
             Effect::SetConsumer(state, point) => {
@@ -315,6 +356,7 @@ impl World {
                     self.volume.consumer = (state, point);
                 }
             }
+            Effect::Judged(_) => {}
             Effect::Close(..) => self.closed = true,
             read => {
                 assert!(self.reading.is_none(), "two reads: {read:?}");

@@ -148,6 +148,7 @@ fn start_link(
         instance,
         window_bytes: WINDOW_BYTES,
         status,
+        verification: checks::verify::begin((world, process, site), remote, volume.clone()),
     };
     let link = keep_link(world.clone(), process.clone(), site.clone(), setup, told.clone());
     spawn(process, Needs::Nothing, link);

@@ -208,6 +208,8 @@ impl Site {
 
     /// Keeps a copy of its disks, as they are while nobody uses them.
     pub fn back_up(&self, random: &mut Random) {
+        // Whoever copies the files copies the maps of a growth in doubt, too.
+        self.settle_maps();
         let maps = self.maps.borrow();
         let backup = Backup {
             journal: self.journal.fork(false, random),

@@ -25,12 +25,14 @@ pub(super) struct Link {
     pub(super) sender: Option<Sender>,
     /// Waits until everything that was queued is sent.
     pub(super) ending: Option<JoinHandle<()>>,
+    /// Watches over a comparison with it.
+    pub(super) verifying: Option<JoinHandle<()>>,
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if let Some(ending) = &self.ending {
-            ending.abort();
+        for task in [&self.ending, &self.verifying].into_iter().flatten() {
+            task.abort();
         }
     }
 }

@@ -13,7 +13,7 @@ use farside_remote::{Replica, ReplicaLink};
 use farside_storage::{Moment, Store, StoreFiles};
 
 /// A point in time as RFC 3339, from microseconds since 1970.
-fn timestamp(at_us: u64) -> Option<String> {
+pub(super) fn timestamp(at_us: u64) -> Option<String> {
     let at = jiff::Timestamp::from_microsecond(i64::try_from(at_us).ok()?).ok()?;
     Some(at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }

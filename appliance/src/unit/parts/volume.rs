@@ -108,6 +108,10 @@ impl Volume {
         parts.known.remember(&self.name, uuid)
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn disk(&self) -> &Served {
         &self.served
     }
@@ -153,6 +157,7 @@ impl Volume {
             sender: sends.then(|| Sender::spawn(source.clone(), config)),
             source,
             ending: None,
+            verifying: None,
         };
         links.links.lock().insert(remote.name.clone(), link);
         if !remote.queue && !is_loose {

@@ -5,6 +5,7 @@ pub mod links;
 pub mod positions;
 pub mod prefix;
 pub mod reads;
+pub mod verify;
 pub mod views;
 pub mod recovery;
 pub mod waiting;

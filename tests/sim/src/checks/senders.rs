@@ -63,6 +63,14 @@ impl Sink for Sender {
         self.0.zero_copy(offset, length).await
     }
 
+    async fn skip_copy(&self, offset: u64, length: u64) -> Result<(), SinkError> {
+        self.0.skip_copy(offset, length).await
+    }
+
+    async fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, SinkError> {
+        self.0.read(offset, length).await
+    }
+
     async fn end_copy(&self, consistent_from: u64) -> Result<(), SinkError> {
         self.0.end_copy(consistent_from).await
     }

@@ -56,7 +56,8 @@ pub async fn go_on(world: &Rc<World>, remote: &Rc<Remote>, process: &Arc<Process
     }
 }
 
-fn is_judged(world: &World, site: &Site, home: &Home, remote: &str) -> bool {
+/// Whether what a remote holds can be told to be right or wrong.
+pub(super) fn is_judged(world: &World, site: &Site, home: &Home, remote: &str) -> bool {
     let branches = site.history.lock().has_branches();
     !branches && !home.hurt.load(Ordering::Relaxed) && !world.is_another_branch(site, remote)
 }
