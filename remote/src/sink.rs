@@ -18,6 +18,8 @@ pub struct SinkState {
     pub received: ChainPoint,
     /// Last record in the image; never above `received.record`.
     pub applied: u64,
+    /// Names the copy that was begun last, as the sender did.
+    pub copy_id: u32,
     /// Bytes of the image that are copied durably.
     pub copy_offset: u64,
     /// The replica is consistent once this record is applied.
@@ -51,7 +53,11 @@ pub trait Sink: Send + Sync + 'static {
     /// Durably begins a copy: state `Copying`, nothing copied, the journal continues `base`
     /// (its address means nothing here), `applied` is the base's record. What was appended before is in the image, so that
     /// ranges can be skipped.
-    fn begin_copy(&self, base: ChainPoint) -> impl Future<Output = Result<(), SinkError>> + Send;
+    fn begin_copy(
+        &self,
+        base: ChainPoint,
+        copy_id: u32,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Journals the next chunk. It counts as received once the sink's own sync made it durable. Waits while
     /// the journal is full.

@@ -28,6 +28,38 @@ pub(crate) fn block_bytes_for(volume_bytes: u64) -> u64 {
         .max(BLOCK_MAP_MIN_BYTES)
 }
 
+/// Where the checksums of the bits stand, in the block of the header.
+const SUMS_OFFSET: usize = 1024;
+const SUM_BYTES: usize = 4;
+
+/// What a file says of its bits: a checksum for each block of them.
+fn with_sums(header: &BlockMapHeader, bits: &[u8]) -> [u8; BLOCK_BYTES] {
+    let mut block = [0; BLOCK_BYTES];
+    block[..BLOCK_MAP_HEADER_BYTES].copy_from_slice(&header.encode());
+    let sums = block[SUMS_OFFSET..].chunks_exact_mut(SUM_BYTES);
+    for (sum, part) in sums.zip(bits.chunks(BLOCK_BYTES)) {
+        sum.copy_from_slice(&crc32c::crc32c(part).to_be_bytes());
+    }
+    block
+}
+
+/// Bits that are not what was written count as marked: that is always right.
+fn mark_damaged(bits: &mut [u8], block: &[u8; BLOCK_BYTES]) {
+    let sums = block[SUMS_OFFSET..].chunks_exact(SUM_BYTES);
+    for (sum, part) in sums.zip(bits.chunks_mut(BLOCK_BYTES)) {
+        if *sum != crc32c::crc32c(part).to_be_bytes() {
+            part.fill(0xff);
+        }
+    }
+}
+
+const _: () =
+    assert!(BLOCK_MAP_BITS / 8 / BLOCK_BYTES_U64 <= (BLOCK_BYTES - SUMS_OFFSET) as u64 / SUM_BYTES as u64);
+const _: () = assert!(BLOCK_MAP_HEADER_BYTES <= SUMS_OFFSET);
+
+/// Blocks that are looked at in one go for the end of a run.
+const LONGEST_RUN: u64 = 1 << 16;
+
 /// One bit per block of a volume.
 #[derive(Debug)]
 pub struct BlockMap {
@@ -72,6 +104,7 @@ impl BlockMap {
         let mut bits = vec![0xff_u8; usize::try_from(header.bits.div_ceil(8)).unwrap_or(usize::MAX)];
         if known {
             device.read_at(&mut bits, BLOCK_BYTES_U64)?;
+            mark_damaged(&mut bits, &block);
         }
         let mut trail = vec![0; MAX_TRAIL_BYTES];
         device.read_at(&mut trail, trail_offset(&header))?;
@@ -167,6 +200,14 @@ impl BlockMap {
         }
     }
 
+    /// Forgets what may have reached the consumer unconfirmed.
+    pub fn forget_trail(&mut self) {
+        if !self.trail.is_empty() {
+            self.trail.clear();
+            self.changed = true;
+        }
+    }
+
     /// Forgets all marks: the consumer has everything.
     pub fn clear(&mut self) {
         self.bits.fill(0);
@@ -183,6 +224,41 @@ impl BlockMap {
             .ok()
             .and_then(|index| self.bits.get(index));
         byte.is_some_and(|byte| byte & (1 << (bit % 8)) != 0)
+    }
+
+    /// Where the run of blocks ends that are like the one at `offset`, and whether they are marked. Long runs are told in
+    /// parts.
+    #[must_use]
+    pub fn run(&self, offset: u64) -> (u64, bool) {
+        let block = self.header.block_bytes;
+        let first = offset / block;
+        let marked = self.is_marked(offset);
+        let last = self.header.bits.min(first.saturating_add(LONGEST_RUN));
+        let other = (first..last).find(|bit| self.is_marked(bit * block) != marked);
+        (other.unwrap_or(last) * block, marked)
+    }
+
+    /// Bytes of `offset..end` that are marked.
+    #[must_use]
+    pub fn marked_from(&self, offset: u64, end: u64) -> u64 {
+        let block = self.header.block_bytes;
+        let first = offset / block;
+        let whole = usize::try_from(first.div_ceil(8)).unwrap_or(usize::MAX);
+        let rest = self.bits.get(whole..).unwrap_or_default();
+        let mut marked: u64 = rest.iter().map(|byte| u64::from(byte.count_ones())).sum();
+        marked += (first..first.next_multiple_of(8))
+            .filter(|bit| self.is_marked(bit * block))
+            .count() as u64;
+        let mut bytes = marked * block;
+        // Of the first block only what is left, of the last only what is there.
+        if self.is_marked(offset) {
+            bytes -= offset % block;
+        }
+        let beyond = self.header.bits * block - end.min(self.header.bits * block);
+        if beyond > 0 && offset < end && self.is_marked(end - 1) {
+            bytes -= beyond;
+        }
+        bytes
     }
 
     /// Bytes of the volume that are marked, rounded up to blocks.
@@ -221,7 +297,7 @@ impl MapImage {
         self.device
             .write_at(&mut [IoSlice::new(&self.bits)], BLOCK_BYTES_U64)?;
         self.device
-            .write_at(&mut [IoSlice::new(&self.header.encode())], 0)?;
+            .write_at(&mut [IoSlice::new(&with_sums(&self.header, &self.bits))], 0)?;
         self.device
             .write_at(&mut [IoSlice::new(&self.trail)], trail_offset(&self.header))?;
         self.device.sync()

@@ -107,6 +107,11 @@ fn queuing_is_stopped_after_what_is_queued_and_begins_with_a_copy() {
         ensure!(number(remote, &["dirty_bytes"])? >= 48 << 20, "{remote}");
         two.local.command(&["journal", "start-queue"])?.success()?;
         two.local.wait_remote_state("streaming", limits::CATCH_UP)?;
+        let log = two.local.process()?.log_text();
+        ensure!(
+            log.contains("resync of what changed begins") && !log.contains("full copy begins"),
+            "{log}"
+        );
         two.expect_same_on_both_sides()
     });
 }

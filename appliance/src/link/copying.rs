@@ -3,6 +3,15 @@
 use super::limits::MAX_UNACKED;
 use std::collections::VecDeque;
 
+/// A range that was sent.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    end: u64,
+    wire_bytes: u64,
+    /// Bytes of it that are copied.
+    copied: u64,
+}
+
 /// Ranges are sent in ascending order without gaps, so each of the two is one number.
 #[derive(Debug, Clone)]
 pub(super) struct Copying {
@@ -10,8 +19,9 @@ pub(super) struct Copying {
     pub(super) acked_offset: u64,
     /// Whether the end was announced.
     pub(super) end_sent: bool,
-    /// End of a range sent, and the bytes it was on the wire.
-    unacked: VecDeque<(u64, u64)>,
+    /// Bytes confirmed over this connection that were copied, not left as they are.
+    pub(super) copied: u64,
+    unacked: VecDeque<Range>,
 }
 
 impl Copying {
@@ -20,6 +30,7 @@ impl Copying {
             sent_offset: offset,
             acked_offset: offset,
             end_sent: false,
+            copied: 0,
             unacked: VecDeque::new(),
         }
     }
@@ -28,9 +39,13 @@ impl Copying {
         self.unacked.len() < MAX_UNACKED
     }
 
-    pub(super) fn sent(&mut self, end: u64, wire_bytes: u64) {
+    pub(super) fn sent(&mut self, end: u64, wire_bytes: u64, copied: u64) {
         self.sent_offset = end;
-        self.unacked.push_back((end, wire_bytes));
+        self.unacked.push_back(Range {
+            end,
+            wire_bytes,
+            copied,
+        });
     }
 
     /// Takes note of a confirmed offset; the bytes on the wire that are confirmed with it, or `None` when it
@@ -41,8 +56,9 @@ impl Copying {
         }
         self.acked_offset = offset;
         let mut confirmed: u64 = 0;
-        while let Some((_, bytes)) = self.unacked.pop_front_if(|(end, _)| *end <= offset) {
-            confirmed = confirmed.saturating_add(bytes);
+        while let Some(range) = self.unacked.pop_front_if(|range| range.end <= offset) {
+            confirmed = confirmed.saturating_add(range.wire_bytes);
+            self.copied = self.copied.saturating_add(range.copied);
         }
         Some(confirmed)
     }

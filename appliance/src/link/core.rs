@@ -10,7 +10,7 @@ use super::decide::{Decision, LocalView, decide};
 use super::error::CloseReason;
 use super::events::{Effect, Input, Outgoing, Progress, SessionLimits, Stage, Verdict};
 use super::limits::{BATCH_BYTES, BATCH_CHUNKS, COPY_PIECE_BYTES, MAX_UNACKED};
-use super::source::{ChunkSpan, Extent, Points, SourceError, WantedChunks};
+use super::source::{ChunkSpan, Extent, Located, Points, SourceError, WantedChunks};
 use super::verifying::Verifying;
 use farside_protocol::journal::{ChainPoint, ConsumerState};
 use farside_protocol::link::limits::{
@@ -92,6 +92,7 @@ impl SessionCore {
             sent: self.sent,
             received: self.acked,
             copied_bytes: self.copying.as_ref().map(|copying| copying.acked_offset),
+            copied_now: self.copying.as_ref().map_or(0, |copying| copying.copied),
             complete: self.stage == Stage::Streaming,
             ..self.progress.clone()
         }
@@ -151,7 +152,7 @@ impl SessionCore {
             Input::Refuse(refusal) => return Err(CloseReason::Refused(refusal)),
             Input::Changed(points, consumer) => self.changed(points, consumer)?,
             Input::Located(located, points, consumer) => self.located(located, points, consumer, effects)?,
-            Input::CopyStarted(base, points) => self.copy_started(base, points)?,
+            Input::CopyStarted(begun, points) => self.copy_started(begun, points)?,
             Input::ChunksRead(spans) => self.chunks_read(&spans)?,
             Input::ExtentRead(extent, points) => self.extent_read(extent, points)?,
             Input::Verify(piece) => self.verifying.want(piece, self.now_ms),
@@ -214,7 +215,7 @@ impl SessionCore {
 
     fn located(
         &mut self,
-        located: Option<ChainPoint>,
+        located: Located,
         points: Points,
         (consumer, confirmed): (ConsumerState, ChainPoint),
         effects: &mut Vec<Effect>,
@@ -235,10 +236,11 @@ impl SessionCore {
         };
         self.progress.applied = welcome.applied;
         match decide(welcome, &local) {
-            Decision::FullCopy(why) => {
+            Decision::Copy { why, all } => {
                 self.progress.copy_reason = Some(why);
+                self.progress.resync = !all;
                 self.reading = true;
-                effects.push(Effect::StartCopy);
+                effects.push(Effect::StartCopy { all });
             }
             Decision::Continue { from, offset } => {
                 self.start_at(from);
@@ -268,7 +270,11 @@ impl SessionCore {
         self.acked = point;
     }
 
-    fn copy_started(&mut self, base: ChainPoint, points: Points) -> Result<(), CloseReason> {
+    fn copy_started(
+        &mut self,
+        (base, copy_id): (ChainPoint, u32),
+        points: Points,
+    ) -> Result<(), CloseReason> {
         self.reading = false;
         self.advance(points);
         if base.record > points.durable.record {
@@ -283,6 +289,7 @@ impl SessionCore {
             .push_back(Outgoing::Message(Message::BeginCopy(BeginCopy {
                 base,
                 volume_bytes: self.limits.volume_bytes,
+                copy_id,
             })));
         Ok(())
     }
@@ -328,7 +335,7 @@ impl SessionCore {
         };
         let (offset, length, payload) = match extent {
             Extent::Data { offset, length } => (offset, u64::from(length), u64::from(length)),
-            Extent::Hole { offset, length } => (offset, length, 0),
+            Extent::Hole { offset, length } | Extent::Same { offset, length } => (offset, length, 0),
             Extent::End => return Err(storage("the image ends before the volume does")),
         };
         let end = offset.checked_add(length);
@@ -338,7 +345,12 @@ impl SessionCore {
         };
         let frame = u64::try_from(HEADER_BYTES.saturating_add(COPY_DATA_BYTES)).unwrap_or(0);
         let wire_bytes = frame.saturating_add(payload);
-        copying.sent(end, wire_bytes);
+        let copied = if matches!(extent, Extent::Same { .. }) {
+            0
+        } else {
+            length
+        };
+        copying.sent(end, wire_bytes, copied);
         self.count_sent(wire_bytes);
         self.outbox.push_back(Outgoing::Extent(extent));
         Ok(())

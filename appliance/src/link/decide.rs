@@ -4,19 +4,24 @@
 //! books say it needs a copy, and only when its history is known to be ours: by the journal, by the trail kept of a
 //! remote that was let go, or because it is older than what it once confirmed.
 //!
+//! A copy is of everything, unless the map of dirty blocks is known to mark all that was changed after the replica's point.
+//!
 //! | replica | its point | consumer | decision |
 //! | --- | --- | --- | --- |
 //! | empty | any | any | full copy |
-//! | copying | ours, still in the journal | copying, attached | continue |
-//! | copying | ours, still in the journal | needs copy | full copy |
+//! | copying, as we do | ours, still in the journal | copying | continue |
+//! | copying, as we do | ours, not older than it confirmed, on the trail | any | resync |
 //! | copying | anything else | any | full copy |
 //! | complete | newer epoch or record than ours | any | diverged |
 //! | complete | in the journal's range, not a point of it | any | diverged |
 //! | complete | ours, still in the journal | copying, attached | resume |
-//! | complete | ours, still in the journal | needs copy | full copy |
-//! | complete | before the journal's tail, ours or older than it confirmed | any | full copy |
+//! | complete | ours, still in the journal, on the trail | needs copy | resync |
+//! | complete | ours, still in the journal, not on the trail | needs copy | full copy |
+//! | complete | before the journal's tail, ours on the trail | any | resync |
+//! | complete | before the journal's tail, older than it confirmed | any | full copy |
 //! | complete | before the journal's tail, anything else | any | diverged |
 
+use super::source::Located;
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
 use farside_protocol::link::{Welcome, same_place};
 
@@ -35,16 +40,20 @@ pub struct LocalView {
     pub durable_record: u64,
     /// Last record the remote has confirmed.
     pub confirmed_record: u64,
-    /// Our point at the remote's record, if a chunk ends there, also of the trail kept of a remote that was let go.
-    /// Looked for before the tail was read.
-    pub located: Option<ChainPoint>,
+    /// What is known of the remote's point. Looked for before the tail was read.
+    pub located: Located,
 }
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Reset the replica and copy the image. The text says why.
-    FullCopy(&'static str),
+    /// Reset the replica and copy the image, or what of it changed.
+    Copy {
+        /// The reason, for people.
+        why: &'static str,
+        /// All of it.
+        all: bool,
+    },
     /// Go on with the copy at this offset and with the chunks after this point.
     Continue {
         /// Chunks after it are sent.
@@ -75,7 +84,7 @@ fn place(received: &ChainPoint, local: &LocalView) -> Place {
     if received.record > local.durable_record {
         return Place::Ahead("the remote is ahead of this volume");
     }
-    let ours = local.located.filter(|ours| same_place(ours, received));
+    let ours = local.located.point.filter(|ours| same_place(ours, received));
     let is_behind = received.record < local.tail_record;
     match ours {
         Some(_) if is_behind => Place::Behind,
@@ -85,32 +94,56 @@ fn place(received: &ChainPoint, local: &LocalView) -> Place {
     }
 }
 
+const BEHIND: &str = "the journal no longer holds what the remote needs next";
+
+fn full(why: &'static str) -> Decision {
+    Decision::Copy { why, all: true }
+}
+
 /// Decides. See the table above.
 #[must_use]
 pub fn decide(welcome: &Welcome, local: &LocalView) -> Decision {
     let needs_copy = local.consumer == ConsumerState::NeedsCopy;
-    match (welcome.copy, place(&welcome.received, local)) {
-        (CopyState::Empty, _) => Decision::FullCopy("the remote holds nothing yet"),
-        (CopyState::Copying, Place::Ours(from))
-            if !needs_copy && welcome.copy_offset <= local.volume_bytes =>
-        {
-            Decision::Continue {
-                from,
-                offset: welcome.copy_offset,
+    let received = &welcome.received;
+    let is_marked = |point: ChainPoint| same_place(&point, received);
+    // One that went back to an older state of its own lacks what was confirmed since, which is not marked.
+    let is_newest = received.record >= local.confirmed_record || needs_copy;
+    let resync = Decision::Copy {
+        why: BEHIND,
+        all: !local.located.marked_since.is_some_and(is_marked),
+    };
+    match (welcome.copy, place(received, local)) {
+        (CopyState::Empty, _) => full("the remote holds nothing yet"),
+        (CopyState::Copying, place) => {
+            let is_this = welcome.copy_id != 0 && welcome.copy_id == local.located.copy_id;
+            match place {
+                Place::Ours(from)
+                    if is_this
+                        && local.consumer == ConsumerState::Copying
+                        && welcome.copy_offset <= local.volume_bytes =>
+                {
+                    Decision::Continue {
+                        from,
+                        offset: welcome.copy_offset,
+                    }
+                }
+                Place::Ours(_) | Place::Behind if is_this && is_newest => resync,
+                _ => full("an earlier copy cannot be continued"),
             }
         }
-        (CopyState::Copying, _) => Decision::FullCopy("an earlier copy cannot be continued"),
         (CopyState::Complete, Place::Ahead(how)) => Decision::Diverged(how),
         (CopyState::Complete, Place::Foreign) => {
             Decision::Diverged("the remote is on another branch of history")
         }
-        (CopyState::Complete, Place::Ours(_)) if needs_copy => {
-            Decision::FullCopy("the volume's journal notes that the remote needs a copy")
-        }
-        (CopyState::Complete, Place::Ours(from)) => Decision::Resume { from },
-        (CopyState::Complete, Place::Behind) => {
-            Decision::FullCopy("the journal no longer holds what the remote needs next")
-        }
+        (CopyState::Complete, Place::Ours(from)) if !needs_copy => Decision::Resume { from },
+        (CopyState::Complete, Place::Ours(_)) => match resync {
+            Decision::Copy { all: false, .. } => Decision::Copy {
+                why: "queuing was stopped, or the journal was full, for a while",
+                all: false,
+            },
+            _ => full("the volume's journal notes that the remote needs a copy"),
+        },
+        (CopyState::Complete, Place::Behind) => resync,
     }
 }
 
@@ -161,7 +194,12 @@ mod tests {
         Where::InsideChunk,
     ];
 
-    fn case(position: Where, copy: CopyState, consumer: ConsumerState) -> (Welcome, LocalView) {
+    fn case(
+        position: Where,
+        copy: CopyState,
+        consumer: ConsumerState,
+        (marked, copy_id): (bool, u32),
+    ) -> (Welcome, LocalView) {
         let mut received = ChainPoint { address: 0, ..OURS };
         let mut local = LocalView {
             consumer,
@@ -170,7 +208,11 @@ mod tests {
             tail_record: 20,
             durable_record: 80,
             confirmed_record: 50,
-            located: Some(OURS),
+            located: Located {
+                point: Some(OURS),
+                marked_since: marked.then_some(OURS),
+                copy_id: 5,
+            },
         };
         match position {
             Where::Ours => {}
@@ -179,9 +221,13 @@ mod tests {
             Where::AheadEpoch => received.epoch = 4,
             Where::BeforeTail => local.tail_record = 51,
             Where::BeforeTailOlder => {
-                (local.tail_record, local.confirmed_record, local.located) = (60, 51, None);
+                (local.tail_record, local.confirmed_record) = (60, 51);
+                local.located = Located::default();
             }
-            Where::BeforeTailUnknown => (local.tail_record, local.located) = (60, None),
+            Where::BeforeTailUnknown => {
+                local.tail_record = 60;
+                local.located = Located::default();
+            }
             Where::BeforeTailOther => {
                 local.tail_record = 60;
                 received.checksum = 98;
@@ -189,11 +235,12 @@ mod tests {
             Where::OtherChecksum => received.checksum = 98,
             Where::OtherEpoch => received.epoch = 2,
             Where::OtherSequence => received.sequence = 11,
-            Where::InsideChunk => local.located = None,
+            Where::InsideChunk => local.located = Located::default(),
         }
         let welcome = Welcome {
             version: 1,
             copy,
+            copy_id,
             features: 0,
             unit: Uuid::nil(),
             received,
@@ -203,6 +250,27 @@ mod tests {
             unit_name: "b".into(),
         };
         (welcome, local)
+    }
+
+    fn expected(
+        (position, copy, consumer): (Where, CopyState, ConsumerState),
+        (marked, this): (bool, bool),
+    ) -> &'static str {
+        let here = matches!(position, Where::Ours | Where::AtTail);
+        // It lacks what was confirmed since, if anything was.
+        let behind = matches!(position, Where::BeforeTail | Where::BeforeTailOlder);
+        let needs_copy = consumer == ConsumerState::NeedsCopy;
+        let located = here || position == Where::BeforeTail;
+        let some = if marked && located { "resync" } else { "full" };
+        match copy {
+            CopyState::Empty => "full",
+            CopyState::Copying if this && here && consumer == ConsumerState::Copying => "continue",
+            CopyState::Copying if this && located => some,
+            CopyState::Copying => "full",
+            CopyState::Complete if here && !needs_copy => "resume",
+            CopyState::Complete if here || behind => some,
+            CopyState::Complete => "diverged",
+        }
     }
 
     #[test]
@@ -215,41 +283,61 @@ mod tests {
                     ConsumerState::Copying,
                     ConsumerState::Attached,
                 ] {
-                    let (welcome, local) = case(position, copy, consumer);
-                    let found = decide(&welcome, &local);
-                    let usable = matches!(position, Where::Ours | Where::AtTail)
-                        && consumer != ConsumerState::NeedsCopy;
-                    let row = format!("{position:?} {copy:?} {consumer:?}: {found:?}");
-                    match copy {
-                        CopyState::Empty => assert!(matches!(found, Decision::FullCopy(_)), "{row}"),
-                        CopyState::Copying if usable => {
-                            let offset = 4096;
-                            assert_eq!(found, Decision::Continue { from: OURS, offset }, "{row}");
-                        }
-                        CopyState::Copying => assert!(matches!(found, Decision::FullCopy(_)), "{row}"),
-                        CopyState::Complete if usable => {
-                            assert_eq!(found, Decision::Resume { from: OURS }, "{row}");
-                        }
-                        CopyState::Complete => {
-                            let may_reset = matches!(
-                                position,
-                                Where::Ours | Where::AtTail | Where::BeforeTail | Where::BeforeTailOlder
-                            );
-                            assert_eq!(matches!(found, Decision::FullCopy(_)), may_reset, "{row}");
-                            assert_eq!(matches!(found, Decision::Diverged(_)), !may_reset, "{row}");
-                        }
+                    for (marked, this) in [(true, true), (true, false), (false, true), (false, false)] {
+                        let id = if this { 5 } else { 6 };
+                        let (welcome, local) = case(position, copy, consumer, (marked, id));
+                        let found = decide(&welcome, &local);
+                        let word = match &found {
+                            Decision::Copy { all: true, .. } => "full",
+                            Decision::Copy { all: false, .. } => "resync",
+                            Decision::Continue { from, offset } if *from == OURS && *offset == 4096 => {
+                                "continue"
+                            }
+                            Decision::Resume { from } if *from == OURS => "resume",
+                            Decision::Diverged(_) => "diverged",
+                            _ => "another point",
+                        };
+                        let row = (position, copy, consumer);
+                        assert_eq!(
+                            word,
+                            expected(row, (marked, this)),
+                            "{row:?} marked {marked} this {this}: {found:?}"
+                        );
+                        rows += 1;
                     }
-                    rows += 1;
                 }
             }
         }
-        assert_eq!(rows, 108);
+        assert_eq!(rows, 432);
     }
 
     #[test]
     fn a_copy_that_claims_more_than_the_volume_is_restarted() {
-        let (mut welcome, local) = case(Where::Ours, CopyState::Copying, ConsumerState::Copying);
+        let (mut welcome, local) = case(
+            Where::Ours,
+            CopyState::Copying,
+            ConsumerState::Copying,
+            (false, 5),
+        );
         welcome.copy_offset = local.volume_bytes + 1;
-        assert!(matches!(decide(&welcome, &local), Decision::FullCopy(_)));
+        assert!(matches!(
+            decide(&welcome, &local),
+            Decision::Copy { all: true, .. }
+        ));
+    }
+
+    #[test]
+    fn a_copy_that_went_back_behind_what_it_confirmed_is_restarted_whole() {
+        let (welcome, mut local) = case(
+            Where::BeforeTail,
+            CopyState::Copying,
+            ConsumerState::Copying,
+            (true, 5),
+        );
+        local.confirmed_record = 51;
+        assert!(matches!(
+            decide(&welcome, &local),
+            Decision::Copy { all: true, .. }
+        ));
     }
 }

@@ -1,7 +1,7 @@
 //! What a sending session is told and what it wants done: the vocabulary of `core.rs`.
 
 use super::error::CloseReason;
-use super::source::{ChunkSpan, ComparedPiece, Digests, Extent, Points, SourceError, WantedChunks};
+use super::source::{ChunkSpan, ComparedPiece, Digests, Extent, Located, Points, SourceError, WantedChunks};
 use farside_protocol::journal::{ChainPoint, ConsumerState};
 use farside_protocol::link::{Ack, Hello, Message, Refusal, Verified, Verify, Welcome};
 use std::ops::Range;
@@ -20,9 +20,9 @@ pub enum Input {
     /// The volume's points or the consumer's state changed.
     Changed(Points, ConsumerState),
     /// [`Effect::Locate`] is done. The points were read after it.
-    Located(Option<ChainPoint>, Points, (ConsumerState, ChainPoint)),
+    Located(Located, Points, (ConsumerState, ChainPoint)),
     /// [`Effect::StartCopy`] is done.
-    CopyStarted(ChainPoint, Points),
+    CopyStarted((ChainPoint, u32), Points),
     /// [`Effect::ReadChunks`] is done; the chunks wait to be sent.
     ChunksRead(Vec<ChunkSpan>),
     /// [`Effect::ReadImage`] is done; the extent waits to be sent. The points were read after it.
@@ -68,8 +68,11 @@ pub enum Effect {
     Send(Outgoing),
     /// Find the volume's point at this record.
     Locate(u64),
-    /// Register the start of a full copy.
-    StartCopy,
+    /// Register the start of a copy, of everything or of what changed.
+    StartCopy {
+        /// Of everything.
+        all: bool,
+    },
     /// Read chunks from the journal.
     ReadChunks(WantedChunks),
     /// Read the extent of the image that begins here.
@@ -138,16 +141,20 @@ pub struct Progress {
     pub received: ChainPoint,
     /// Last record in the remote's image.
     pub applied: u64,
-    /// Bytes of the image copied, when a copy is under way.
+    /// Up to where the image is copied, when a copy is under way.
     pub copied_bytes: Option<u64>,
+    /// Bytes copied over this connection, without those that were left as they are.
+    pub copied_now: u64,
     /// Bytes put on the wire.
     pub sent_bytes: u64,
     /// Blocks of 4 KiB sent in chunks.
     pub sent_blocks: u64,
     /// When the remote last said where it stands.
     pub last_ack_ms: Option<u64>,
-    /// Why a full copy was begun.
+    /// Why a copy was begun.
     pub copy_reason: Option<&'static str>,
+    /// It is one of what changed only.
+    pub resync: bool,
     /// Whether the remote confirmed something new over this link connection.
     pub advanced: bool,
     /// Whether the replica is complete.

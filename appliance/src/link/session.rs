@@ -241,9 +241,9 @@ async fn read_volume<S: Source>(
             let located = source.locate(record).await?;
             Ok(Input::Located(located, source.points(), source.consumer(remote)))
         }
-        Effect::StartCopy => {
-            let base = source.start_copy(remote).await?;
-            Ok(Input::CopyStarted(base, source.points()))
+        Effect::StartCopy { all } => {
+            let begun = source.start_copy(remote, all).await?;
+            Ok(Input::CopyStarted(begun, source.points()))
         }
         Effect::Digest(piece) => Ok(Input::Digested(source.digests(piece).await?)),
         Effect::ReadChunks(wanted) => {

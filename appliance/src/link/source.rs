@@ -113,8 +113,26 @@ pub enum Extent {
         /// Number of bytes, not 0.
         length: u64,
     },
+    /// This range is no part of the copy: the remote has it as it is.
+    Same {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes, not 0.
+        length: u64,
+    },
     /// The image ends here.
     End,
+}
+
+/// What is known of a point that a remote named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Located {
+    /// Our point at that record, if a chunk ends there, also of the trail kept of a remote that was let go.
+    pub point: Option<ChainPoint>,
+    /// Our point at that record, if the map of the remote's dirty blocks marks everything that was changed after it.
+    pub marked_since: Option<ChainPoint>,
+    /// Names the copy under way, through its interruptions; 0 if there is none.
+    pub copy_id: u32,
 }
 
 /// Why a volume could not give what was asked.
@@ -148,13 +166,17 @@ pub trait Source: Send + Sync + 'static {
     /// change becomes durable at the volume's next checkpoint.
     fn set_consumer(&self, remote: &str, state: ConsumerState, acked: ChainPoint);
 
-    /// Registers the remote as `Copying` at the present `image` point, durably, so that the tail is held there,
-    /// and resolves to that point. It must be durable in the journal.
-    fn start_copy(&self, remote: &str) -> impl Future<Output = Result<ChainPoint, SourceError>> + Send;
+    /// Registers the remote as `Copying` at a point that `image` has reached, durably, so that the tail is held there,
+    /// and resolves to that point and the id of the copy. It must be durable in the journal. With `all`, everything is
+    /// copied, else what was changed since the remote was last known to be a state of the volume.
+    fn start_copy(
+        &self,
+        remote: &str,
+        all: bool,
+    ) -> impl Future<Output = Result<(ChainPoint, u32), SourceError>> + Send;
 
-    /// The point after the chunk whose last record is `record`, or the tail itself if that is it. `None`: no
-    /// chunk in the journal ends there.
-    fn locate(&self, record: u64) -> impl Future<Output = Result<Option<ChainPoint>, SourceError>> + Send;
+    /// What is known of the point after the chunk whose last record is `record`, or of the tail itself if that is it.
+    fn locate(&self, record: u64) -> impl Future<Output = Result<Located, SourceError>> + Send;
 
     /// Reads chunks into `buffer`, whose content is of no use before. Their *what* parts were verified.
     fn read_chunks(
@@ -163,7 +185,7 @@ pub trait Source: Send + Sync + 'static {
         buffer: &mut Vec<u8>,
     ) -> impl Future<Output = Result<Vec<ChunkSpan>, SourceError>> + Send;
 
-    /// The extent of the image that begins at `offset`; data are put into `buffer` (where nothing of use was before), at most
+    /// The extent of the copy under way that begins at `offset`; data are put into `buffer` (where nothing of use was before), at most
     /// `max_bytes`.
     fn read_image(
         &self,
@@ -171,6 +193,9 @@ pub trait Source: Send + Sync + 'static {
         max_bytes: u32,
         buffer: &mut Vec<u8>,
     ) -> impl Future<Output = Result<Extent, SourceError>> + Send;
+
+    /// Bytes of the copy under way that lie at `from` or after it.
+    fn copy_bytes(&self, from: u64) -> u64;
 
     /// Digests of what hosts would read in a range of the volume. `None`: writes could not be made to wait just now.
     fn digests(

@@ -5,7 +5,7 @@ use super::events::{Input, Outgoing};
 use super::limits::READ_BUFFER_BYTES;
 use super::source::{ChunkSpan, Extent};
 use farside_protocol::link::limits::HEADER_BYTES;
-use farside_protocol::link::{Assembler, CopyData, CopyHoles, FrameKind, Heartbeat, Message, seal};
+use farside_protocol::link::{Assembler, CopyData, CopyHoles, CopySkip, FrameKind, Heartbeat, Message, seal};
 use std::io::{self, IoSlice};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
@@ -104,6 +104,10 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
         }
         Outgoing::Extent(Extent::Hole { offset, length }) => {
             let frame = Message::CopyHoles(CopyHoles { offset, length }).to_frame();
+            to.write_all(&frame).await?;
+        }
+        Outgoing::Extent(Extent::Same { offset, length }) => {
+            let frame = Message::CopySkip(CopySkip { offset, length }).to_frame();
             to.write_all(&frame).await?;
         }
         Outgoing::Extent(Extent::End) => {}

@@ -17,7 +17,8 @@ pub(super) struct View<'a, S> {
     started: Instant,
     before: LinkStatus,
     last_ack_ms: Option<u64>,
-    copy_began: Option<(Instant, u64)>,
+    /// When this connection began to copy; what had been copied before, and what there is to copy.
+    copy_began: Option<(Instant, u64, u64)>,
     confirmed_before: ChainPoint,
     /// The remote followed at some time of this link connection.
     streamed: bool,
@@ -46,7 +47,8 @@ impl<'a, S: Source> View<'a, S> {
         let progress = core.progress();
         self.streamed |= *core.stage() == Stage::Streaming;
         self.log_copy(core);
-        let copy = progress.copied_bytes.map(|done| self.copy_progress(done));
+        let copied = progress.copied_bytes;
+        let copy = copied.map(|offset| self.copy_progress(offset, progress.copied_now));
         let acked = self.last_ack_ms != progress.last_ack_ms;
         self.last_ack_ms = progress.last_ack_ms;
         let now_us = self.setup.source.now_us();
@@ -111,19 +113,16 @@ impl<'a, S: Source> View<'a, S> {
         if was_copying {
             let began = self.setup.status.copy_is_complete();
             let seconds = began.map_or(0.0, |began| began.elapsed().as_secs_f64());
-            tracing::info!(volume, remote, bytes, seconds, "full copy is complete");
+            tracing::info!(volume, remote, bytes, seconds, "copy is complete");
             return;
         }
         let continued_at = core.progress().copied_bytes.unwrap_or(0);
         match self.copy_reason(core) {
+            Some(why) if core.progress().resync => {
+                tracing::info!(volume, remote, bytes, why, "resync of what changed begins");
+            }
             Some(why) => tracing::info!(volume, remote, bytes, why, "full copy begins"),
-            None => tracing::info!(
-                volume,
-                remote,
-                bytes,
-                continued_at,
-                "interrupted full copy goes on"
-            ),
+            None => tracing::info!(volume, remote, bytes, continued_at, "interrupted copy goes on"),
         }
         self.setup
             .status
@@ -147,17 +146,19 @@ impl<'a, S: Source> View<'a, S> {
         }
     }
 
-    fn copy_progress(&mut self, done_bytes: u64) -> CopyProgress {
-        let (began, at_start) = *self
-            .copy_began
-            .get_or_insert_with(|| (Instant::now(), done_bytes));
+    fn copy_progress(&mut self, offset: u64, copied: u64) -> CopyProgress {
+        let source = &self.setup.source;
+        let (began, before, total_bytes) = *self.copy_began.get_or_insert_with(|| {
+            let total = source.copy_bytes(0);
+            let left = source.copy_bytes(offset).saturating_add(copied);
+            (Instant::now(), total.saturating_sub(left), total)
+        });
         let millis = u64::try_from(began.elapsed().as_millis())
             .unwrap_or(u64::MAX)
             .max(1);
-        let copied = done_bytes.saturating_sub(at_start);
         CopyProgress {
-            done_bytes,
-            total_bytes: self.setup.source.identity().volume_bytes,
+            done_bytes: before.saturating_add(copied).min(total_bytes),
+            total_bytes,
             rate_bytes_per_s: copied.saturating_mul(1000) / millis,
         }
     }
@@ -168,8 +169,14 @@ fn detail(core: &SessionCore, copy_reason: Option<&str>) -> String {
         Stage::Greeting => "waiting for the remote's answer".into(),
         Stage::Preparing => "comparing positions".into(),
         Stage::Copying => copy_reason.map_or_else(
-            || "continuing a full copy".into(),
-            |reason| format!("full copy: {reason}"),
+            || "continuing a copy".into(),
+            |reason| {
+                if core.progress().resync {
+                    format!("resync of what changed: {reason}")
+                } else {
+                    format!("full copy: {reason}")
+                }
+            },
         ),
         Stage::Streaming | Stage::Closed => String::new(),
     }

@@ -4,7 +4,9 @@ use super::limits::WARM_BYTES;
 use super::{Volume, commit};
 use crate::link::limits::{BATCH_CHUNKS, VERIFY_STILL_MS};
 use crate::link::source::WantedChunks;
-use crate::link::{ChunkSpan, ComparedPiece, Digests, Extent, Identity, Points, Source, SourceError};
+use crate::link::{
+    ChunkSpan, ComparedPiece, Digests, Extent, Identity, Located, Points, Source, SourceError,
+};
 use farside_protocol::journal::limits::MAX_CONSUMERS;
 use farside_protocol::journal::{ChainPoint, ConsumerState, Superblock, What};
 use farside_protocol::link::digests;
@@ -165,21 +167,25 @@ impl Source for LinkSource {
         self.volume.remote_moved();
     }
 
-    async fn start_copy(&self, remote: &str) -> Result<ChainPoint, SourceError> {
+    async fn start_copy(&self, remote: &str, all: bool) -> Result<(ChainPoint, u32), SourceError> {
         self.unconfirmed.lock().clear();
         let remote = remote.to_owned();
-        self.waiting(move |volume| volume.store().begin_consumer_copy(&remote))
+        self.waiting(move |volume| volume.store().begin_consumer_copy(&remote, all))
             .await
     }
 
-    async fn locate(&self, record: u64) -> Result<Option<ChainPoint>, SourceError> {
+    async fn locate(&self, record: u64) -> Result<Located, SourceError> {
         self.unconfirmed.lock().clear();
         let remote = self.remote.clone();
         self.waiting(move |volume| {
             let store = volume.store();
-            Ok(store
-                .locate(record)?
-                .or_else(|| store.trail_point(&remote, record)))
+            let in_journal = store.locate(record)?;
+            let marked_since = store.trail_point(&remote, record);
+            Ok(Located {
+                point: in_journal.or(marked_since),
+                marked_since,
+                copy_id: store.consumer(&remote).map_or(0, |view| view.copy_id),
+            })
         })
         .await
     }
@@ -255,15 +261,24 @@ impl Source for LinkSource {
             // taken after this covers it.
             return Ok(Extent::End);
         }
+        let (until, copied) = self.volume.store().copy_extent(&self.remote, offset);
+        if !copied {
+            let length = until - offset;
+            return Ok(Extent::Same { offset, length });
+        }
         let (image, mut lent) = (self.volume.store().image().clone(), std::mem::take(buffer));
         let reading = done_elsewhere(self.workers(), move || {
-            let read = read_extent(&*image, (offset, end), max_bytes, &mut lent);
+            let read = read_extent(&*image, (offset, until), max_bytes, &mut lent);
             (read, lent)
         });
         let (read, lent) = reading.await.ok_or_else(shutting_down)?;
         *buffer = lent;
         let extent = read.map_err(storage_error)?;
         Ok(extent)
+    }
+
+    fn copy_bytes(&self, from: u64) -> u64 {
+        self.volume.store().copy_bytes(&self.remote, from)
     }
 
     async fn digests(&self, piece: ComparedPiece) -> Result<Option<Digests>, SourceError> {

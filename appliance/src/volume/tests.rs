@@ -242,7 +242,7 @@ fn attach(volume: &Volume) {
     let header = BlockMap::header_for(volume.opened_as().volume, disk::VOLUME_BYTES as u64);
     let map = FaultDisk::new(BlockMap::file_bytes(&header));
     volume.store().add_consumer("away", map).unwrap();
-    let base = volume.store().begin_consumer_copy("away").unwrap();
+    let base = volume.store().begin_consumer_copy("away", true).unwrap().0;
     volume.store().acknowledge("away", base, true).unwrap();
 }
 

@@ -61,11 +61,14 @@ async fn both_ends_say_when_a_copy_begins_and_why_and_when_it_is_complete() {
         "{lines:?}"
     );
     assert_eq!(
-        with(near, &["full copy begins", "too small for this write rate"]),
+        with(
+            near,
+            &["resync of what changed begins", "too small for this write rate"]
+        ),
         1
     );
-    assert_eq!(with(far, &["full copy begins"]), 2);
+    assert_eq!(with(far, &["copy begins"]), 2);
     for end in [near, far] {
-        assert_eq!(with(end, &["full copy is complete", "seconds="]), 1, "{lines:?}");
+        assert_eq!(with(end, &["copy is complete", "seconds="]), 1, "{lines:?}");
     }
 }

@@ -25,6 +25,7 @@ struct Synced {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) copy: CopyState,
+    copy_id: u32,
     pub(crate) received: ChainPoint,
     appended: ChainPoint,
     journal: VecDeque<Entry>,
@@ -57,6 +58,7 @@ impl Replica {
         let none = ChainPoint::default();
         let inner = Inner {
             copy: CopyState::Empty,
+            copy_id: 0,
             received: none,
             appended: none,
             journal: VecDeque::new(),
@@ -220,6 +222,7 @@ impl Sink for Replica {
         let inner = self.inner();
         SinkState {
             copy: inner.copy,
+            copy_id: inner.copy_id,
             received: inner.received,
             applied: inner.applied.record,
             copy_offset: inner.synced.copied,
@@ -239,8 +242,15 @@ impl Sink for Replica {
         Ok(self.state())
     }
 
-    async fn begin_copy(&self, base: ChainPoint) -> Result<(), SinkError> {
+    async fn begin_copy(&self, base: ChainPoint, copy_id: u32) -> Result<(), SinkError> {
         self.act(|inner| {
+            // What is left as it is has to be there.
+            let done = inner.applied.sequence;
+            let rest: Vec<Entry> = inner.journal.drain(..).collect();
+            for entry in rest.iter().filter(|entry| entry.after.sequence > done) {
+                apply_chunk(&mut inner.image, &entry.records, &entry.data);
+            }
+            inner.copy_id = copy_id;
             (inner.received, inner.appended, inner.applied) = (base, base, base);
             inner.journal.clear();
             inner.copy = CopyState::Copying;

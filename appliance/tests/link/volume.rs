@@ -3,7 +3,9 @@
 
 use crate::random::Random;
 use farside::link::source::WantedChunks;
-use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, Identity, Points, Source, SourceError};
+use farside::link::{
+    ChunkSpan, ComparedPiece, Digests, Extent, Identity, Located, Points, Source, SourceError,
+};
 use farside_protocol::journal::{
     ChainPoint, ChunkHeader, ConsumerState, Record, RecordKind, encode_what, stored_bytes,
 };
@@ -15,6 +17,8 @@ use uuid::Uuid;
 
 pub(crate) const VOLUME_BYTES: u64 = 96 << 10;
 const SIZE: usize = 96 << 10;
+const BLOCK: usize = 8192;
+const BLOCKS: usize = SIZE / BLOCK;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Chunk {
@@ -41,6 +45,9 @@ pub(crate) struct State {
     trail: Vec<ChainPoint>,
     /// Copies never get beyond the middle: the journal overflows before.
     pub(crate) too_small: bool,
+    /// Blocks that changed since the remote was let go.
+    dirty: [bool; BLOCKS],
+    copy_id: u32,
 }
 
 #[derive(Debug)]
@@ -92,6 +99,8 @@ impl Volume {
             copies_started: 0,
             trail: Vec::new(),
             too_small: false,
+            dirty: [false; BLOCKS],
+            copy_id: 0,
         };
         Self {
             identity,
@@ -221,9 +230,24 @@ impl Volume {
     pub(crate) fn overflow(&self) {
         let mut state = self.state();
         let confirmed = state.consumers.values().map(|(_, acked)| *acked);
-        state.trail = confirmed
+        let mut trail: Vec<ChainPoint> = confirmed
             .chain(state.chunks.iter().map(|chunk| chunk.after))
             .collect();
+        let held: Vec<(ConsumerState, ChainPoint)> = state.consumers.values().copied().collect();
+        for (was, acked) in held {
+            match was {
+                ConsumerState::NeedsCopy => return,
+                ConsumerState::Copying => {
+                    // It may never have heard of the copy.
+                    let mut older = std::mem::take(&mut state.trail);
+                    older.append(&mut trail);
+                    trail = older;
+                }
+                ConsumerState::Attached => {}
+            }
+            state.mark_after(acked);
+        }
+        state.trail = trail;
         for consumer in state.consumers.values_mut() {
             consumer.0 = ConsumerState::NeedsCopy;
         }
@@ -234,6 +258,23 @@ impl Volume {
 }
 
 impl State {
+    /// Marks what the chunks after a point change.
+    fn mark_after(&mut self, acked: ChainPoint) {
+        let after = self
+            .chunks
+            .iter()
+            .filter(|chunk| chunk.after.sequence > acked.sequence);
+        let changed: Vec<Record> = after.flat_map(|chunk| chunk.records.clone()).collect();
+        changed.iter().for_each(|record| self.mark(record));
+    }
+
+    fn mark(&mut self, record: &Record) {
+        let (from, end) = (record.offset as usize, record.end() as usize);
+        for block in from / BLOCK..end.div_ceil(BLOCK) {
+            self.dirty[block] = true;
+        }
+    }
+
     fn append(&mut self, volume: Uuid, records: Vec<Record>, data: Vec<u8>) {
         let before = self.points.journaled;
         let header = ChunkHeader {
@@ -255,6 +296,13 @@ impl State {
             apply_record(&mut self.content, record, payload);
             self.history.push(crc32c::crc32c(&self.content));
             rest = after;
+        }
+        if self
+            .consumers
+            .values()
+            .any(|(state, _)| *state == ConsumerState::NeedsCopy)
+        {
+            records.iter().for_each(|record| self.mark(record));
         }
         let after = ChainPoint {
             address: before.address + stored_bytes(data.len() as u32),
@@ -293,23 +341,39 @@ impl State {
 }
 
 impl Volume {
-    pub(crate) fn locate_now(&self, record: u64) -> Option<ChainPoint> {
+    pub(crate) fn locate_now(&self, record: u64) -> Located {
         let state = self.state();
         let ends = |point: &ChainPoint| point.record == record;
-        Some(state.points.tail)
+        let in_journal = Some(state.points.tail)
             .filter(ends)
-            .or_else(|| state.chunks.iter().map(|chunk| chunk.after).find(ends))
-            .or_else(|| state.trail.iter().copied().find(ends))
+            .or_else(|| state.chunks.iter().map(|chunk| chunk.after).find(ends));
+        let confirmed = state.consumers.values().map(|(_, acked)| *acked).find(ends);
+        let marked_since = confirmed.or_else(|| state.trail.iter().copied().find(ends));
+        Located {
+            point: in_journal.or(marked_since),
+            marked_since,
+            copy_id: state.copy_id,
+        }
     }
 
-    pub(crate) fn start_copy_now(&self, remote: &str) -> ChainPoint {
+    pub(crate) fn start_copy_now(&self, remote: &str, all: bool) -> (ChainPoint, u32) {
         let mut state = self.state();
         let base = state.points.image;
         state.copies_started += 1;
+        if all {
+            state.dirty = [true; BLOCKS];
+        }
+        if let Some((ConsumerState::Copying, acked)) = state.consumers.get(remote).copied() {
+            state.mark_after(acked);
+        }
+        if state.copy_id == 0 {
+            state.copy_id = u32::try_from(state.copies_started).unwrap();
+        }
+        let copy_id = state.copy_id;
         state
             .consumers
             .insert(remote.into(), (ConsumerState::Copying, base));
-        base
+        (base, copy_id)
     }
 
     pub(crate) fn read_chunks_now(
@@ -366,6 +430,14 @@ impl Volume {
         let state = self.state();
         let from = usize::try_from(offset).unwrap();
         buffer.clear();
+        let block = from / BLOCK;
+        if block < BLOCKS && !state.dirty[block] {
+            let length = BLOCK - from % BLOCK;
+            return Extent::Same {
+                offset,
+                length: length as u64,
+            };
+        }
         // Small pieces, so that a copy of a small volume is many frames.
         let piece = state.image[from..].chunks(4096.min(max_bytes as usize)).next();
         let Some(piece) = piece else {
@@ -412,16 +484,24 @@ impl Source for Volume {
         if let Some(consumer) = inner.consumers.get_mut(remote)
             && consumer.0 != ConsumerState::NeedsCopy
         {
-            *consumer = (state, acked);
+            let was = std::mem::replace(consumer, (state, acked));
+            if was.0 == ConsumerState::Copying && was.1 != acked {
+                inner.trail.clear();
+            }
+            if was.0 == ConsumerState::Copying && state == ConsumerState::Attached {
+                inner.dirty = [false; BLOCKS];
+                inner.copy_id = 0;
+                inner.trail.clear();
+            }
         }
         inner.trim();
     }
 
-    async fn start_copy(&self, remote: &str) -> Result<ChainPoint, SourceError> {
-        Ok(self.start_copy_now(remote))
+    async fn start_copy(&self, remote: &str, all: bool) -> Result<(ChainPoint, u32), SourceError> {
+        Ok(self.start_copy_now(remote, all))
     }
 
-    async fn locate(&self, record: u64) -> Result<Option<ChainPoint>, SourceError> {
+    async fn locate(&self, record: u64) -> Result<Located, SourceError> {
         Ok(self.locate_now(record))
     }
 
@@ -431,6 +511,10 @@ impl Source for Volume {
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<ChunkSpan>, SourceError> {
         self.read_chunks_now(wanted, buffer)
+    }
+
+    fn copy_bytes(&self, from: u64) -> u64 {
+        VOLUME_BYTES - from
     }
 
     async fn digests(&self, piece: ComparedPiece) -> Result<Option<Digests>, SourceError> {

@@ -8,7 +8,7 @@ use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage, Verdi
 use farside::link::{CloseReason, ComparedPiece, Digests, Extent, Source};
 use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{
-    Assembler, CopyData, CopyHoles, FrameKind, Heartbeat, Hello, Message, Refusal, seal,
+    Assembler, CopyData, CopyHoles, CopySkip, FrameKind, Heartbeat, Hello, Message, Refusal, seal,
 };
 use farside_remote::receiver::core::{Action, ReceiverCore, negotiate, welcome};
 use farside_remote::receiver::pacing::ack;
@@ -184,6 +184,10 @@ impl World {
                     .to_receiver
                     .push_back(Message::CopyHoles(holes).to_frame());
             }
+            Outgoing::Extent(Extent::Same { offset, length }) => {
+                let skip = CopySkip { offset, length };
+                session.to_receiver.push_back(Message::CopySkip(skip).to_frame());
+            }
             Outgoing::Extent(Extent::End) => panic!("the core sends no end"),
         }
         self.input(Input::Written);
@@ -200,9 +204,9 @@ impl World {
                 let located = volume.locate_now(record);
                 Input::Located(located, volume.points(), volume.consumer(REMOTE))
             }
-            Effect::StartCopy => {
-                let base = volume.start_copy_now(REMOTE);
-                Input::CopyStarted(base, volume.points())
+            Effect::StartCopy { all } => {
+                let begun = volume.start_copy_now(REMOTE, all);
+                Input::CopyStarted(begun, volume.points())
             }
             Effect::Digest(piece) => Input::Digested(Some(Digests {
                 after: session.digesting_after,
@@ -408,8 +412,8 @@ fn receive(
             session.to_sender.push_back(answer.to_frame());
             Ok(())
         }
-        Action::BeginCopy(base) => {
-            let done = now(replica.begin_copy(base));
+        Action::BeginCopy(base, copy_id) => {
+            let done = now(replica.begin_copy(base, copy_id));
             session.begun = true;
             done
         }

@@ -30,8 +30,8 @@
 //! | 352 | 16 | unit UUID of the sender (replica), UUID of the journal whose past it keeps (history) |
 //! | 368 | 8 x 3 | totals at the last checkpoint: blocks written, sent, received |
 //! | 392 | 4 | consumers |
-//! | 396 | 4 | zero |
-//! | 400 | 112 x 8 | consumers: name (33), zero (7), state (4), zero (4), point (64) |
+//! | 396 | 4 | copy: its id, given by the sender; 0 if none was begun |
+//! | 400 | 112 x 8 | consumers: name (33), zero (7), state (4), id of the copy under way or 0 (4), point (64) |
 //! | 4092 | 4 | crc32c of bytes 0..4092 |
 //!
 //! A point is address, sequence, record, epoch, sealing time (8 bytes each), *what* checksum (4),
@@ -40,11 +40,17 @@
 use super::error::{FormatError, take_zeroes};
 use super::limits::{
     BLOCK_BYTES, BLOCK_BYTES_U64, MAX_CONSUMERS, MAX_POSITION, MAX_RING_BYTES, MAX_SEGMENT_BYTES,
-    MAX_VOLUME_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, NAME_BYTES, RING_OFFSET,
+    MAX_VOLUME_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, RING_OFFSET,
 };
 use crate::fields::{Reader, Writer};
-use crate::link::name_is_valid;
 use uuid::Uuid;
+
+mod fields;
+
+use fields::{
+    consumer_code, copy_code, decode_copy, decode_role, put_name, put_point, role_code, take_consumer,
+    take_name, take_point,
+};
 
 const MAGIC: &[u8; 8] = b"FARSIDEJ";
 /// Version ladder of journals: 1 is the first.
@@ -117,6 +123,8 @@ pub struct ConsumerSlot {
     pub state: ConsumerState,
     /// Up to where it confirmed.
     pub acked: ChainPoint,
+    /// Names the copy under way, through its interruptions; 0 if there is none.
+    pub copy_id: u32,
 }
 
 /// Blocks of 4 KiB counted over a journal's whole life.
@@ -168,6 +176,8 @@ pub struct Superblock {
     pub mirrored: ChainPoint,
     /// Copy state of a replica; `Complete` for a volume.
     pub copy: CopyState,
+    /// Names the copy of a replica, as its sender does; 0 if none was begun.
+    pub copy_id: u32,
     /// Bytes of the image that are copied.
     pub copy_offset: u64,
     /// The replica is consistent once this record is applied.
@@ -231,10 +241,13 @@ impl Superblock {
         to.u64(self.totals.written)
             .u64(self.totals.sent)
             .u64(self.totals.received);
-        to.u32(u32::try_from(self.consumers.len()).unwrap_or(0)).u32(0);
+        to.u32(u32::try_from(self.consumers.len()).unwrap_or(0))
+            .u32(self.copy_id);
         for slot in &self.consumers {
             put_name(&mut to, &slot.name);
-            to.zeroes(CONSUMER_PAD).u32(consumer_code(slot.state)).u32(0);
+            to.zeroes(CONSUMER_PAD)
+                .u32(consumer_code(slot.state))
+                .u32(slot.copy_id);
             put_point(&mut to, &slot.acked);
         }
         let checksum = crc32c::crc32c(block.get(..CHECKSUM_OFFSET).unwrap_or(&[]));
@@ -299,8 +312,7 @@ impl Superblock {
             sent: from.u64()?,
             received: from.u64()?,
         };
-        let count = from.u32()?;
-        take_zeroes(from, 4)?;
+        let (count, copy_id) = (from.u32()?, from.u32()?);
         if usize::try_from(count).map_or(true, |count| count > MAX_CONSUMERS) {
             return Err(FormatError::Field("consumers"));
         }
@@ -325,6 +337,7 @@ impl Superblock {
             tail,
             mirrored,
             copy,
+            copy_id,
             copy_offset,
             consistent_from,
             name,
@@ -388,112 +401,4 @@ fn point_is_valid(point: &ChainPoint) -> bool {
     numbers.iter().all(|number| *number <= MAX_POSITION)
         && point.address.is_multiple_of(BLOCK_BYTES_U64)
         && point.sequence <= point.record
-}
-
-fn put_point(to: &mut Writer<'_>, point: &ChainPoint) {
-    to.u64(point.address)
-        .u64(point.sequence)
-        .u64(point.record)
-        .u64(point.epoch);
-    to.u64(point.sealed_at_us)
-        .u32(point.checksum)
-        .u32(0)
-        .u64(point.blocks)
-        .u64(point.bytes);
-}
-
-fn take_point(from: &mut Reader<'_>) -> Result<ChainPoint, FormatError> {
-    let (address, sequence, record, epoch) = (from.u64()?, from.u64()?, from.u64()?, from.u64()?);
-    let (sealed_at_us, checksum) = (from.u64()?, from.u32()?);
-    take_zeroes(from, 4)?;
-    let (blocks, bytes) = (from.u64()?, from.u64()?);
-    Ok(ChainPoint {
-        address,
-        sequence,
-        record,
-        epoch,
-        sealed_at_us,
-        checksum,
-        blocks,
-        bytes,
-    })
-}
-
-fn put_name(to: &mut Writer<'_>, name: &str) {
-    assert!(name.len() <= NAME_BYTES, "names have at most {NAME_BYTES} bytes");
-    to.u8(u8::try_from(name.len()).unwrap_or(0))
-        .bytes(name.as_bytes());
-    to.zeroes(NAME_BYTES.saturating_sub(name.len()));
-}
-
-fn take_name(from: &mut Reader<'_>) -> Result<String, FormatError> {
-    let length = usize::from(from.u8()?);
-    let field = from.bytes(NAME_BYTES)?;
-    let (name, rest) = field.split_at_checked(length).ok_or(FormatError::Field("name"))?;
-    let name = std::str::from_utf8(name).map_err(|_| FormatError::Field("name"))?;
-    // Names become file names.
-    if !name_is_valid(name) || rest.iter().any(|byte| *byte != 0) {
-        return Err(FormatError::Field("name"));
-    }
-    Ok(name.to_owned())
-}
-
-fn take_consumer(from: &mut Reader<'_>) -> Result<ConsumerSlot, FormatError> {
-    let name = take_name(from)?;
-    take_zeroes(from, CONSUMER_PAD)?;
-    let state = from.u32()?;
-    take_zeroes(from, 4)?;
-    let state = match state {
-        0 => ConsumerState::NeedsCopy,
-        1 => ConsumerState::Copying,
-        2 => ConsumerState::Attached,
-        _ => return Err(FormatError::Field("consumer state")),
-    };
-    Ok(ConsumerSlot {
-        name,
-        state,
-        acked: take_point(from)?,
-    })
-}
-
-fn consumer_code(state: ConsumerState) -> u32 {
-    match state {
-        ConsumerState::NeedsCopy => 0,
-        ConsumerState::Copying => 1,
-        ConsumerState::Attached => 2,
-    }
-}
-
-fn role_code(role: Role) -> u16 {
-    match role {
-        Role::Volume => 1,
-        Role::Replica => 2,
-        Role::History => 3,
-    }
-}
-
-fn decode_role(code: u16) -> Result<Role, FormatError> {
-    match code {
-        1 => Ok(Role::Volume),
-        2 => Ok(Role::Replica),
-        3 => Ok(Role::History),
-        _ => Err(FormatError::Field("role")),
-    }
-}
-
-fn copy_code(state: CopyState) -> u32 {
-    match state {
-        CopyState::Empty => 0,
-        CopyState::Copying => 1,
-        CopyState::Complete => 2,
-    }
-}
-
-fn decode_copy(code: u32) -> Result<CopyState, FormatError> {
-    match code {
-        0 => Ok(CopyState::Empty),
-        1 => Ok(CopyState::Copying),
-        2 => Ok(CopyState::Complete),
-        _ => Err(FormatError::Field("copy state")),
-    }
 }

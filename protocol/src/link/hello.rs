@@ -103,6 +103,8 @@ pub struct Welcome {
     pub version: u16,
     /// Whether its replica is empty, being copied or complete.
     pub copy: CopyState,
+    /// Names the copy that the replica had last, as its sender did; 0 if none.
+    pub copy_id: u32,
     /// Feature bits in force.
     pub features: u64,
     /// Identity of the receiving unit.
@@ -123,7 +125,10 @@ impl Welcome {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut head = vec![0; WELCOME_BYTES];
         let mut to = Writer::new(&mut head);
-        to.u16(self.version).u8(copy_code(self.copy)).zeroes(5);
+        to.u16(self.version)
+            .u8(copy_code(self.copy))
+            .zeroes(1)
+            .u32(self.copy_id);
         to.u64(self.features).uuid(self.unit);
         put_point(&mut to, &self.received);
         to.u64(self.applied)
@@ -136,10 +141,12 @@ impl Welcome {
     pub(super) fn decode(head: &[u8]) -> Result<Self, LinkError> {
         let mut from = Reader::new(head);
         let (version, copy) = (from.u16()?, take_copy_state(&mut from)?);
-        take_zeroes(&mut from, 5)?;
+        take_zeroes(&mut from, 1)?;
+        let copy_id = from.u32()?;
         let welcome = Self {
             version,
             copy,
+            copy_id,
             features: from.u64()?,
             unit: from.uuid()?,
             received: take_point(&mut from)?,

@@ -34,7 +34,7 @@ pub const REFUSE_FIXED_BYTES: usize = 16;
 /// Longest text of `Refuse`.
 pub const MAX_REFUSE_TEXT_BYTES: usize = 512;
 /// Head of `BeginCopy`.
-pub const BEGIN_COPY_BYTES: usize = 48;
+pub const BEGIN_COPY_BYTES: usize = 56;
 /// Head of `CopyData`.
 pub const COPY_DATA_BYTES: usize = 16;
 /// Head of `CopyHoles`.

@@ -20,6 +20,8 @@ pub struct BeginCopy {
     pub base: ChainPoint,
     /// Size of the volume.
     pub volume_bytes: u64,
+    /// Names the copy, through its interruptions; not 0.
+    pub copy_id: u32,
 }
 
 /// A range of the image; the bytes are the body.
@@ -216,14 +218,22 @@ fn encode_begin_copy(begin: &BeginCopy) -> Vec<u8> {
     let mut head = vec![0; BEGIN_COPY_BYTES];
     let mut to = Writer::new(&mut head);
     put_point(&mut to, &begin.base);
-    to.u64(begin.volume_bytes);
+    to.u64(begin.volume_bytes).u32(begin.copy_id).u32(0);
     head
 }
 
 fn decode_begin_copy(head: &[u8]) -> Result<Message<'_>, LinkError> {
     let mut from = Reader::new(head);
-    let (base, volume_bytes) = (take_point(&mut from)?, from.u64()?);
-    Ok(Message::BeginCopy(BeginCopy { base, volume_bytes }))
+    let (base, volume_bytes, copy_id) = (take_point(&mut from)?, from.u64()?, from.u32()?);
+    take_zeroes(&mut from, 4)?;
+    if copy_id == 0 {
+        return Err(LinkError::Field("id of the copy"));
+    }
+    Ok(Message::BeginCopy(BeginCopy {
+        base,
+        volume_bytes,
+        copy_id,
+    }))
 }
 
 fn encode_copy_data(copy: &CopyData) -> Vec<u8> {

@@ -50,6 +50,7 @@ fn frames() -> Vec<Vec<u8>> {
     let welcome = Welcome {
         version: 1,
         copy: CopyState::Copying,
+        copy_id: 0xC0FF_EE01,
         features: 0,
         unit: Uuid::from_u128(7),
         received: point(9),
@@ -86,6 +87,7 @@ fn frames() -> Vec<Vec<u8>> {
         Message::BeginCopy(BeginCopy {
             base: point(5),
             volume_bytes: 1 << 30,
+            copy_id: 0xC0FF_EE01,
         })
         .to_frame(),
         copied,

@@ -30,7 +30,7 @@ impl CopyLog {
             replica,
             sender,
             bytes,
-            "full copy begins; what the replica held is gone"
+            "copy begins; until it is complete the replica itself is no state of the volume"
         );
     }
 
@@ -40,13 +40,7 @@ impl CopyLog {
         if under_way.is_none() {
             *under_way = Some(Instant::now());
             let (replica, sender, bytes) = (&self.replica, &self.sender, self.bytes);
-            tracing::info!(
-                replica,
-                sender,
-                bytes,
-                continued_at,
-                "interrupted full copy goes on"
-            );
+            tracing::info!(replica, sender, bytes, continued_at, "interrupted copy goes on");
         }
     }
 
@@ -60,7 +54,7 @@ impl CopyLog {
         if let Some(began) = self.under_way.lock().take() {
             let (replica, sender, bytes) = (&self.replica, &self.sender, self.bytes);
             let seconds = began.elapsed().as_secs_f64();
-            tracing::info!(replica, sender, bytes, seconds, "full copy is complete");
+            tracing::info!(replica, sender, bytes, seconds, "copy is complete");
         }
     }
 }

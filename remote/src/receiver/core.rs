@@ -21,8 +21,8 @@ use uuid::Uuid;
 pub enum Action<'a> {
     /// Nothing: a heartbeat or a repeat.
     None,
-    /// Start the replica afresh.
-    BeginCopy(ChainPoint),
+    /// Start the replica afresh, after this point, with a copy of this id.
+    BeginCopy(ChainPoint, u32),
     /// Journal this chunk.
     Append {
         /// Its *what* part.
@@ -70,6 +70,9 @@ pub struct ReceiverCore {
     sender_epoch: u64,
     accepted: ChainPoint,
     copy: CopyState,
+    copy_id: u32,
+    /// Ranges may be left as they are: the replica is one that the sender knows.
+    may_skip: bool,
     copy_offset: u64,
     remembered: VecDeque<(u64, u32)>,
 }
@@ -97,6 +100,7 @@ pub fn welcome(version: u16, hello: &Hello, state: &SinkState, unit: Uuid, unit_
     Welcome {
         version,
         copy: state.copy,
+        copy_id: state.copy_id,
         features: hello.features & FEATURES,
         unit,
         received: state.received,
@@ -142,6 +146,8 @@ impl ReceiverCore {
             sender_epoch: hello.epoch,
             accepted: state.received,
             copy: state.copy,
+            copy_id: state.copy_id,
+            may_skip: true,
             copy_offset: state.copy_offset,
             remembered: VecDeque::new(),
         };
@@ -276,12 +282,18 @@ impl ReceiverCore {
     fn begin_copy<'a>(&mut self, begin: &BeginCopy) -> Result<Action<'a>, Refusal> {
         self.check_size(begin.volume_bytes)?;
         self.check_reset()?;
+        self.may_skip = match self.copy {
+            CopyState::Empty => false,
+            CopyState::Copying => self.copy_id == begin.copy_id,
+            CopyState::Complete => true,
+        };
         self.accepted = begin.base;
+        self.copy_id = begin.copy_id;
         self.copy = CopyState::Copying;
         self.copy_offset = 0;
         self.remembered.clear();
         self.remember(begin.base.sequence, begin.base.checksum);
-        Ok(Action::BeginCopy(begin.base))
+        Ok(Action::BeginCopy(begin.base, begin.copy_id))
     }
 
     /// A sender decides about a reset itself; this is the second lock on the same door.
@@ -316,6 +328,10 @@ impl ReceiverCore {
     }
 
     fn copy_skip<'a>(&mut self, skip: &CopySkip) -> Result<Action<'a>, Refusal> {
+        if !self.may_skip {
+            let text = "a range of the copy was left out that this replica never had; reconnect";
+            return Err(Refusal::new(RefuseCode::Protocol, skip.offset, text));
+        }
         self.check_range(skip.offset, skip.length)?;
         Ok(Action::SkipCopy {
             offset: skip.offset,

@@ -77,8 +77,8 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
         Action::SkipCopy { offset, length } => sink.skip_copy(offset, length).await,
         Action::EndCopy(consistent_from) => sink.end_copy(consistent_from).await,
         Action::Verify(verify) => return compare(&verify, body, sink, told).await,
-        Action::BeginCopy(base) => {
-            let done = sink.begin_copy(base).await;
+        Action::BeginCopy(base, copy_id) => {
+            let done = sink.begin_copy(base, copy_id).await;
             told.begun.store(done.is_ok(), Ordering::Release);
             if done.is_ok() {
                 told.log.began();

@@ -43,6 +43,7 @@ fn base() -> ChainPoint {
 
 fn core(copy: CopyState) -> ReceiverCore {
     let state = SinkState {
+        copy_id: 0,
         copy,
         received: base(),
         applied: 10,
@@ -171,6 +172,7 @@ fn data(offset: u64, length: u32) -> Message<'static> {
 #[test]
 fn copied_ranges_ascend_without_gaps_and_end_where_the_volume_does() {
     let begin = Message::BeginCopy(BeginCopy {
+        copy_id: 1,
         base: base(),
         volume_bytes: VOLUME_BYTES,
     });
@@ -181,7 +183,7 @@ fn copied_ranges_ascend_without_gaps_and_end_where_the_volume_does() {
     let holes = |offset, length| Message::CopyHoles(CopyHoles { offset, length });
     let mut core = core(CopyState::Complete);
     assert!(core.message(&data(0, 4), b"data").is_err(), "no copy was begun");
-    assert_eq!(core.message(&begin, &[]), Ok(Action::BeginCopy(base())));
+    assert_eq!(core.message(&begin, &[]), Ok(Action::BeginCopy(base(), 1)));
     for wrong in [data(1, 4), holes(4, 4), holes(0, VOLUME_BYTES + 1), end.clone()] {
         assert_eq!(
             core.message(&wrong, b"data").unwrap_err().code,
@@ -201,6 +203,7 @@ fn copied_ranges_ascend_without_gaps_and_end_where_the_volume_does() {
     );
     assert_eq!(core.message(&end, &[]), Ok(Action::EndCopy(12)));
     let other_size = Message::BeginCopy(BeginCopy {
+        copy_id: 1,
         base: base(),
         volume_bytes: 5,
     });
@@ -213,6 +216,7 @@ fn copied_ranges_ascend_without_gaps_and_end_where_the_volume_does() {
 #[test]
 fn a_complete_replica_that_is_newer_than_its_sender_is_not_reset() {
     let begin = Message::BeginCopy(BeginCopy {
+        copy_id: 1,
         base: ChainPoint::default(),
         volume_bytes: VOLUME_BYTES,
     });
@@ -221,6 +225,7 @@ fn a_complete_replica_that_is_newer_than_its_sender_is_not_reset() {
     let mut epoch = ReceiverCore::new(
         &Hello { epoch: 1, ..hello() },
         &SinkState {
+            copy_id: 0,
             copy: CopyState::Complete,
             received: base(),
             applied: 10,

@@ -169,6 +169,7 @@ impl Sink for Replica {
         let copy = self.store.copy_progress();
         SinkState {
             copy: copy.state,
+            copy_id: copy.id,
             received: points.durable,
             applied: points.applied.record,
             copy_offset: copy.durable,
@@ -204,10 +205,10 @@ impl Sink for Replica {
         }
     }
 
-    async fn begin_copy(&self, base: ChainPoint) -> Result<(), SinkError> {
-        self.check()?;
+    async fn begin_copy(&self, base: ChainPoint, copy_id: u32) -> Result<(), SinkError> {
+        self.applied().await?;
         let (store, source) = (self.store.clone(), self.opened_as.source);
-        let begun = done_elsewhere(&*self.workers, move || store.begin_copy(&base, source)).await;
+        let begun = done_elsewhere(&*self.workers, move || store.begin_copy(&base, source, copy_id)).await;
         begun
             .ok_or(SinkError::ShuttingDown)?
             .map_err(|error| self.degraded(&error))?;

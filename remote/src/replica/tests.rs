@@ -130,7 +130,7 @@ impl World {
     async fn copy(&self, replica: &Replica) -> ChainPoint {
         while self.volume.drain().unwrap() {}
         let base = self.volume.points().applied;
-        soon(replica.begin_copy(base)).await.unwrap();
+        soon(replica.begin_copy(base, 1)).await.unwrap();
         self.copy_from(replica, 0).await;
         soon(replica.end_copy(base.record)).await.unwrap();
         base
@@ -206,7 +206,7 @@ async fn a_replica_is_complete_only_when_all_is_copied_durably_and_the_named_rec
     assert_eq!(replica.state().copy, CopyState::Empty);
     while world.volume.drain().unwrap() {}
     let base = world.volume.points().applied;
-    replica.begin_copy(base).await.unwrap();
+    replica.begin_copy(base, 1).await.unwrap();
     let state = replica.state();
     assert_eq!((state.copy, state.applied), (CopyState::Copying, base.record));
     replica.end_copy(base.record).await.unwrap_err();
@@ -230,7 +230,7 @@ async fn a_range_copied_again_takes_back_the_end_of_the_copy() {
     let replica = world.open().await;
     while world.volume.drain().unwrap() {}
     let base = world.volume.points().applied;
-    replica.begin_copy(base).await.unwrap();
+    replica.begin_copy(base, 1).await.unwrap();
     world.copy_from(&replica, 0).await;
     // Named, and not reached: the session is cut, and the copy goes on from what is durable.
     replica.end_copy(base.record + 1).await.unwrap();

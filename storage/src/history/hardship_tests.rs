@@ -61,7 +61,7 @@ fn expect_honest(store: &Store) {
 /// A complete replica that holds zeroes.
 fn replica(disks: &Disks) -> Store {
     let store = disks.open();
-    store.begin_copy(&ChainPoint::default(), Uuid::nil()).unwrap();
+    store.begin_copy(&ChainPoint::default(), Uuid::nil(), 1).unwrap();
     store.zero_copy(0, VOLUME_BYTES).unwrap();
     store.end_copy(0).unwrap();
     store.checkpoint().unwrap();
@@ -126,14 +126,14 @@ fn a_new_history_knows_nothing_of_an_image_that_is_still_being_recovered() {
 fn a_copy_that_is_larger_than_the_ring_costs_the_past_and_nothing_else() {
     let disks = Disks::new(Role::Replica, 256 << 10);
     let store = disks.open();
-    store.begin_copy(&ChainPoint::default(), Uuid::nil()).unwrap();
+    store.begin_copy(&ChainPoint::default(), Uuid::nil(), 1).unwrap();
     for at in (0..VOLUME_BYTES).step_by(64 << 10) {
         store.write_copy(at, &[5; 64 << 10]).unwrap();
     }
     store.end_copy(0).unwrap();
     store.checkpoint().unwrap();
     apply(&store);
-    store.begin_copy(&base(), Uuid::nil()).unwrap();
+    store.begin_copy(&base(), Uuid::nil(), 1).unwrap();
     assert_eq!(byte_after(&store, 0), Some(5));
     for at in (0..VOLUME_BYTES).step_by(32 << 10) {
         store.write_copy(at, &vec![6; 32 << 10]).unwrap();
@@ -165,7 +165,7 @@ fn a_copy_begins_after_the_image_is_where_the_history_knows_it() {
     // The power fails, and a copy is begun before anything is applied again.
     disks.image = Arc::new(disks.image.crash(&mut Random::new(1), 0));
     let store = disks.open();
-    store.begin_copy(&base(), Uuid::nil()).unwrap();
+    store.begin_copy(&base(), Uuid::nil(), 1).unwrap();
     assert_eq!(
         byte_after(&store, 2),
         Some(2),
@@ -179,7 +179,7 @@ fn a_copy_begins_after_the_image_is_where_the_history_knows_it() {
     store.shut_down().unwrap();
     drop(store);
     let store = disks.open();
-    store.begin_copy(&base(), Uuid::nil()).unwrap();
+    store.begin_copy(&base(), Uuid::nil(), 1).unwrap();
     store.write_copy(0, &[8; 4096]).unwrap();
     assert_eq!(byte_after(&store, 2), Some(2), "after a clean restart, too");
 }
@@ -191,7 +191,7 @@ fn the_mark_of_a_copy_that_never_began_does_not_come_to_count() {
     put_and_apply(&store, 1);
     store.checkpoint().unwrap();
     let journal = disks.journal.crash(&mut Random::new(1), 100);
-    store.begin_copy(&base(), Uuid::nil()).unwrap();
+    store.begin_copy(&base(), Uuid::nil(), 1).unwrap();
     drop(store);
     disks.journal = Arc::new(journal);
     // The journal grows beyond where that mark stands before anything is applied.

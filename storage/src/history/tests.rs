@@ -269,7 +269,7 @@ fn the_last_consistent_state_can_be_viewed_throughout_a_copy() {
         let mut random = Random::new(seed);
         let (mut disks, mut model) = (Disks::new(Role::Replica, 6 << 20), Model::new());
         let store = disks.open();
-        store.begin_copy(&ChainPoint::default(), Uuid::nil()).unwrap();
+        store.begin_copy(&ChainPoint::default(), Uuid::nil(), 1).unwrap();
         store.zero_copy(0, VOLUME_BYTES).unwrap();
         store.end_copy(0).unwrap();
         store.checkpoint().unwrap();
@@ -293,7 +293,7 @@ fn the_last_consistent_state_can_be_viewed_throughout_a_copy() {
                 record: kept.record + 10,
                 ..kept
             };
-            store.begin_copy(&base, Uuid::nil()).unwrap();
+            store.begin_copy(&base, Uuid::nil(), 1).unwrap();
             let mut at = 0;
             while at < VOLUME_BYTES && random.below(30) > 0 {
                 let length = (4096 * (1 + random.below(20))).min(VOLUME_BYTES - at);

@@ -180,6 +180,7 @@ fn slot(consumer: &super::Consumer) -> ConsumerSlot {
         name: consumer.name.clone(),
         state: consumer.state,
         acked: consumer.acked,
+        copy_id: consumer.copy_id,
     }
 }
 

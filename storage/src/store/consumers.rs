@@ -18,6 +18,8 @@ pub struct ConsumerView {
     pub state: ConsumerState,
     /// Up to where it confirmed.
     pub acked: ChainPoint,
+    /// Names the copy under way, through its interruptions; 0 if there is none.
+    pub copy_id: u32,
     /// Bytes that changed since it was cut loose.
     pub dirty_bytes: u64,
 }
@@ -36,6 +38,7 @@ impl Store {
         Some(ConsumerView {
             state: consumer.state,
             acked: consumer.acked,
+            copy_id: consumer.copy_id,
             dirty_bytes: dirty,
         })
     }
@@ -57,6 +60,7 @@ impl Store {
             name: name.to_owned(),
             state: ConsumerState::NeedsCopy,
             acked: ChainPoint::default(),
+            copy_id: 0,
             leaving: false,
             map,
         };
@@ -76,20 +80,36 @@ impl Store {
         self.checkpoint()
     }
 
-    /// Begins or restarts the copy for a consumer: from now on everything after the image's position is kept
-    /// for it. Returns that position, the base of the copy.
+    /// Begins or restarts the copy for a consumer: from now on everything after a position that the image has reached is kept
+    /// for it. Returns that position, the base of the copy, and the id of the copy. It consists of what the map marks:
+    /// with `all` that is everything.
     ///
     /// # Errors
     /// [`StorageError`]; also for an unknown consumer.
-    pub fn begin_consumer_copy(&self, name: &str) -> Result<ChainPoint, StorageError> {
-        let (base, before) = {
+    pub fn begin_consumer_copy(&self, name: &str, all: bool) -> Result<(ChainPoint, u32), StorageError> {
+        let marked = self.mark_since_copy(name)?;
+        let (base, id, before) = {
             let mut state = self.state.lock();
-            let base = state.points.applied;
+            let applied = state.points.applied;
             let consumer = find(&mut state.consumers, name, self.name())?;
+            // Unless it was cut loose meanwhile: then its map marks everything up to now.
+            let base = marked
+                .filter(|marked| consumer.state == ConsumerState::Copying && marked.address < applied.address)
+                .unwrap_or(applied);
+            let new_id = self.new_copy_id(&base);
+            // What the map of one that follows marks is of an earlier time.
+            if all || consumer.state == ConsumerState::Attached {
+                consumer.map.mark(0, self.volume_bytes());
+            }
+            // It stays the same as long as marks are only added.
+            if consumer.copy_id == 0 {
+                consumer.copy_id = new_id;
+            }
+            let id = consumer.copy_id;
             let before = (consumer.state, consumer.acked);
             (consumer.state, consumer.acked) = (ConsumerState::Copying, base);
             consumer.leaving = false;
-            (base, before)
+            (base, id, before)
         };
         self.checkpoint().inspect_err(|_| {
             // What is not recorded was not begun: the next start would know nothing of what it brought there.
@@ -98,7 +118,48 @@ impl Store {
                 (consumer.state, consumer.acked) = before;
             }
         })?;
-        Ok(base)
+        Ok((base, id))
+    }
+
+    /// Marks what was changed since a copy was begun that begins anew, and was not confirmed. Up to where.
+    fn mark_since_copy(&self, name: &str) -> Result<Option<ChainPoint>, StorageError> {
+        let (from, to) = {
+            let mut state = self.state.lock();
+            let to = state.points.journaled;
+            let consumer = find(&mut state.consumers, name, self.name())?;
+            if consumer.state != ConsumerState::Copying {
+                return Ok(None);
+            }
+            (consumer.acked, to)
+        };
+        self.mark_missed(name, from, to).map(Some)
+    }
+
+    /// Told apart from the ids of earlier copies, and from those of other volumes, as far as 32 bits can.
+    fn new_copy_id(&self, base: &ChainPoint) -> u32 {
+        let now = self.clock.wall_us().to_be_bytes();
+        crc32c::crc32c_append(base.checksum, &now).max(1)
+    }
+
+    /// What of a range that begins at `offset` a copy for this consumer consists of: where it ends, and whether it is copied or
+    /// left as it is.
+    #[must_use]
+    pub fn copy_extent(&self, name: &str, offset: u64) -> (u64, bool) {
+        let end = self.volume_bytes();
+        let state = self.state.lock();
+        let consumer = state.consumers.iter().find(|consumer| consumer.name == name);
+        consumer.map_or((end, true), |consumer| {
+            let (until, marked) = consumer.map.run(offset);
+            (until.min(end), marked)
+        })
+    }
+
+    /// Bytes that a copy for this consumer consists of, from an offset on.
+    #[must_use]
+    pub fn copy_bytes(&self, name: &str, from: u64) -> u64 {
+        let state = self.state.lock();
+        let consumer = state.consumers.iter().find(|consumer| consumer.name == name);
+        consumer.map_or(0, |consumer| consumer.map.marked_from(from, self.volume_bytes()))
     }
 
     /// The consumer holds everything up to `acked`; `complete` ends its copy.
@@ -120,10 +181,16 @@ impl Store {
         }
         if acked.address > consumer.acked.address {
             consumer.acked = acked;
+            if consumer.state == ConsumerState::Copying {
+                // It has heard of the copy: what it held before is gone.
+                consumer.map.forget_trail();
+            }
         }
         if complete && consumer.state == ConsumerState::Copying {
             consumer.state = ConsumerState::Attached;
-            consumer.map.clear();
+            consumer.copy_id = 0;
+            // Its marks stay until it is cut loose: as long as the disk still says that it is being copied, they count.
+            consumer.map.forget_trail();
         }
         Ok(())
     }
@@ -223,6 +290,9 @@ impl Store {
             let behind = holders.filter(|consumer| meant(consumer) && consumer.acked.address < below);
             let behind = behind.map(|consumer| {
                 consumer.leaving = true;
+                if consumer.state == ConsumerState::Attached {
+                    consumer.map.clear();
+                }
                 (consumer.name.clone(), consumer.state, consumer.acked)
             });
             (behind.collect(), sent)
@@ -247,10 +317,8 @@ impl Store {
                 consumer.leaving = false;
                 continue;
             }
-            // An interrupted copy leaves no base to which marked blocks could be added, and the end of one
-            // clears the map that was being marked.
-            let untouched = *was == ConsumerState::Attached && consumer.state == ConsumerState::Attached;
-            if !untouched || reached.address != journaled.address {
+            // A copy that ended meanwhile, perhaps another than the one that was under way.
+            if *was != consumer.state || reached.address != journaled.address {
                 consumer.map.mark(0, self.volume_bytes());
             }
             // Also in the middle of a copy: its end may have reached the remote before it was confirmed here.

@@ -343,7 +343,7 @@ fn a_new_copy_is_not_confused_by_what_an_older_history_left_in_the_ring() {
         epoch: 1,
         ..ChainPoint::default()
     };
-    world.store.begin_copy(&base(100, 100), Uuid::nil()).unwrap();
+    world.store.begin_copy(&base(100, 100), Uuid::nil(), 1).unwrap();
     let head = world.store.points().journaled;
     let layout = world.store.journal.layout;
     let address = layout.segment_start(layout.segment_of(head.address) + 2);
@@ -367,7 +367,7 @@ fn a_new_copy_is_not_confused_by_what_an_older_history_left_in_the_ring() {
     stale.encode(&mut block);
     let at = usize::try_from(layout.file_offset(address)).unwrap();
     world.journal.inner().plant(at, &block);
-    world.store.begin_copy(&base(110, 110), Uuid::nil()).unwrap();
+    world.store.begin_copy(&base(110, 110), Uuid::nil(), 1).unwrap();
     world.open_again().unwrap();
     assert_eq!(world.store.points().journaled.record, 110);
 }
@@ -380,7 +380,7 @@ fn a_position_that_no_journal_can_have_is_refused_before_it_is_stored() {
         sequence: 1,
         ..ChainPoint::default()
     };
-    let refused = world.store.begin_copy(&base, Uuid::nil()).unwrap_err();
+    let refused = world.store.begin_copy(&base, Uuid::nil(), 1).unwrap_err();
     assert!(refused.to_string().contains("no journal can have"), "{refused}");
     assert!(world.store.failure().is_none());
     world.open_again().unwrap();
@@ -407,7 +407,7 @@ fn a_consumer_cut_loose_during_a_checkpoint_keeps_its_records_until_its_map_is_d
     for name in ["far", "other"] {
         world.store.add_consumer(name, world.map.clone()).unwrap();
     }
-    let base = world.store.begin_consumer_copy("far").unwrap();
+    let base = world.store.begin_consumer_copy("far", true).unwrap().0;
     world.store.acknowledge("far", base, true).unwrap();
     world.store.checkpoint().unwrap();
     for n in 1..=5 {

@@ -74,6 +74,7 @@ impl StoreParameters {
             } else {
                 CopyState::Empty
             },
+            copy_id: 0,
             copy_offset: 0,
             consistent_from: 0,
             name: self.name.clone(),
@@ -275,6 +276,7 @@ fn opening_state(
             slot.state
         };
         consumers.push(Consumer {
+            copy_id: slot.copy_id,
             name: slot.name.clone(),
             state,
             acked: slot.acked,
@@ -296,6 +298,7 @@ fn opening_state(
         keeps_overlay: superblock.role == Role::Volume,
         consumers,
         copy: CopyProgress {
+            id: superblock.copy_id,
             state: superblock.copy,
             written: superblock.copy_offset,
             durable: superblock.copy_offset,
@@ -370,7 +373,12 @@ mod tests {
         superblock.head = point(32768, 6);
         let mut judge = |state, acked| {
             let name = "far".to_owned();
-            superblock.consumers = vec![ConsumerSlot { name, state, acked }];
+            superblock.consumers = vec![ConsumerSlot {
+                name,
+                state,
+                acked,
+                copy_id: 0,
+            }];
             refuse_impossible_positions("journal", &superblock).is_ok()
         };
         for holds in [ConsumerState::Attached, ConsumerState::Copying] {

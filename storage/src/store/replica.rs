@@ -37,7 +37,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StorageError`].
-    pub fn begin_copy(&self, base: &ChainPoint, source: Uuid) -> Result<(), StorageError> {
+    pub fn begin_copy(&self, base: &ChainPoint, source: Uuid, id: u32) -> Result<(), StorageError> {
         let mut drain = self.drain.lock();
         self.end_replay(&mut drain)?;
         let _gate = self.sync_gate.lock();
@@ -56,9 +56,10 @@ impl Store {
         let address =
             layout.segment_start(layout.segment_of(appender.head.address) + layout.window_segments + 2);
         let start = ChainPoint { address, ..*base };
+        // Nothing is applied again from here on, so what was applied has to be in the image for good: ranges of it may be
+        // left as they are.
+        self.sync_image(|image| image.sync())?;
         if self.keeps_past() {
-            // Nothing is applied again from here on, so what was applied has to be in the image for good.
-            self.sync_image(|image| image.sync())?;
             // Before the superblock says so: what is applied or copied next is not covered by any earlier mark.
             self.begin_past(&start);
         }
@@ -66,6 +67,7 @@ impl Store {
         superblock.tail = start;
         superblock.mirrored = start;
         superblock.copy = CopyState::Copying;
+        superblock.copy_id = id;
         superblock.copy_offset = 0;
         superblock.consistent_from = UNKNOWN;
         superblock.source = source;
@@ -84,6 +86,7 @@ impl Store {
         state.overlay.clear();
         state.copy = CopyProgress {
             state: CopyState::Copying,
+            id,
             written: 0,
             durable: 0,
             consistent_from: UNKNOWN,

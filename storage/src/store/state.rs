@@ -49,6 +49,8 @@ pub struct Consumer {
     pub state: ConsumerState,
     /// Up to where it confirmed.
     pub acked: ChainPoint,
+    /// Names the copy under way, through its interruptions; 0 if there is none.
+    pub copy_id: u32,
     /// It is being cut loose: nothing more is read for it.
     pub(super) leaving: bool,
     pub(super) map: BlockMap,
@@ -59,6 +61,8 @@ pub struct Consumer {
 pub struct CopyProgress {
     /// Empty, copying or complete.
     pub state: CopyState,
+    /// Names the copy, as the sender does.
+    pub id: u32,
     /// Bytes of the image copied.
     pub written: u64,
     /// Bytes of the image copied durably.

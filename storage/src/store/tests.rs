@@ -259,7 +259,7 @@ fn a_consumer_that_holds_the_tail_too_long_is_cut_loose_and_its_blocks_are_marke
         world.store.consumer("far").unwrap().state,
         ConsumerState::NeedsCopy
     );
-    let base = world.store.begin_consumer_copy("far").unwrap();
+    let base = world.store.begin_consumer_copy("far", true).unwrap().0;
     world.store.acknowledge("far", base, true).unwrap();
     assert_eq!(
         world.store.consumer("far").unwrap().state,
@@ -291,7 +291,7 @@ fn what_may_have_reached_a_remote_unconfirmed_can_be_proved_after_the_journal_ha
     for complete in [true, false] {
         let (mut world, mut random) = (World::new(Role::Volume), Random::new(11));
         world.store.add_consumer("far", world.map.clone()).unwrap();
-        let base = world.store.begin_consumer_copy("far").unwrap();
+        let base = world.store.begin_consumer_copy("far", true).unwrap().0;
         world.store.acknowledge("far", base, complete).unwrap();
         let mut pending = world.random_changes(&mut random);
         while !pending.is_empty() {
@@ -349,7 +349,9 @@ fn a_replica_of_shipped_chunks_is_a_prefix_through_crashes() {
     for seed in 1..=60 {
         let (mut world, mut random) = (World::new(Role::Volume), Random::new(seed));
         let mut far = World::new(Role::Replica);
-        far.store.begin_copy(&ChainPoint::default(), Uuid::nil()).unwrap();
+        far.store
+            .begin_copy(&ChainPoint::default(), Uuid::nil(), 1)
+            .unwrap();
         far.store.zero_copy(0, VOLUME_BYTES).unwrap();
         far.store.end_copy(0).unwrap();
         far.store.checkpoint().unwrap();
@@ -379,7 +381,9 @@ fn a_replica_of_shipped_chunks_is_a_prefix_through_crashes() {
 #[test]
 fn an_end_of_copy_that_is_repeated_when_the_replica_is_complete_is_no_failure() {
     let far = World::new(Role::Replica);
-    far.store.begin_copy(&ChainPoint::default(), Uuid::nil()).unwrap();
+    far.store
+        .begin_copy(&ChainPoint::default(), Uuid::nil(), 1)
+        .unwrap();
     far.store.zero_copy(0, VOLUME_BYTES).unwrap();
     far.store.end_copy(0).unwrap();
     // The connection is lost, and the next session finds a copy under way; then it becomes complete.

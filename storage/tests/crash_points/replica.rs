@@ -150,7 +150,7 @@ impl Replica {
         });
         self.note();
         self.store
-            .begin_copy(&base, Uuid::from_u128(9))
+            .begin_copy(&base, Uuid::from_u128(9), 1)
             .expect("nothing fails here");
         self.stages.drain(..self.stages.len() - 1);
         self.note();

@@ -246,7 +246,7 @@ impl Volume {
         self.promise.allow(name, phase(ConsumerState::Copying, true));
         self.promise.consumer(name).confirmed = self.store.points().applied.record;
         self.note();
-        self.store.begin_consumer_copy(name).expect("it was added");
+        self.store.begin_consumer_copy(name, true).expect("it was added");
         self.promise.settle();
         self.note();
     }

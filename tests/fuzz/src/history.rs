@@ -174,7 +174,7 @@ impl History {
     fn remote(&mut self, draw: &mut Draw<'_>) {
         let name = REMOTES[usize::from(draw.u8() & 1)];
         if self.store().consumer(name).is_some() {
-            self.store().begin_consumer_copy(name).expect("it is known");
+            self.store().begin_consumer_copy(name, true).expect("it is known");
             return;
         }
         let bytes = BlockMap::file_bytes(&BlockMap::header_for(VOLUME, VOLUME_BYTES));

@@ -8,7 +8,8 @@ use crate::draw::Draw;
 use crate::points::{copy_state, point_near};
 use farside_protocol::journal::{ChainPoint, ChunkHeader, CopyState, Record, RecordKind, What, encode_what};
 use farside_protocol::link::{
-    Ack, Assembler, BeginCopy, CopyData, CopyEnd, CopyHoles, Heartbeat, Hello, Message, Refusal, RefuseCode,
+    Ack, Assembler, BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Heartbeat, Hello, Message, Refusal,
+    RefuseCode, Verify, digest_bytes,
 };
 use farside_remote::SinkState;
 use farside_remote::receiver::core::{Action, ReceiverCore, negotiate, refuse_frame, welcome};
@@ -22,6 +23,8 @@ struct Model {
     copy: CopyState,
     copied: u64,
     sender: (u64, u64),
+    copy_id: u32,
+    may_skip: bool,
 }
 
 pub(crate) fn run(input: &[u8]) -> bool {
@@ -38,6 +41,8 @@ pub(crate) fn run(input: &[u8]) -> bool {
         accepted: state.received,
         copy: state.copy,
         copied: state.copy_offset,
+        copy_id: state.copy_id,
+        may_skip: true,
         sender: (hello.head.record, hello.epoch),
     };
     let mut taken = 0;
@@ -101,6 +106,7 @@ fn beginning(draw: &mut Draw<'_>) -> (Hello, SinkState) {
     let received = point_near(draw, &base);
     let state = SinkState {
         copy: copy_state(draw),
+        copy_id: u32::from(draw.u8() & 1),
         received,
         applied: received.record.min(draw.near(10)),
         copy_offset: draw.below(17) * 4096,
@@ -154,7 +160,14 @@ fn message(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
         }
         5 => {
             let base = point_near(draw, &model.accepted);
-            frame_of(&Message::BeginCopy(BeginCopy { base, volume_bytes }), &[])
+            frame_of(
+                &Message::BeginCopy(BeginCopy {
+                    base,
+                    volume_bytes,
+                    copy_id: 1 + u32::from(draw.u8() & 1),
+                }),
+                &[],
+            )
         }
         6 => {
             let consistent_from = draw.near(model.accepted.record);
@@ -172,7 +185,21 @@ fn message(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
 
 fn other(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
     let received = model.accepted;
-    let message = match draw.u8() % 3 {
+    let message = match draw.u8() % 5 {
+        3 => {
+            let (offset, length) = (
+                draw.near(model.copied),
+                draw.near(VOLUME_BYTES.saturating_sub(model.copied)),
+            );
+            Message::CopySkip(CopySkip { offset, length })
+        }
+        4 => {
+            let length = 1 + u32::from(draw.u16());
+            let told = vec![draw.u8(); digest_bytes(length as usize)];
+            let record = draw.near(model.accepted.record);
+            let question = Verify::new(record, (draw.near(4096) & ((1 << 62) - 1), length), &told);
+            return frame_of(&Message::Verify(question), &told);
+        }
         0 => Message::Heartbeat(Heartbeat {
             durable: draw.u64(),
             journaled: draw.u64(),
@@ -252,6 +279,11 @@ impl Model {
             Message::Chunk(what) => self.continues(what, body) || self.is_last(what),
             Message::CopyData(copy) => copies(copy.offset, u64::from(copy.length)),
             Message::CopyHoles(holes) => copies(holes.offset, holes.length),
+            Message::CopySkip(skip) => self.may_skip && copies(skip.offset, skip.length),
+            Message::Verify(question) => {
+                let end = question.offset + u64::from(question.length);
+                question.record == self.accepted.record && end <= VOLUME_BYTES
+            }
             Message::BeginCopy(begin) => {
                 let ahead = self.accepted.record > self.sender.0 || self.accepted.epoch > self.sender.1;
                 begin.volume_bytes == VOLUME_BYTES && !(self.copy == CopyState::Complete && ahead)
@@ -295,8 +327,14 @@ impl Model {
                     ..ChainPoint::default()
                 };
             }
-            (Message::BeginCopy(begin), Action::BeginCopy(base)) => {
-                assert_eq!(begin.base, *base);
+            (Message::BeginCopy(begin), Action::BeginCopy(base, copy_id)) => {
+                assert_eq!((begin.base, begin.copy_id), (*base, *copy_id));
+                self.may_skip = match self.copy {
+                    CopyState::Empty => false,
+                    CopyState::Copying => self.copy_id == *copy_id,
+                    CopyState::Complete => true,
+                };
+                self.copy_id = *copy_id;
                 (self.accepted, self.copy, self.copied) = (*base, CopyState::Copying, 0);
             }
             (Message::CopyData(copy), Action::WriteCopy { offset, data }) => {
@@ -307,6 +345,11 @@ impl Model {
                 assert_eq!((holes.offset, holes.length), (*offset, *length));
                 self.copied += length;
             }
+            (Message::CopySkip(skip), Action::SkipCopy { offset, length }) => {
+                assert_eq!((skip.offset, skip.length), (*offset, *length));
+                self.copied += length;
+            }
+            (Message::Verify(question), Action::Verify(asked)) => assert_eq!(question, asked),
             (Message::CopyEnd(end), Action::EndCopy(record)) => assert_eq!(end.consistent_from, *record),
             (Message::Chunk(_) | Message::Heartbeat(_), Action::None)
             | (Message::Refuse(_), Action::RefusedByPeer) => {}

@@ -9,7 +9,7 @@ use crate::points::{copy_state, point_near};
 use farside::link::core::SessionCore;
 use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage};
 use farside::link::source::WantedChunks;
-use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, Points, SourceError};
+use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, Located, Points, SourceError};
 use farside_protocol::journal::{ChainPoint, ConsumerState};
 use farside_protocol::link::{
     Ack, Assembler, Hello, Message, Refusal, RefuseCode, Verify, Welcome, digest_bytes, same_place,
@@ -83,11 +83,16 @@ impl Volume {
             Effect::Locate(record) => {
                 let known = self.ends.iter().find(|end| end.record == *record).copied();
                 let known = known.filter(|end| end.record <= points.durable.record);
-                Input::Located(known, points, self.consumer)
+                let located = Located {
+                    point: known,
+                    marked_since: known.filter(|_| draw.u8() & 1 == 0),
+                    copy_id: u32::from(draw.u8() & 1),
+                };
+                Input::Located(located, points, self.consumer)
             }
-            Effect::StartCopy => {
+            Effect::StartCopy { .. } => {
                 self.consumer = (ConsumerState::Copying, points.image);
-                Input::CopyStarted(points.image, points)
+                Input::CopyStarted((points.image, 1), points)
             }
             Effect::ReadChunks(wanted) => self.chunks(wanted, draw.u8() & 1 == 0),
             Effect::Digest(piece) => {
@@ -105,7 +110,7 @@ impl Volume {
                         offset,
                         length: left.min(1 + u64::from(draw.u16())),
                     },
-                    1 => Extent::Hole { offset, length: left },
+                    1 => Extent::Same { offset, length: left },
                     _ => Extent::Data {
                         offset,
                         length: (*max_bytes).min(1 + u32::from(draw.u16())),
@@ -294,6 +299,7 @@ impl World {
         let welcome = Welcome {
             version: if how & 0xE0 == 0xE0 { draw.u16() } else { 1 },
             copy: copy_state(draw),
+            copy_id: u32::from(draw.u8() & 1),
             features: if how & 0x1C == 0x1C { draw.u64() } else { 0 },
             unit: Uuid::from_u128(8),
             received,

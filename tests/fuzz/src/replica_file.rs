@@ -144,7 +144,7 @@ impl Replica {
         match draw.u8() % 16 {
             0 => self
                 .store()
-                .begin_copy(&self.base, SOURCE)
+                .begin_copy(&self.base, SOURCE, 1)
                 .expect("memory does not fail"),
             1..=4 => self.receive(usize::from(draw.u8()) % 8),
             5..=8 => self.copy(draw),

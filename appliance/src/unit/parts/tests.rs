@@ -138,7 +138,7 @@ async fn a_remote_at_another_address_keeps_its_position() {
     let volume = world.open(&config).await.unwrap();
     write(&volume).await;
     let store = volume.disk().volume.store().clone();
-    let base = store.begin_consumer_copy("r").unwrap();
+    let base = store.begin_consumer_copy("r", true).unwrap().0;
     store.acknowledge("r", base, true).unwrap();
     volume.pause_remote("r").await;
     volume.add_remote(&config.remotes[0]).await.unwrap();
@@ -238,7 +238,7 @@ async fn status_of_a_remote_that_is_away_says_how_far_it_was() {
     let store = volume.disk().volume.store().clone();
     store.sync().unwrap();
     while store.drain().unwrap() {}
-    let base = store.begin_consumer_copy("r").unwrap();
+    let base = store.begin_consumer_copy("r", true).unwrap().0;
     store.acknowledge("r", base, true).unwrap();
     write(&volume).await;
     volume.close().await;

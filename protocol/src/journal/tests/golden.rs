@@ -75,13 +75,13 @@ pub(super) const SUPERBLOCK: &[Field] = &[
     ("0000000000002000", 1, "totals.sent"),
     ("0000000000003000", 1, "totals.received"),
     ("00000002", 1, "consumer count"),
-    ("00", 4, "zero"),
+    ("c0ffee01", 1, "copy id"),
     ("03", 1, "consumers.name.length"),
     ("666172", 1, "consumers.name.text"),
     ("00", 29, "consumers.name.padding"),
     ("00", 7, "consumers.zero"),
     ("00000002", 1, "consumers.state"),
-    ("00", 4, "consumers.zero"),
+    ("00000000", 1, "consumers.copy id"),
     ("0000000000401000", 1, "consumers.point.address"),
     ("0000000000000020", 1, "consumers.point.sequence"),
     ("0000000000000050", 1, "consumers.point.record"),
@@ -96,7 +96,7 @@ pub(super) const SUPERBLOCK: &[Field] = &[
     ("00", 14, "consumers.name.padding"),
     ("00", 7, "consumers.zero"),
     ("00000001", 1, "consumers.state"),
-    ("00", 4, "consumers.zero"),
+    ("0badcafe", 1, "consumers.copy id"),
     ("0000000000402000", 1, "consumers.point.address"),
     ("0000000000000021", 1, "consumers.point.sequence"),
     ("0000000000000051", 1, "consumers.point.record"),
@@ -108,7 +108,7 @@ pub(super) const SUPERBLOCK: &[Field] = &[
     ("0000000000191000", 1, "consumers.point.bytes"),
     ("00", 672, "consumers.unused"),
     ("00", 2796, "zero"),
-    ("8c845748", 1, "checksum"),
+    ("fc737189", 1, "checksum"),
 ];
 
 /// The *what* part of a chunk with a record of every kind.

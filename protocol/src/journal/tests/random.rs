@@ -56,7 +56,12 @@ fn consumers() -> impl Strategy<Value = Vec<ConsumerSlot>> {
     vec((name(), states, points(1 << 20)), 0..=MAX_CONSUMERS).prop_map(|slots| {
         let mut slots: Vec<_> = slots
             .into_iter()
-            .map(|(name, state, [_, acked, _])| ConsumerSlot { name, state, acked })
+            .map(|(name, state, [_, acked, _])| ConsumerSlot {
+                name,
+                state,
+                acked,
+                copy_id: acked.checksum,
+            })
             .collect();
         slots.sort_by(|a, b| a.name.cmp(&b.name));
         slots.dedup_by(|a, b| a.name == b.name);
@@ -83,7 +88,7 @@ prop_compose! {
             clean: flags[1], generation: numbers[0] >> 3, journal: uuids[0], volume: uuids[1], volume_bytes,
             segment_bytes: 1 << shift, segment_count: segments, window_segments: window % segments + 1,
             created_at_us: numbers[1], epoch: (numbers[2] >> 4) + 1, starts: numbers[3] >> 3, head, tail, mirrored,
-            copy, copy_offset: numbers[4] % volume_bytes, consistent_from: numbers[5], name, source: uuids[2],
+            copy, copy_id: window, copy_offset: numbers[4] % volume_bytes, consistent_from: numbers[5], name, source: uuids[2],
             totals: Totals { written: numbers[1], sent: numbers[2], received: numbers[3] }, consumers,
         }
     }

@@ -43,10 +43,11 @@ const MIRRORED: ChainPoint = ChainPoint {
 
 /// What `golden::SUPERBLOCK` says.
 pub(super) fn superblock() -> Superblock {
-    let consumer = |name: &str, state, acked| ConsumerSlot {
+    let consumer = |name: &str, state, acked, copy_id| ConsumerSlot {
         name: name.to_owned(),
         state,
         acked,
+        copy_id,
     };
     Superblock {
         role: Role::Replica,
@@ -66,6 +67,7 @@ pub(super) fn superblock() -> Superblock {
         tail: TAIL,
         mirrored: MIRRORED,
         copy: CopyState::Copying,
+        copy_id: 0xC0FF_EE01,
         copy_offset: 0x2000_0000,
         consistent_from: 0x60,
         name: "disk0".to_owned(),
@@ -76,8 +78,13 @@ pub(super) fn superblock() -> Superblock {
             received: 0x3000,
         },
         consumers: vec![
-            consumer("far", ConsumerState::Attached, TAIL),
-            consumer("off-site_2.example", ConsumerState::Copying, MIRRORED),
+            consumer("far", ConsumerState::Attached, TAIL, 0),
+            consumer(
+                "off-site_2.example",
+                ConsumerState::Copying,
+                MIRRORED,
+                0x0BAD_CAFE,
+            ),
         ],
     }
 }

@@ -10,7 +10,7 @@ fn world() -> World {
     world.image = FaultDisk::new(Arc::new(TestDisk::new(LARGER)));
     world.open_again().unwrap();
     world.store.add_consumer("far", world.map.clone()).unwrap();
-    world.store.begin_consumer_copy("far").unwrap();
+    world.store.begin_consumer_copy("far", true).unwrap();
     world.write(1, 1).unwrap();
     let durable = world.store.sync().unwrap();
     world.store.acknowledge("far", durable, true).unwrap();

@@ -56,7 +56,7 @@ fn an_old_superblock_never_passes_for_the_newest_once_the_ring_went_on() {
 fn nor_when_the_chunk_after_its_head_rots_as_well() {
     let world = World::new(Role::Volume, 16 << 10);
     world.store.add_consumer("far", world.map.clone()).unwrap();
-    let base = world.store.begin_consumer_copy("far").unwrap();
+    let base = world.store.begin_consumer_copy("far", true).unwrap().0;
     world.store.acknowledge("far", base, true).unwrap();
     // Each fills a segment but for its last block.
     let write = |fill| {

@@ -9,7 +9,7 @@ fn what_the_image_has_may_rot_in_the_journal() {
     for rotten in 0..CHUNKS {
         let world = World::new(Role::Volume, 16 << 10);
         world.store.add_consumer("far", world.map.clone()).unwrap();
-        let base = world.store.begin_consumer_copy("far").unwrap();
+        let base = world.store.begin_consumer_copy("far", true).unwrap().0;
         world.store.acknowledge("far", base, true).unwrap();
         for block in 0..CHUNKS {
             world.write(block, u8::try_from(block).unwrap() + 1).unwrap();

@@ -47,8 +47,8 @@ impl Sink for Sender {
         self.0.settle().await
     }
 
-    async fn begin_copy(&self, base: ChainPoint) -> Result<(), SinkError> {
-        self.0.begin_copy(base).await
+    async fn begin_copy(&self, base: ChainPoint, copy_id: u32) -> Result<(), SinkError> {
+        self.0.begin_copy(base, copy_id).await
     }
 
     async fn append(&self, what: &[u8], data: &[u8]) -> Result<(), SinkError> {
