@@ -58,7 +58,7 @@ const _: () =
 const _: () = assert!(BLOCK_MAP_HEADER_BYTES <= SUMS_OFFSET);
 
 /// Blocks that are looked at in one go for the end of a run.
-const LONGEST_RUN: u64 = 1 << 16;
+const LONGEST_RUN: u64 = 1 << 12;
 
 /// One bit per block of a volume.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub struct BlockMap {
 }
 
 impl BlockMap {
-    /// Geometry for a volume: at most 2 MiB of bits, and no finer than 64 KiB a bit.
+    /// Geometry for a volume: at most 2 MiB of bits, and no finer than 4 KiB a bit.
     #[must_use]
     pub fn header_for(volume: Uuid, volume_bytes: u64) -> BlockMapHeader {
         let block_bytes = block_bytes_for(volume_bytes);
@@ -96,24 +96,23 @@ impl BlockMap {
     /// # Errors
     /// [`StorageError::Io`].
     pub fn open(device: Arc<dyn Device>, volume: Uuid, volume_bytes: u64) -> Result<Self, StorageError> {
-        let header = Self::header_for(volume, volume_bytes);
+        let wanted = Self::header_for(volume, volume_bytes);
         let mut block = [0_u8; BLOCK_BYTES];
         device.read_at(&mut block, 0)?;
-        let known =
-            BlockMapHeader::decode(&block[..BLOCK_MAP_HEADER_BYTES]).is_ok_and(|found| found == header);
+        let found = BlockMapHeader::decode(&block[..BLOCK_MAP_HEADER_BYTES]).ok();
+        let known = found.filter(|found| found.volume == volume);
+        // One of another geometry was made by another version.
+        let header = known.unwrap_or(wanted);
         let mut bits = vec![0xff_u8; usize::try_from(header.bits.div_ceil(8)).unwrap_or(usize::MAX)];
-        if known {
+        // Without a trail nothing is proved by it, which only ever refuses more.
+        let mut trail = Vec::new();
+        if known.is_some() {
             device.read_at(&mut bits, BLOCK_BYTES_U64)?;
             mark_damaged(&mut bits, &block);
+            let mut bytes = vec![0; MAX_TRAIL_BYTES];
+            device.read_at(&mut bytes, trail_offset(&header))?;
+            trail = decode_trail(&bytes).unwrap_or_default();
         }
-        let mut trail = vec![0; MAX_TRAIL_BYTES];
-        device.read_at(&mut trail, trail_offset(&header))?;
-        // Without a trail nothing is proved by it, which only ever refuses more.
-        let trail = if known {
-            decode_trail(&trail).unwrap_or_default()
-        } else {
-            Vec::new()
-        };
         let mut map = Self {
             device,
             header,
@@ -125,6 +124,9 @@ impl BlockMap {
             // that it stands for.
             changed: true,
         };
+        if header != wanted {
+            map = map.grown(map.device.clone(), volume_bytes);
+        }
         map.clear_beyond_end();
         map.marked = map.bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
         Ok(map)
@@ -187,14 +189,21 @@ impl BlockMap {
     /// Marks every block that `offset..end` touches.
     pub fn mark(&mut self, offset: u64, end: u64) {
         let block = self.header.block_bytes;
-        for bit in offset / block..end.div_ceil(block).min(self.header.bits) {
-            let index = usize::try_from(bit / 8).unwrap_or(usize::MAX);
-            let mask = 1_u8 << (bit % 8);
-            if let Some(byte) = self.bits.get_mut(index)
-                && *byte & mask == 0
+        let (first, last) = (offset / block, end.div_ceil(block).min(self.header.bits));
+        if first >= last {
+            return;
+        }
+        // A trim may be as long as the volume: whole bytes at a time.
+        for index in first / 8..=(last - 1) / 8 {
+            let from = first.saturating_sub(index * 8).min(8);
+            let until = (last - index * 8).min(8);
+            let mask = (0xff_u8 << from) & (0xff_u8 >> (8 - until));
+            let at = usize::try_from(index).unwrap_or(usize::MAX);
+            if let Some(byte) = self.bits.get_mut(at)
+                && *byte & mask != mask
             {
+                self.marked += u64::from((mask & !*byte).count_ones());
                 *byte |= mask;
-                self.marked += 1;
                 self.changed = true;
             }
         }
@@ -310,6 +319,79 @@ mod tests {
     use crate::test_disk::{Random, TestDisk};
 
     const VOLUME: Uuid = Uuid::from_u128(1);
+
+    #[test]
+    #[expect(clippy::cast_possible_truncation, reason = "a volume of 400 KiB")]
+    fn marks_and_runs_are_those_of_every_block_touched() {
+        let (bytes, mut random) = (100 * 4096 + 700, Random::new(5));
+        for _ in 0..200 {
+            let disk = Arc::new(TestDisk::new(1 << 20));
+            let mut map = BlockMap::open(disk, VOLUME, bytes).unwrap();
+            map.clear();
+            let mut model = [false; 101];
+            for _ in 0..random.below(6) {
+                let from = random.below(bytes);
+                let end = from + 1 + random.below(bytes - from);
+                map.mark(from, end);
+                model[from as usize / 4096..=(end as usize - 1) / 4096].fill(true);
+            }
+            let marked = model.iter().filter(|marked| **marked).count() as u64;
+            assert_eq!(map.marked_bytes(), marked * 4096);
+            let at = random.below(bytes);
+            let expected: u64 = (at..bytes).filter(|byte| model[*byte as usize / 4096]).count() as u64;
+            assert_eq!(map.marked_from(at, bytes), expected, "from {at} of {model:?}");
+            let mut at = 0;
+            while at < 101 * 4096 {
+                let (end, marked) = map.run(at);
+                assert!(end > at && end % 4096 == 0);
+                let blocks = &model[at as usize / 4096..end as usize / 4096];
+                assert!(blocks.iter().all(|block| *block == marked), "{at}..{end}");
+                at = end;
+            }
+        }
+    }
+
+    #[test]
+    fn bits_that_rotted_count_as_marked() {
+        let disk = Arc::new(TestDisk::new(1 << 20));
+        let volume_bytes = 3 << 27;
+        let mut map = BlockMap::open(disk.clone(), VOLUME, volume_bytes).unwrap();
+        map.clear();
+        map.mark(5 << 12, 6 << 12);
+        map.take_changes().unwrap().persist().unwrap();
+        // Of the second block of bits.
+        disk.write_at(&mut [IoSlice::new(&[1])], BLOCK_BYTES_U64 + 5000)
+            .unwrap();
+        let map = BlockMap::open(disk, VOLUME, volume_bytes).unwrap();
+        assert!(map.is_marked(5 << 12) && !map.is_marked(6 << 12));
+        assert_eq!(map.marked_bytes(), (1 << 27) + 4096);
+    }
+
+    #[test]
+    fn the_map_of_another_version_keeps_its_marks_and_its_trail() {
+        let disk = Arc::new(TestDisk::new(1 << 20));
+        let coarse = BlockMapHeader {
+            volume: VOLUME,
+            block_bytes: 65536,
+            bits: 16,
+        };
+        let point = ChainPoint {
+            sequence: 4,
+            record: 9,
+            ..ChainPoint::default()
+        };
+        let image = MapImage {
+            device: disk.clone(),
+            header: coarse,
+            bits: vec![0b10, 0],
+            trail: encode_trail(&[point]),
+        };
+        image.persist().unwrap();
+        let map = BlockMap::open(disk, VOLUME, 1 << 20).unwrap();
+        assert_eq!(map.marked_bytes(), 65536);
+        assert!(map.is_marked(65536) && map.is_marked(131_071) && !map.is_marked(131_072));
+        assert_eq!(map.trail_point(9).map(|point| point.sequence), Some(4));
+    }
 
     #[test]
     fn marks_that_a_killed_process_left_in_memory_only_are_written_by_the_next() {

@@ -21,7 +21,7 @@ pub const EAGER_COPY_BYTES: u64 = 8 << 20;
 /// How long a part of the image may take on its way to the disk while hosts flush: what a flush waits behind it.
 pub const PART_TIME: Duration = Duration::from_micros(250);
 /// Smallest such part.
-pub const PART_MIN_BYTES: u64 = BLOCK_MAP_MIN_BYTES;
+pub const PART_MIN_BYTES: u64 = 64 << 10;
 /// Largest such part.
 pub const PART_MAX_BYTES: u64 = 4 << 20;
 /// How long the image goes to the disk in parts at most.
@@ -49,7 +49,7 @@ pub const BLOCK_MAP_BITS: u64 = 1 << 24;
 /// Bytes of a block device that are zeroed at a time when it gets a larger volume.
 pub const ZERO_STEP_BYTES: u64 = 16 << 20;
 /// Finest granularity of a dirty-block map.
-pub const BLOCK_MAP_MIN_BYTES: u64 = 64 << 10;
+pub const BLOCK_MAP_MIN_BYTES: u64 = 4 << 10;
 /// Segments of a new journal are at most this large.
 pub const DEFAULT_SEGMENT_BYTES: u32 = 4 << 20;
 /// Smallest journal.

@@ -238,7 +238,7 @@ mod tests {
             Where::InsideChunk => local.located = Located::default(),
         }
         let welcome = Welcome {
-            version: 1,
+            version: 2,
             copy,
             copy_id,
             features: 0,

@@ -59,7 +59,7 @@ async fn a_remote_that_stops_reading_and_answering_is_given_up_within_ten_second
         assert!(next_frame(&mut far, &mut frame).await);
         let welcome = Welcome {
             copy_id: 0,
-            version: 1,
+            version: 2,
             copy: CopyState::Empty,
             features: 0,
             unit: Uuid::from_u128(2),

@@ -15,9 +15,9 @@ pub const MAX_BODY_BYTES: u32 = MAX_CHUNK_DATA_BYTES;
 /// Version number that handshake frames carry for ever.
 pub const HANDSHAKE_VERSION: u8 = 0;
 /// Lowest version of the stream this program speaks.
-pub const LOWEST_VERSION: u16 = 1;
+pub const LOWEST_VERSION: u16 = 2;
 /// Highest version of the stream this program speaks.
-pub const HIGHEST_VERSION: u16 = 1;
+pub const HIGHEST_VERSION: u16 = 2;
 /// Feature bits this program knows; none is defined yet.
 pub const FEATURES: u64 = 0;
 

@@ -48,7 +48,7 @@ fn hello() -> Hello {
 /// A frame of every kind, with its body.
 fn frames() -> Vec<Vec<u8>> {
     let welcome = Welcome {
-        version: 1,
+        version: 2,
         copy: CopyState::Copying,
         copy_id: 0xC0FF_EE01,
         features: 0,
@@ -242,7 +242,8 @@ fn no_length_beyond_the_limits_is_waited_for() {
             let mut header = [0; HEADER_BYTES];
             let mut to = crate::fields::Writer::new(&mut header);
             to.u32(super::limits::MAGIC).u8(kind.code());
-            to.u8(u8::from(!kind.is_handshake())).u16(0).u32(head).u32(body);
+            let version = if kind.is_handshake() { 0 } else { 2 };
+            to.u8(version).u16(0).u32(head).u32(body);
             let found = super::FrameHeader::decode(&header);
             assert!(
                 matches!(found, Err(LinkError::Length { .. })),

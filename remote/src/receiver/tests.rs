@@ -13,7 +13,7 @@ const VOLUME_BYTES: u64 = 1 << 20;
 fn hello() -> Hello {
     Hello {
         version_min: 1,
-        version_max: 1,
+        version_max: 2,
         segment_bytes: 4 << 20,
         features: 0,
         unit: Uuid::from_u128(1),

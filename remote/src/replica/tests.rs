@@ -71,7 +71,7 @@ impl World {
     fn hello(&self) -> Hello {
         Hello {
             version_min: 1,
-            version_max: 1,
+            version_max: 2,
             segment_bytes: SEGMENT,
             features: 0,
             unit: Uuid::from_u128(1),

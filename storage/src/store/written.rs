@@ -4,6 +4,7 @@
 //! while parts are under way. It is a help and not a record: what is durable is decided by the sync that follows.
 
 use crate::block_map::block_bytes_for;
+use crate::limits::PART_MIN_BYTES;
 use fixedbitset::{FixedBitSet, IntoOnes};
 use std::iter::Peekable;
 use std::ops::Range;
@@ -17,7 +18,7 @@ pub(super) struct Written {
 
 impl Written {
     pub(super) fn new(volume_bytes: u64) -> Self {
-        let block_bytes = block_bytes_for(volume_bytes);
+        let block_bytes = block_bytes_for(volume_bytes).max(PART_MIN_BYTES);
         let count = usize::try_from(volume_bytes.div_ceil(block_bytes)).unwrap_or(0);
         Self {
             block_bytes,
@@ -75,7 +76,7 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{BLOCK_MAP_MIN_BYTES as BLOCK, MAX_VOLUME_BYTES};
+    use crate::limits::{MAX_VOLUME_BYTES, PART_MIN_BYTES as BLOCK};
 
     #[test]
     fn what_was_written_comes_back_in_parts_and_once() {

@@ -88,8 +88,8 @@ fn beginning(draw: &mut Draw<'_>) -> (Hello, SinkState) {
     };
     let head = point_near(draw, &base);
     let hello = Hello {
-        version_min: u16::from(draw.u8() & 1),
-        version_max: 1,
+        version_min: 1 + u16::from(draw.u8() & 1),
+        version_max: 2,
         segment_bytes: 16 << 10,
         features: 0,
         unit: Uuid::from_u128(1),

@@ -297,7 +297,7 @@ impl World {
         let received = self.named(draw);
         let how = draw.u8();
         let welcome = Welcome {
-            version: if how & 0xE0 == 0xE0 { draw.u16() } else { 1 },
+            version: if how & 0xE0 == 0xE0 { draw.u16() } else { 2 },
             copy: copy_state(draw),
             copy_id: u32::from(draw.u8() & 1),
             features: if how & 0x1C == 0x1C { draw.u64() } else { 0 },
@@ -400,7 +400,7 @@ fn hello(volume: &Volume) -> Hello {
     let points = volume.points();
     Hello {
         version_min: 1,
-        version_max: 1,
+        version_max: 2,
         segment_bytes: 16 << 10,
         features: 0,
         unit: Uuid::from_u128(1),

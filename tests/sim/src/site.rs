@@ -10,7 +10,7 @@ use crate::taps::{ImageTap, JournalTap};
 use crate::world::World;
 use farside::link::StatusCell;
 use farside::volume::Volume;
-use farside_protocol::journal::{BLOCK_MAP_HEADER_BYTES, BlockMapHeader, Role, Superblock};
+use farside_protocol::journal::{BLOCK_MAP_HEADER_BYTES, BlockMapHeader, ChainPoint, Role, Superblock};
 use farside_storage::{BlockMap, Clock, Device, Store, StoreDevices, StoreParameters, load_superblock};
 use farside_tests::random::Random;
 use parking_lot::Mutex;
@@ -64,6 +64,8 @@ pub struct Site {
     pub backups: RefCell<Vec<Backup>>,
     /// Replicas ahead of the old copy that was put back: nothing of them may be lost.
     pub left_ahead: RefCell<BTreeMap<String, LeftAhead>>,
+    /// Its histories until it went back in time, each time: the network may still hold chunks of them for replicas.
+    pub branches_left: RefCell<Vec<History>>,
     /// A disk of it met a fault: it may be degraded until the unit is started again.
     pub faulty: Cell<bool>,
     /// The volume, while it is in service.
@@ -93,8 +95,8 @@ pub struct Backup {
 /// What a remote held when its volume went back in time.
 #[derive(Debug)]
 pub struct LeftAhead {
-    /// Its last record.
-    pub record: u64,
+    /// Its last chunk.
+    pub point: ChainPoint,
     /// The volume after that.
     pub state: Vec<u8>,
 }
@@ -133,6 +135,7 @@ impl Site {
             lost_its_end: Cell::new(false),
             backups: RefCell::default(),
             left_ahead: RefCell::default(),
+            branches_left: RefCell::default(),
             faulty: Cell::new(false),
             volume: RefCell::default(),
             broken: RefCell::default(),
@@ -230,7 +233,7 @@ impl Site {
         let Some(backup) = backups.last() else { return };
         let mut left_ahead = self.left_ahead.borrow_mut();
         for remote in self.remotes.borrow().iter() {
-            let ahead = held(remote).filter(|held| held.record > backup.history.last());
+            let ahead = held(remote).filter(|held| held.point.record > backup.history.last());
             if let Some(ahead) = ahead.filter(|_| !left_ahead.contains_key(remote)) {
                 left_ahead.insert(remote.clone(), ahead);
             }
@@ -246,8 +249,9 @@ impl Site {
         let mut history = backup.history.clone();
         let mut now = self.history.lock();
         history.went_back_from(&now);
-        *now = history;
+        let left = std::mem::replace(&mut *now, history);
         drop(now);
+        self.branches_left.borrow_mut().push(left);
         self.confirmed.borrow_mut().clear();
         self.copies.lock().forgive();
     }
