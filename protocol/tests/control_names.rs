@@ -1,10 +1,10 @@
 //! The JSON of the control types is an interface: scripts read it. This file keeps its names.
 
 use farside_protocol::control::{
-    BufferStatus, Command, ControlError, CopyProgress, CounterPair, CreateVolume, ErrorCode, HistorySummary,
-    ImageStatus, JournalStatus, Lag, MomentStatus, Positions, RemoteAddress, RemoteState, RemoteStatus,
-    RemoveVolume, ReplicaState, ReplicaStatus, Reply, ResizeVolume, SCHEMA, SetFlow, SourceStatus, Status,
-    UnitStatus, VolumeState, VolumeStatus,
+    BufferStatus, Command, ControlError, CopyProgress, CounterPair, CreateVolume, ErrorCode, Forecast,
+    HistorySummary, ImageStatus, JournalStatus, Lag, MomentStatus, Positions, RemoteAddress, RemoteState,
+    RemoteStatus, RemoveVolume, ReplicaState, ReplicaStatus, Reply, ResizeVolume, SCHEMA, SetFlow,
+    SourceStatus, Status, UnitStatus, VolumeState, VolumeStatus,
 };
 
 fn journal(path: &str) -> JournalStatus {
@@ -40,6 +40,14 @@ fn remote() -> RemoteStatus {
             bytes_per_second: 3,
         }),
         dirty_bytes: 8192,
+        forecast: Some(Forecast {
+            write_bytes_per_second: 5,
+            confirm_bytes_per_second: 6,
+            covers_seconds: Some(7),
+            drains_seconds: None,
+            full_seconds: Some(8),
+            full_at: Some("2026-01-02T03:04:05Z".into()),
+        }),
     }
 }
 

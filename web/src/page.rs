@@ -160,6 +160,9 @@ fn remote_block(out: &mut String, remote: &RemoteStatus) {
         ),
     );
     pair(out, "Behind", &remote.likely_behind);
+    if let Some(forecast) = &remote.forecast {
+        pair(out, "Forecast", &forecast.text());
+    }
     pair(
         out,
         "Consistent up to",

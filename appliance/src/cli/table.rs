@@ -133,6 +133,9 @@ fn draw_remote(out: &mut String, remote: &RemoteStatus, style: Style) {
     );
     row(out, "  records", &text);
     row(out, "  behind", &remote.likely_behind);
+    if let Some(forecast) = &remote.forecast {
+        row(out, "  forecast", &forecast.text());
+    }
     row(
         out,
         "  consistent",

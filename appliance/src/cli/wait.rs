@@ -208,6 +208,7 @@ mod tests {
             likely_behind: String::new(),
             copy: None,
             dirty_bytes: 0,
+            forecast: None,
         }];
         volume
     }

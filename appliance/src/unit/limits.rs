@@ -43,3 +43,9 @@ pub(super) const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 /// Written at once of what a remote has differently.
 pub(super) const REPAIR_BYTES: u64 = 1 << 20;
+
+/// How often positions are noted for a forecast.
+pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Seconds after which a rate counts only a third.
+pub(super) const TREND_SECONDS: f64 = 120.0;

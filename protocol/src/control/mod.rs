@@ -7,6 +7,7 @@
 //! Never here: storage types, I/O, clocks.
 
 mod status;
+mod forecast;
 mod verify;
 mod volume;
 mod replica;
@@ -18,6 +19,7 @@ pub use command::{
     Command, ControlError, CreateVolume, ErrorCode, RemoteAddress, RemoveVolume, Reply, ResizeVolume,
     SetFlow, VersionInfo,
 };
+pub use forecast::{Forecast, human_seconds};
 pub use history::{
     AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, HistoryStatus,
     HistorySummary, MomentStatus, OpenView, Progress, RestoreFile,

@@ -1,5 +1,6 @@
 //! The status of one volume: its files, its positions, its remotes.
 
+use super::Forecast;
 use serde::{Deserialize, Serialize};
 
 /// What a volume is doing.
@@ -254,6 +255,9 @@ pub struct RemoteStatus {
     pub copy: Option<CopyProgress>,
     /// What a copy would have to send, from the dirty-block map.
     pub dirty_bytes: u64,
+    /// What becomes of the journal and the remote as things go; absent while the journal keeps nothing for it.
+    #[serde(default)]
+    pub forecast: Option<Forecast>,
 }
 
 /// How far a remote is behind.

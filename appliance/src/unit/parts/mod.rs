@@ -15,6 +15,7 @@ mod past;
 mod receiving;
 mod sending;
 mod status;
+mod trend;
 mod verifying;
 mod volume;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A volume's links to its remotes.
 
+use super::trend::Trends;
 use crate::config::RemoteConfig;
 use crate::link::{LinkState, LinkStatus, Sender};
 use crate::unit::limits::{DRAIN_POLL, QUEUE_POLL};
@@ -27,6 +28,9 @@ pub(super) struct Link {
     pub(super) ending: Option<JoinHandle<()>>,
     /// Watches over a comparison with it.
     pub(super) verifying: Option<JoinHandle<()>>,
+    pub(super) trends: Arc<Trends>,
+    /// Watches the rates.
+    pub(super) sampling: JoinHandle<()>,
 }
 
 impl Drop for Link {
@@ -34,6 +38,7 @@ impl Drop for Link {
         for task in [&self.ending, &self.verifying].into_iter().flatten() {
             task.abort();
         }
+        self.sampling.abort();
     }
 }
 

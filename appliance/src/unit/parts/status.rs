@@ -218,6 +218,7 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
             bytes_per_second: copy.rate_bytes_per_s,
         }),
         dirty_bytes: view.map_or(0, |view| view.dirty_bytes),
+        forecast: link.trends.forecast(volume, name, is_connected(&status)),
     }
 }
 

@@ -6,6 +6,7 @@ use super::exports::VolumeExports;
 use super::files::{Opening, discard, files_of, open_or_create, report_start};
 use super::sending::{Link, Links, Served};
 use super::status::volume_status;
+use super::trend::Trends;
 use crate::config::{RemoteConfig, VolumeConfig};
 use crate::link::{Sender, SenderConfig};
 use crate::targets::Counters;
@@ -152,12 +153,18 @@ impl Volume {
         let is_loose = view.is_none_or(|view| view.state == ConsumerState::NeedsCopy);
         let sends = remote.send && (remote.queue || !is_loose);
         let links = self.served.links.clone();
+        let trends = Arc::new(Trends::default());
+        let watching = trends
+            .clone()
+            .watch(self.served.volume.clone(), remote.name.clone());
         let link = Link {
             config: remote.clone(),
             sender: sends.then(|| Sender::spawn(source.clone(), config)),
             source,
             ending: None,
             verifying: None,
+            trends,
+            sampling: tokio::spawn(watching),
         };
         links.links.lock().insert(remote.name.clone(), link);
         if !remote.queue && !is_loose {
