@@ -143,3 +143,62 @@ fn what_is_not_there_is_not_stopped() {
         Ok(())
     });
 }
+
+#[test]
+fn a_rate_is_kept_and_changed_while_everything_goes_on() {
+    promise(|world| {
+        let two = TwoUnits::start(world, SIZES)?;
+        let mut random = Random::new(world.seed());
+        let mut host = two.connect()?;
+        let file = world.file("local.toml");
+        let text = std::fs::read_to_string(&file)?;
+        ensure!(
+            text.rsplit("[[")
+                .next()
+                .is_some_and(|last| last.starts_with("volume.remote]]")),
+            "{text}"
+        );
+        let log = || -> Result<String> { Ok(two.local.process()?.log_text()) };
+        let wait_for_config = |rate: &str| -> Result<()> {
+            let before = log()?.matches("configuration reread").count();
+            std::fs::write(&file, format!("{}\nrate = \"{rate}\"\n", text.trim_end()))?;
+            two.local.process()?.signal(rustix::process::Signal::HUP)?;
+            wait_until("the rate to be in force", limits::START, || {
+                let said = log()?.matches("configuration reread").count();
+                Ok(Seen::when(said > before, || format!("{said} of {before}")))
+            })
+        };
+        wait_for_config("512K")?;
+        let began = farside_tests::clock::now();
+        for number in 0..4 {
+            host.write(number << 20, &random.bytes(1 << 20))?;
+        }
+        host.flush()?;
+        // The host waited for the disk, not for the link.
+        let remote = two.local.status()?.remote(VOLUME)?.clone();
+        ensure!(number(&remote, &["lag", "bytes"])? > 2 << 20, "{remote}");
+        two.local.wait_applied()?;
+        let seconds = began.elapsed().as_secs_f64();
+        // What may go at once is a quarter of a second's, and one batch more than that.
+        ensure!(seconds > 5.0, "4 MiB at 512 KiB/s took {seconds} s");
+        // Nobody waits for hours because a rate was too low: it is changed, and the rest goes on.
+        wait_for_config("1K")?;
+        for number in 4..8 {
+            host.write(number << 20, &random.bytes(1 << 20))?;
+        }
+        host.flush()?;
+        wait_for_config("100M")?;
+        two.expect_same_on_both_sides()?;
+        std::fs::write(&file, format!("{}\nrate = \"5\"\n", text.trim_end()))?;
+        let refused = two
+            .local
+            .command(&["config", "check", &file.display().to_string()])?
+            .failure()?;
+        ensure!(
+            refused.stderr.contains("too few for a link"),
+            "{}",
+            refused.output()
+        );
+        Ok(())
+    });
+}

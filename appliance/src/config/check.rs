@@ -325,8 +325,21 @@ impl Checker<'_> {
             address: remote.address.get_ref().clone(),
             send: remote.send.unwrap_or(true),
             queue: remote.queue.unwrap_or(true),
+            rate_bytes: self.rate(remote.rate.as_ref()),
         };
         raw.remote.iter().map(copy).collect()
+    }
+
+    fn rate(&mut self, setting: Option<&Spanned<RawSize>>) -> Option<u64> {
+        let setting = setting?;
+        let bytes = self.size(setting)?;
+        if bytes < limits::RATE_BYTES_MIN {
+            let message = format!("{bytes} bytes in a second are too few for a link");
+            let remedy =
+                "give at least 1K, or leave the line away; 'farside journal stop-send' holds the link";
+            self.refuse(&setting.span(), message, remedy);
+        }
+        Some(bytes)
     }
 
     fn remote_address(&mut self, remote: &RawRemote, link: &LinkConfig, trusted: bool) {

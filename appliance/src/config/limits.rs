@@ -43,3 +43,6 @@ pub const NBD_CONNECTIONS_MAX: u32 = 65_536;
 
 /// Longest path of a unix socket: `sun_path` without its closing zero (unix(7)).
 pub const SOCKET_PATH_BYTES: usize = 107;
+
+/// Smallest rate of a link, in bytes per second.
+pub const RATE_BYTES_MIN: u64 = 1 << 10;

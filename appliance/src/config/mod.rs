@@ -164,6 +164,8 @@ pub struct RemoteConfig {
     pub send: bool,
     /// Records are kept in the journal until it has them.
     pub queue: bool,
+    /// Most bytes sent to it in a second; as fast as the line is if absent.
+    pub rate_bytes: Option<u64>,
 }
 
 /// `[limits]`.

@@ -125,6 +125,7 @@ pub(super) struct RawRemote {
     pub(super) address: Spanned<String>,
     pub(super) send: Option<bool>,
     pub(super) queue: Option<bool>,
+    pub(super) rate: Option<Spanned<RawSize>>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

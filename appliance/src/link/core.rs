@@ -10,6 +10,7 @@ use super::decide::{Decision, LocalView, decide};
 use super::error::CloseReason;
 use super::events::{Effect, Input, Outgoing, Progress, SessionLimits, Stage, Verdict};
 use super::limits::{BATCH_BYTES, BATCH_CHUNKS, COPY_PIECE_BYTES, MAX_UNACKED};
+use super::pace::Pace;
 use super::source::{ChunkSpan, Extent, Located, Points, SourceError, WantedChunks};
 use super::verifying::Verifying;
 use farside_protocol::journal::{ChainPoint, ConsumerState};
@@ -40,6 +41,7 @@ pub struct SessionCore {
     expect_begun: bool,
     chunks_next: bool,
     verifying: Verifying,
+    pace: Pace,
     reading: bool,
     writing: bool,
     outbox: VecDeque<Outgoing>,
@@ -66,6 +68,7 @@ impl SessionCore {
             expect_begun: false,
             chunks_next: true,
             verifying: Verifying::Idle,
+            pace: Pace::new(limits.bytes_per_second, now_ms),
             reading: false,
             writing: false,
             outbox: VecDeque::new(),
@@ -359,6 +362,7 @@ impl SessionCore {
     fn count_sent(&mut self, wire_bytes: u64) {
         self.in_flight_bytes = self.in_flight_bytes.saturating_add(wire_bytes);
         self.progress.sent_bytes = self.progress.sent_bytes.saturating_add(wire_bytes);
+        self.pace.sent(wire_bytes);
     }
 
     /// Up to where chunks may be sent: while the image is read, not beyond what it holds.
@@ -371,7 +375,10 @@ impl SessionCore {
 
     fn pump(&mut self, effects: &mut Vec<Effect>) {
         match self.verifying.ask(self.sent.record) {
-            Some(Ok((question, digests))) => self.outbox.push_back(Outgoing::Verify(question, digests)),
+            Some(Ok((question, digests))) => {
+                self.pace.sent(u64::try_from(digests.len()).unwrap_or(u64::MAX));
+                self.outbox.push_back(Outgoing::Verify(question, digests));
+            }
             Some(Err(changed)) => effects.push(Effect::Judged(changed)),
             None => {}
         }
@@ -383,7 +390,9 @@ impl SessionCore {
         }
         let busy = self.reading || self.writing || !self.outbox.is_empty();
         let window_open = self.in_flight_bytes < self.limits.window_bytes;
-        if busy || !window_open || !matches!(self.stage, Stage::Copying | Stage::Streaming) {
+        let may_send =
+            matches!(self.stage, Stage::Copying | Stage::Streaming) && self.pace.may_send(self.now_ms);
+        if busy || !window_open || !may_send {
             return;
         }
         let others_wait = self.next_chunks().is_some();
@@ -426,7 +435,7 @@ impl SessionCore {
         Some(Effect::ReadChunks(WantedChunks {
             from: self.sent,
             up_to,
-            max_bytes: room.min(BATCH_BYTES),
+            max_bytes: room.min(BATCH_BYTES).min(self.pace.most_bytes()),
             watched: self.verifying.watched(),
         }))
     }
@@ -448,7 +457,8 @@ impl SessionCore {
         }
         Some(Effect::ReadImage {
             offset: copying.sent_offset,
-            max_bytes: u32::try_from(left).map_or(COPY_PIECE_BYTES, |left| left.min(COPY_PIECE_BYTES)),
+            max_bytes: u32::try_from(left.min(self.pace.most_bytes()))
+                .map_or(COPY_PIECE_BYTES, |left| left.min(COPY_PIECE_BYTES)),
         })
     }
 }

@@ -126,6 +126,8 @@ pub enum Stage {
 pub struct SessionLimits {
     /// Most bytes sent and not confirmed, give or take one chunk.
     pub window_bytes: u64,
+    /// Most bytes sent in a second, in the mean.
+    pub bytes_per_second: Option<u64>,
     /// Size of the volume.
     pub volume_bytes: u64,
     /// The volume's epoch.

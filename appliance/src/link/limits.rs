@@ -10,6 +10,11 @@ pub const BATCH_BYTES: u64 = 1 << 20;
 pub const BATCH_CHUNKS: usize = 256;
 /// Longest piece of the image copied at once: the body of one frame.
 pub const COPY_PIECE_BYTES: u32 = 1 << 20;
+/// A link with a rate sends batches of what is free in this part of a second, if that is not less than
+/// [`PACE_LEAST_BYTES`].
+pub const PACE_PARTS: u64 = 4;
+/// Batches are no smaller for a rate.
+pub const PACE_LEAST_BYTES: u64 = 64 << 10;
 /// Frames sent and not yet acknowledged that positions are remembered for.
 pub const MAX_UNACKED: usize = 16_384;
 /// How long a range waits to be compared while there are records to be sent.

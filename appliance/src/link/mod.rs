@@ -11,6 +11,7 @@ mod error;
 pub mod events;
 pub mod core;
 mod copying;
+mod pace;
 mod verifying;
 mod verification;
 pub mod backoff;

@@ -31,6 +31,8 @@ pub struct SenderConfig {
     pub instance: Uuid,
     /// Most bytes sent and not confirmed; raised to a minimum of 2 MiB.
     pub window_bytes: u64,
+    /// Most bytes sent in a second, in the mean.
+    pub bytes_per_second: Option<u64>,
     /// Dial addresses that are not on this machine, without encryption.
     pub allow_beyond_loopback: bool,
     /// What is to be compared with the remote, which lasts longer than a connection.
@@ -46,6 +48,7 @@ impl SenderConfig {
             address: address.to_owned(),
             instance,
             window_bytes: DEFAULT_WINDOW_BYTES,
+            bytes_per_second: None,
             allow_beyond_loopback: false,
             verification: Arc::default(),
         }
@@ -76,6 +79,7 @@ impl Sender {
             remote_name: config.remote_name.clone(),
             instance: config.instance,
             window_bytes: config.window_bytes.max(MIN_WINDOW_BYTES),
+            bytes_per_second: config.bytes_per_second,
             status: Arc::clone(&status),
             verification: Arc::clone(&config.verification),
         };

@@ -36,6 +36,8 @@ pub struct SessionSetup<S> {
     pub instance: Uuid,
     /// Most bytes sent and not confirmed.
     pub window_bytes: u64,
+    /// Most bytes sent in a second, in the mean.
+    pub bytes_per_second: Option<u64>,
     /// Where the status is put.
     pub status: Arc<StatusCell>,
     /// What is to be compared with the remote.
@@ -74,6 +76,7 @@ where
     let hello = hello(setup);
     let limits = SessionLimits {
         window_bytes: setup.window_bytes,
+        bytes_per_second: setup.bytes_per_second,
         volume_bytes: hello.volume_bytes,
         epoch: hello.epoch,
     };

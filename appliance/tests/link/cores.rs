@@ -431,3 +431,31 @@ fn ranges_compared_under_live_writes_differ_only_where_the_replica_is_wrong() {
         "{compared} compared, {changed} changed"
     );
 }
+
+#[test]
+fn a_link_with_a_rate_keeps_it_and_loses_nothing() {
+    for seed in 1..20 {
+        let mut world = prepared(seed, 20);
+        world.bytes_per_second = Some(60_000);
+        world.connect();
+        for _ in 0..2500 {
+            let before = world.now_ms;
+            world.step(true);
+            sound(&world);
+            assert!(world.now_ms >= before);
+        }
+        let session = world.session.as_ref().unwrap();
+        let sent = session.core.progress().sent_bytes;
+        // What is free at the start, and the batch that takes more than there is.
+        let most = world.now_ms * 60 + 15_000 + (70 << 10);
+        assert!(
+            sent > 0 && sent <= most,
+            "seed {seed}: {sent} bytes in {} ms",
+            world.now_ms
+        );
+        world.bytes_per_second = None;
+        world.cut();
+        world.connect();
+        world.run_to_the_end();
+    }
+}

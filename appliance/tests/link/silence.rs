@@ -33,6 +33,7 @@ fn setup() -> SessionSetup<Volume> {
         remote_name: "far".into(),
         instance: Uuid::from_u128(1),
         window_bytes: 1 << 20,
+        bytes_per_second: None,
         status: Arc::new(StatusCell::default()),
         verification: Arc::default(),
     }

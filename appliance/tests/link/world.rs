@@ -59,6 +59,7 @@ pub(crate) struct World {
     pub(crate) session: Option<Session>,
     pub(crate) delivered: u64,
     pub(crate) window_bytes: u64,
+    pub(crate) bytes_per_second: Option<u64>,
     /// What came of the ranges that were compared.
     pub(crate) verdicts: Vec<Verdict>,
 }
@@ -73,6 +74,7 @@ impl World {
             session: None,
             delivered: 0,
             window_bytes: 64 << 10,
+            bytes_per_second: None,
             verdicts: Vec::new(),
         }
     }
@@ -81,6 +83,7 @@ impl World {
         let (identity, points) = (self.volume.identity(), self.volume.points());
         let limits = SessionLimits {
             window_bytes: self.window_bytes,
+            bytes_per_second: self.bytes_per_second,
             volume_bytes: identity.volume_bytes,
             epoch: identity.epoch,
         };

@@ -65,6 +65,7 @@ impl Remote {
             remote_name: REMOTE.to_owned(),
             instance: Uuid::from_u128(1),
             window_bytes: WINDOW_BYTES,
+            bytes_per_second: None,
             status: Arc::new(StatusCell::default()),
             verification: Arc::default(),
         };

@@ -7,7 +7,7 @@ use crate::host;
 use crate::nbd_host;
 use crate::platter::is_any_faulty;
 use crate::process::{Death, Process};
-use crate::schedule::{Needs, spawn};
+use crate::schedule::{self, Needs, spawn};
 pub use crate::site::{LeftAhead, Site};
 use crate::workers::{SESSION_FREE, SimWorkers};
 use crate::world::World;
@@ -147,6 +147,7 @@ fn start_link(
         remote_name: remote.to_owned(),
         instance,
         window_bytes: WINDOW_BYTES,
+        bytes_per_second: (schedule::draw(4) == 0).then(|| 20_000 + schedule::draw(400_000)),
         status,
         verification: checks::verify::begin((world, process, site), remote, volume.clone()),
     };
@@ -169,7 +170,7 @@ async fn keep_link(
         if *told.borrow() || !site.remotes.borrow().contains(&name) {
             return;
         }
-        let random = u32::try_from(crate::schedule::draw(1 << 32)).unwrap_or(0);
+        let random = u32::try_from(schedule::draw(1 << 32)).unwrap_or(0);
         let mut pause_ms = 0;
         let connected = world.remote(&name).and_then(|remote| {
             let (far, receiver) = remote.running()?;
@@ -219,7 +220,7 @@ async fn keep_link(
 pub fn bury(world: &Rc<World>, process: &Arc<Process>) {
     let how = process.how_it_died();
     world.stats.trace("local", || format!("died: {how:?}"));
-    crate::schedule::current().end_tasks_of(process);
+    schedule::current().end_tasks_of(process);
     for site in world.sites() {
         checks::links::note_confirmed(&site);
         if let Some(volume) = site.volume.take() {
@@ -280,7 +281,7 @@ pub async fn shut_down(world: &Rc<World>) {
     if process.is_dead() {
         return;
     }
-    crate::schedule::current().end_tasks_of(&process);
+    schedule::current().end_tasks_of(&process);
     for site in world.sites() {
         site.volume.take();
         site.history.lock().nobody_waits();

@@ -145,6 +145,7 @@ impl Volume {
         let source = Arc::new(made.map_err(|error| PartError::failed(error.to_string()))??);
         let config = SenderConfig {
             window_bytes: self.sending.window_bytes,
+            bytes_per_second: remote.rate_bytes,
             // Addresses beyond loopback are refused by the configuration unless it trusts the network.
             allow_beyond_loopback: true,
             ..SenderConfig::new(&remote.name, &remote.address, self.sending.instance)
