@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+mod resync;
 const BYTES: u64 = 1 << 20;
 const SEGMENT: u32 = 64 << 10;
 const SOON: Duration = Duration::from_secs(20);

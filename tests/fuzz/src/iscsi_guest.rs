@@ -5,15 +5,16 @@ use crate::iscsi_pdu::{
     Digests, HEADER_BYTES, Header, is_onward, put_message, put_word, take_message, take_piece, word,
 };
 use crate::iscsi_wire::Initiator;
+use crate::iscsi_words::say_more;
 use farside::targets::iscsi::{Account, Policy};
 use farside_protocol::iscsi::{Pairs, put_pair};
 use md5::Md5;
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
 
-const HOST: &str = "iqn.2026-11.test:host";
-const TARGET: &str = "iqn.2026-11.dev.farside:disk0";
-const USER: &str = "user";
+pub(crate) const HOST: &str = "iqn.2026-11.test:host";
+pub(crate) const TARGET: &str = "iqn.2026-11.dev.farside:disk0";
+pub(crate) const USER: &str = "user";
 const SECRET: &[u8] = b"twelve bytes";
 const OWN_NAME: &str = "farside";
 const OWN_SECRET: &[u8] = b"other twelve bytes";
@@ -23,63 +24,6 @@ const OUR_CHALLENGE: &[u8] = b"sixteen bytes it is";
 /// The target gives up after 64.
 pub(crate) const MOST_REQUESTS: usize = 80;
 const LOGOUT_TAG: u32 = 0xfff0_0001;
-
-const KEYS: [&str; 28] = [
-    "InitiatorName",
-    "TargetName",
-    "SessionType",
-    "InitiatorAlias",
-    "AuthMethod",
-    "CHAP_A",
-    "CHAP_N",
-    "CHAP_R",
-    "CHAP_I",
-    "CHAP_C",
-    "HeaderDigest",
-    "DataDigest",
-    "InitialR2T",
-    "ImmediateData",
-    "MaxBurstLength",
-    "FirstBurstLength",
-    "MaxOutstandingR2T",
-    "MaxConnections",
-    "ErrorRecoveryLevel",
-    "DefaultTime2Wait",
-    "DefaultTime2Retain",
-    "DataPDUInOrder",
-    "DataSequenceInOrder",
-    "MaxRecvDataSegmentLength",
-    "TaskReporting",
-    "iSCSIProtocolLevel",
-    "OFMarker",
-    "X-com.example",
-];
-const VALUES: [&str; 24] = [
-    HOST,
-    TARGET,
-    "Discovery",
-    "Normal",
-    "CHAP",
-    "None",
-    "CHAP,None",
-    "None,CHAP",
-    "5",
-    "7",
-    "7,5",
-    USER,
-    "Yes",
-    "No",
-    "CRC32C",
-    "None,CRC32C",
-    "0",
-    "1",
-    "512",
-    "8192",
-    "0x40000",
-    "RFC3720",
-    "0b",
-    "",
-];
 
 /// What a login has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,31 +129,6 @@ fn from_hex(text: &str) -> Vec<u8> {
             .and_then(|pair| u8::from_str_radix(pair, 16).ok())
     };
     pairs.map(|pair| byte(pair).expect("digits")).collect()
-}
-
-/// Any keys with any values, very many that nobody knows, or what is no text.
-fn say_more(draw: &mut Draw<'_>, text: &mut Vec<u8>) {
-    let count = draw.u8();
-    for _ in 0..count & 15 {
-        let key = KEYS[usize::from(draw.u8()) % KEYS.len()];
-        let value = draw.u8();
-        match VALUES.get(usize::from(value)) {
-            Some(value) => put_pair(text, key, value),
-            None => {
-                let bytes = draw.bytes(usize::from(value) - VALUES.len());
-                let value = String::from_utf8_lossy(bytes).replace('\0', "");
-                put_pair(text, key, &value);
-            }
-        }
-    }
-    if count & 16 != 0 {
-        for number in 0..u32::from(count) * 8 {
-            put_pair(text, &format!("k{number}"), "");
-        }
-    }
-    if count & 32 != 0 {
-        text.extend_from_slice(draw.bytes(usize::from(count)));
-    }
 }
 
 impl Guest {

@@ -18,6 +18,7 @@ mod small_disk;
 mod iscsi_messages;
 mod iscsi_pdu;
 mod iscsi_wire;
+mod iscsi_words;
 mod iscsi_client;
 mod iscsi_script;
 mod iscsi_server;
