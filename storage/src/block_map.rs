@@ -100,7 +100,10 @@ impl BlockMap {
         let mut block = [0_u8; BLOCK_BYTES];
         device.read_at(&mut block, 0)?;
         let found = BlockMapHeader::decode(&block[..BLOCK_MAP_HEADER_BYTES]).ok();
-        let known = found.filter(|found| found.volume == volume);
+        let known = found.filter(|found| {
+            let fits = found.block_bytes >= BLOCK_MAP_MIN_BYTES && found.bits <= BLOCK_MAP_BITS;
+            found.volume == volume && fits
+        });
         // One of another geometry was made by another version.
         let header = known.unwrap_or(wanted);
         let mut bits = vec![0xff_u8; usize::try_from(header.bits.div_ceil(8)).unwrap_or(usize::MAX)];
@@ -126,6 +129,8 @@ impl BlockMap {
         };
         if header != wanted {
             map = map.grown(map.device.clone(), volume_bytes);
+            // What it does not cover it says nothing of.
+            map.mark(header.bits * header.block_bytes, volume_bytes);
         }
         map.clear_beyond_end();
         map.marked = map.bits.iter().map(|byte| u64::from(byte.count_ones())).sum();

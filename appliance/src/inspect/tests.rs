@@ -307,7 +307,7 @@ fn a_dirty_block_map_shows_how_much_is_marked() {
     result.unwrap();
     assert_eq!(
         (&json["kind"], &json["bits"]),
-        (&"dirty-block-map".into(), &16.into())
+        (&"dirty-block-map".into(), &256.into())
     );
     assert_eq!(json["marked_bytes"], 1 << 20);
     let file = std::fs::File::options()

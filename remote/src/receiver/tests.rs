@@ -255,11 +255,11 @@ fn versions_are_negotiated_and_the_refusal_names_both_ranges() {
         version_max: max,
         ..hello()
     };
-    assert_eq!(negotiate(&with(1, 9)), Ok(1));
-    let refusal = negotiate(&with(2, 9)).unwrap_err();
+    assert_eq!(negotiate(&with(1, 9)), Ok(2));
+    let refusal = negotiate(&with(3, 9)).unwrap_err();
     assert_eq!(refusal.code, RefuseCode::UnsupportedVersion);
     assert!(
-        refusal.text().contains("1 to 1") && refusal.text().contains("2 to 9"),
+        refusal.text().contains("2 to 2") && refusal.text().contains("3 to 9"),
         "{refusal}"
     );
 }

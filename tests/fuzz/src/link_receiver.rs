@@ -360,9 +360,9 @@ impl Model {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     // The decisions before the messages: hello and state as they are, then the copy state.
-    let start = |copy: u8, offset: u8| vec![0, 0, 0, copy, 0, offset];
+    let start = |copy: u8, offset: u8| vec![0, 0, 0, copy, 0, 0, offset];
     let chunk = [0, 0, 0, 0, 1, 9, 100, 8, 0, 7, 50, 16, 1];
-    let begin = [0, 5, 0];
+    let begin = [0, 5, 0, 0];
     let data = [0, 3, 255, 5, 0];
     let holes = [0, 4, 0, 0];
     let end = [0, 6, 0];

@@ -25,7 +25,7 @@ fn world() -> World {
     world
 }
 
-const BLOCK: u64 = 64 << 10;
+const BLOCK: u64 = 4 << 10;
 
 fn dirty(store: &Store) -> u64 {
     store.consumer("far").unwrap().dirty_bytes
