@@ -81,8 +81,12 @@ pub trait Sink: Send + Sync + 'static {
     fn end_copy(&self, consistent_from: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// What a complete replica holds in a range inside the volume after everything that was appended: waits until that is
-    /// in the image.
-    fn read(&self, offset: u64, length: u32) -> impl Future<Output = Result<Vec<u8>, SinkError>> + Send;
+    /// in the image. `None`: it cannot be read, which the log says.
+    fn read(
+        &self,
+        offset: u64,
+        length: u32,
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, SinkError>> + Send;
 }
 
 /// The replicas of a unit.

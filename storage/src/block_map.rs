@@ -37,8 +37,9 @@ fn with_sums(header: &BlockMapHeader, bits: &[u8]) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];
     block[..BLOCK_MAP_HEADER_BYTES].copy_from_slice(&header.encode());
     let sums = block[SUMS_OFFSET..].chunks_exact_mut(SUM_BYTES);
+    let seed = crc32c::crc32c(&header.encode());
     for (sum, part) in sums.zip(bits.chunks(BLOCK_BYTES)) {
-        sum.copy_from_slice(&crc32c::crc32c(part).to_be_bytes());
+        sum.copy_from_slice(&crc32c::crc32c_append(seed, part).to_be_bytes());
     }
     block
 }
@@ -46,8 +47,10 @@ fn with_sums(header: &BlockMapHeader, bits: &[u8]) -> [u8; BLOCK_BYTES] {
 /// Bits that are not what was written count as marked: that is always right.
 fn mark_damaged(bits: &mut [u8], block: &[u8; BLOCK_BYTES]) {
     let sums = block[SUMS_OFFSET..].chunks_exact(SUM_BYTES);
+    // Of the header, too: bits of another geometry are others.
+    let seed = crc32c::crc32c(&block[..BLOCK_MAP_HEADER_BYTES]);
     for (sum, part) in sums.zip(bits.chunks_mut(BLOCK_BYTES)) {
-        if *sum != crc32c::crc32c(part).to_be_bytes() {
+        if *sum != crc32c::crc32c_append(seed, part).to_be_bytes() {
             part.fill(0xff);
         }
     }
@@ -101,7 +104,8 @@ impl BlockMap {
         device.read_at(&mut block, 0)?;
         let found = BlockMapHeader::decode(&block[..BLOCK_MAP_HEADER_BYTES]).ok();
         let known = found.filter(|found| {
-            let fits = found.block_bytes >= BLOCK_MAP_MIN_BYTES && found.bits <= BLOCK_MAP_BITS;
+            // One of a larger volume does not fit the file.
+            let fits = found.block_bytes >= BLOCK_MAP_MIN_BYTES && found.bits <= wanted.bits;
             found.volume == volume && fits
         });
         // One of another geometry was made by another version.

@@ -195,6 +195,33 @@ fn a_comparison_waits_for_the_link_is_stopped_and_refused_where_there_is_nothing
             let said = refused.code == code && refused.stderr.contains(words);
             ensure!(said, "{line}: {}", refused.output());
         }
+        let absent = two
+            .local
+            .command(&["verify", "--status", "--remote", "absent"])?
+            .failure()?;
+        ensure!(
+            absent.code == 1 && absent.stderr.contains("no remote 'absent'"),
+            "{}",
+            absent.output()
+        );
+        // A link that is set up anew ends it, and nobody is told that both sides are the same.
+        let ended = std::thread::scope(|scope| -> Result<Done> {
+            let waiting = scope.spawn(|| two.local.command(&["verify", "--json"]));
+            farside_tests::clock::wait_until("the comparison to begin", limits::STATUS, || {
+                let (found, _) = verify(&two, &["--status"])?;
+                let state = text(&found["remotes"][0], &["state"])?.to_owned();
+                Ok(farside_tests::clock::Seen::when(state == "running", || state))
+            })?;
+            two.local
+                .command(&["volume", "resize", VOLUME, "--size", "80M"])?
+                .success()?;
+            waiting.join().expect("a command does not panic")
+        })?;
+        ensure!(
+            ended.code == 1 && ended.stderr.contains("set up anew"),
+            "{}",
+            ended.output()
+        );
         // One that is under way goes on when the remote is back.
         two.remote.start()?;
         let (found, done) = verify(&two, &[])?;

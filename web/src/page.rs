@@ -249,7 +249,7 @@ fn problem(out: &mut String, text: Option<&str>) {
 
 fn copy(out: &mut String, progress: Option<&CopyProgress>) {
     if let Some(copy) = progress {
-        meter(out, "Full copy", copy.done_bytes, copy.total_bytes);
+        meter(out, "Copy", copy.done_bytes, copy.total_bytes);
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) enum JournalCommand {
     StartSend(WhichArgs),
     /// Keep nothing more in the journal; what is queued is still sent
     StopQueue(WhichArgs),
-    /// Keep records again; a remote that missed some gets a full copy first
+    /// Keep records again; a remote that missed some gets what changed first
     StartQueue(WhichArgs),
 }
 

@@ -49,29 +49,38 @@ pub(super) async fn verify(client: &Client, args: &VerifyArgs) -> Result<(), Cli
             remote: args.remote.clone(),
             repair: args.repair,
         };
-        client.start_verify(&volume, &start).await?;
-        until_the_end(client, &volume, remote).await?
+        let begun = client.start_verify(&volume, &start).await?;
+        until_the_end(client, &begun, remote).await?
     };
     if args.json {
         output::print_json(&found)?;
     } else {
         output::print(&table(&found))?;
     }
-    let differs = found.remotes.iter().any(|remote| remote.identical == Some(false));
-    if differs && !args.stop {
-        // What differs was printed.
+    if args.stop {
+        return Ok(());
+    }
+    // What differs was printed.
+    if found.remotes.iter().any(|remote| remote.identical == Some(false)) {
         return Err(CliError::new(Exit::Differs, ""));
     }
-    Ok(())
+    let stopped = |remote: &&RemoteVerify| remote.state == VerifyPhase::Stopped;
+    match found.remotes.iter().find(stopped) {
+        Some(remote) if !args.status => Err(CliError::failure(format!(
+            "the comparison with remote {} was stopped; begin again",
+            remote.remote
+        ))),
+        _ => Ok(()),
+    }
 }
 
 async fn until_the_end(
     client: &Client,
-    volume: &str,
+    begun: &VerifyStatus,
     remote: Option<&str>,
 ) -> Result<VerifyStatus, CliError> {
     let mut interrupted = std::pin::pin!(run::told_to_stop());
-    let shows = std::io::stderr().is_terminal();
+    let (volume, shows) = (&begun.volume, std::io::stderr().is_terminal());
     loop {
         tokio::select! {
             () = tokio::time::sleep(limits::VERIFY_INTERVAL) => {}
@@ -83,31 +92,34 @@ async fn until_the_end(
         }
         let found = client.verify_status(volume, remote).await?;
         if shows {
-            let line = format!("\r\x1b[K{}", progress(&found));
-            std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).ok();
+            show(&format!("\r\x1b[K{}", progress(&found)));
+        }
+        // One that is gone, or that nothing is known of any more, was not compared.
+        let lost = begun.remotes.iter().find(|one| {
+            let now = found.remotes.iter().find(|now| now.remote == one.remote);
+            now.is_none_or(|now| now.state == VerifyPhase::Never)
+        });
+        if let Some(lost) = lost {
+            return Err(CliError::failure(format!(
+                "the comparison with remote {} was ended, because the link was set up anew; begin again",
+                lost.remote
+            )));
         }
         if found
             .remotes
             .iter()
-            .any(|remote| remote.state == VerifyPhase::Running)
+            .all(|remote| remote.state != VerifyPhase::Running)
         {
-            continue;
+            if shows {
+                show("\r\x1b[K");
+            }
+            return Ok(found);
         }
-        if shows {
-            std::io::Write::write_all(&mut std::io::stderr(), b"\r\x1b[K").ok();
-        }
-        let unended = found
-            .remotes
-            .iter()
-            .find(|remote| remote.state != VerifyPhase::Done);
-        return match unended {
-            None => Ok(found),
-            Some(remote) => Err(CliError::failure(format!(
-                "the comparison with remote {} was ended: the link was set up anew, or somebody stopped it; begin again",
-                remote.remote
-            ))),
-        };
     }
+}
+
+fn show(text: &str) {
+    std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()).ok();
 }
 
 fn percent(remote: &RemoteVerify) -> u64 {

@@ -9,7 +9,7 @@ use super::copying::Copying;
 use super::decide::{Decision, LocalView, decide};
 use super::error::CloseReason;
 use super::events::{Effect, Input, Outgoing, Progress, SessionLimits, Stage, Verdict};
-use super::limits::{BATCH_BYTES, BATCH_CHUNKS, COPY_PIECE_BYTES, MAX_UNACKED};
+use super::limits::{BATCH_BYTES, BATCH_CHUNKS, COPY_PIECE_BYTES, MAX_UNACKED, VERIFY_LEAD_RECORDS};
 use super::pace::Pace;
 use super::source::{ChunkSpan, Extent, Located, Points, SourceError, WantedChunks};
 use super::verifying::Verifying;
@@ -396,7 +396,14 @@ impl SessionCore {
             return;
         }
         let others_wait = self.next_chunks().is_some();
-        if let Some(piece) = self.verifying.begin(self.now_ms, others_wait) {
+        // The remote receives nothing while it brings the rest into its image.
+        let is_close = self.sent.record.saturating_sub(self.progress.applied) <= VERIFY_LEAD_RECORDS;
+        let piece = if is_close {
+            self.verifying.begin(self.now_ms, others_wait)
+        } else {
+            None
+        };
+        if let Some(piece) = piece {
             self.reading = true;
             effects.push(Effect::Digest(piece));
             return;

@@ -10,7 +10,7 @@
 //! | --- | --- | --- | --- |
 //! | empty | any | any | full copy |
 //! | copying, as we do | ours, still in the journal | copying | continue |
-//! | copying, as we do | ours, not older than it confirmed, on the trail | any | resync |
+//! | copying, as we do | ours, on the trail | any | resync |
 //! | copying | anything else | any | full copy |
 //! | complete | newer epoch or record than ours | any | diverged |
 //! | complete | in the journal's range, not a point of it | any | diverged |
@@ -106,8 +106,6 @@ pub fn decide(welcome: &Welcome, local: &LocalView) -> Decision {
     let needs_copy = local.consumer == ConsumerState::NeedsCopy;
     let received = &welcome.received;
     let is_marked = |point: ChainPoint| same_place(&point, received);
-    // One that went back to an older state of its own lacks what was confirmed since, which is not marked.
-    let is_newest = received.record >= local.confirmed_record || needs_copy;
     let resync = Decision::Copy {
         why: BEHIND,
         all: !local.located.marked_since.is_some_and(is_marked),
@@ -127,7 +125,7 @@ pub fn decide(welcome: &Welcome, local: &LocalView) -> Decision {
                         offset: welcome.copy_offset,
                     }
                 }
-                Place::Ours(_) | Place::Behind if is_this && is_newest => resync,
+                Place::Ours(_) | Place::Behind if is_this => resync,
                 _ => full("an earlier copy cannot be continued"),
             }
         }
@@ -320,21 +318,6 @@ mod tests {
             (false, 5),
         );
         welcome.copy_offset = local.volume_bytes + 1;
-        assert!(matches!(
-            decide(&welcome, &local),
-            Decision::Copy { all: true, .. }
-        ));
-    }
-
-    #[test]
-    fn a_copy_that_went_back_behind_what_it_confirmed_is_restarted_whole() {
-        let (welcome, mut local) = case(
-            Where::BeforeTail,
-            CopyState::Copying,
-            ConsumerState::Copying,
-            (true, 5),
-        );
-        local.confirmed_record = 51;
         assert!(matches!(
             decide(&welcome, &local),
             Decision::Copy { all: true, .. }

@@ -32,7 +32,7 @@ pub enum CloseReason {
     #[error("{0}")]
     Diverged(Refusal),
     /// The journal overflowed while the remote was behind.
-    #[error("{OVERFLOWED}; the remote gets a full copy")]
+    #[error("{OVERFLOWED}; the remote gets a resync")]
     CutLoose,
     /// Reading the volume failed.
     #[error("reading the volume: {0}")]

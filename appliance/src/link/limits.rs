@@ -19,6 +19,8 @@ pub const PACE_LEAST_BYTES: u64 = 64 << 10;
 pub const MAX_UNACKED: usize = 16_384;
 /// How long a range waits to be compared while there are records to be sent.
 pub const VERIFY_PATIENCE_MS: u64 = 1_000;
+/// A range is compared only while the remote has applied all but so many of the records that were sent.
+pub const VERIFY_LEAD_RECORDS: u64 = 4_096;
 /// Longest range compared at once.
 pub const VERIFY_PIECE_BYTES: u32 = 1 << 20;
 /// Longest range that is read while writes wait, because it is written all the time.

@@ -272,6 +272,8 @@ where
     let Some(refusal) = say else {
         return;
     };
+    // It may hold up hosts.
+    work.reading = None;
     let ending = async {
         if let Some(under_way) = work.writing.take() {
             work.write = Some(under_way.await.0);

@@ -47,7 +47,7 @@ impl Control for UnitControl {
             shared.refuse_while_stopping()?;
             let open = open_volume(&shared, &volume).ok_or_else(|| not_open(&shared, &volume))?;
             let done = match order {
-                VerifyOrder::Show(remote) => Ok(open.verify_status(remote.as_deref())),
+                VerifyOrder::Show(remote) => open.verify_status(remote.as_deref()),
                 VerifyOrder::Start(start) => open.start_verify(&start),
                 VerifyOrder::Stop(remote) => open.stop_verify(remote.as_deref()),
             };

@@ -9,7 +9,7 @@ use crate::link::{
 };
 use farside_protocol::journal::limits::MAX_CONSUMERS;
 use farside_protocol::journal::{ChainPoint, ConsumerState, Superblock, What};
-use farside_protocol::link::digests;
+use farside_protocol::link::{digest_bytes, digests};
 use farside_storage::{Device, ReadError, StorageError, Workers, done_elsewhere};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -301,13 +301,23 @@ impl Source for LinkSource {
             let store = volume.store();
             let after = store.points().journaled.record;
             let mut data = vec![0; length as usize];
-            store.read(offset, &mut data)?;
+            // What cannot be read here is not what the remote has: its digests are those of nothing.
+            let digests = match store.read(offset, &mut data) {
+                Ok(()) => digests(&data),
+                Err(error) => {
+                    tracing::error!(
+                        volume = store.name(),
+                        "a range to be compared cannot be read: {error}"
+                    );
+                    vec![0; digest_bytes(data.len())]
+                }
+            };
             // What was journaled while it was read may be in it, in part.
             let until = store.points().journaled;
             Ok(Some(Digests {
                 after,
                 until,
-                digests: digests(&data),
+                digests,
             }))
         })
         .await

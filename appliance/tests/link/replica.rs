@@ -318,7 +318,7 @@ impl Sink for Replica {
         Ok(())
     }
 
-    async fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, SinkError> {
+    async fn read(&self, offset: u64, length: u32) -> Result<Option<Vec<u8>>, SinkError> {
         let from = usize::try_from(offset).unwrap();
         let mut data = Vec::new();
         self.act(|inner| {
@@ -329,7 +329,7 @@ impl Sink for Replica {
             }
             data.extend_from_slice(&image[from..from + length as usize]);
         });
-        Ok(data)
+        Ok(Some(data))
     }
 
     async fn end_copy(&self, consistent_from: u64) -> Result<(), SinkError> {

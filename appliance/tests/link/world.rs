@@ -411,7 +411,7 @@ fn receive(
         Action::EndCopy(from) => now(replica.end_copy(from)),
         Action::Verify(question) => {
             let data = now(replica.read(question.offset, question.length)).expect("the fake does not fail");
-            let answer = Message::Verified(question.answer(body, &data));
+            let answer = Message::Verified(question.answer(body, data.as_deref()));
             session.to_sender.push_back(answer.to_frame());
             Ok(())
         }

@@ -115,7 +115,7 @@ fn frames() -> Vec<Vec<u8>> {
             time_us: 6,
         })
         .to_frame(),
-        Message::Verified(question.answer(&told, &[9; 5000])).to_frame(),
+        Message::Verified(question.answer(&told, Some(&[9; 5000]))).to_frame(),
     ]
 }
 

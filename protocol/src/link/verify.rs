@@ -69,11 +69,11 @@ impl Verify {
         }
     }
 
-    /// The answer of a receiver that holds `data` there, to digests of the right length.
+    /// The answer of a receiver that holds `data` there, to digests of the right length. What it cannot read differs.
     #[must_use]
-    pub fn answer(&self, told: &[u8], data: &[u8]) -> Verified {
+    pub fn answer(&self, told: &[u8], data: Option<&[u8]>) -> Verified {
         let mut differing = [0; MAP_BYTES];
-        let own = digests(data);
+        let own = data.map_or_else(|| vec![0xff; told.len()], digests);
         let pairs = told.chunks(DIGEST_BYTES).zip(own.chunks(DIGEST_BYTES));
         for (block, _) in pairs.enumerate().filter(|(_, (one, other))| one != other) {
             if let Some(byte) = differing.get_mut(block / 8) {
@@ -196,7 +196,9 @@ mod tests {
         let length = u32::try_from(data.len()).unwrap();
         let told = digests(&data);
         let question = Verify::new(5, (1 << 20, length), &told);
-        assert!(question.answer(&told, &data).differing().is_empty());
+        assert!(question.answer(&told, Some(&data)).differing().is_empty());
+        let whole = (1 << 20)..(1 << 20) + u64::from(length);
+        assert_eq!(question.answer(&told, None).differing(), vec![whole]);
         let mut other = data;
         for at in [
             3 * VERIFY_BLOCK_BYTES,
@@ -205,7 +207,7 @@ mod tests {
         ] {
             *other.get_mut(at).unwrap() ^= 1;
         }
-        let answer = question.answer(&told, &other);
+        let answer = question.answer(&told, Some(&other));
         let base = 1 << 20;
         let expected = [base + 3 * 4096..base + 5 * 4096, base + 40960..base + 40960 + 100];
         assert_eq!(answer.differing(), expected);

@@ -92,6 +92,10 @@ impl Store {
             let mut state = self.state.lock();
             let applied = state.points.applied;
             let consumer = find(&mut state.consumers, name, self.name())?;
+            if consumer.state == ConsumerState::Copying && marked.is_none() {
+                let text = "another copy for this remote was begun at the same time; the link tries again";
+                return Err(StorageError::refused(&self.name, text));
+            }
             // Unless it was cut loose meanwhile: then its map marks everything up to now.
             let base = marked
                 .filter(|marked| consumer.state == ConsumerState::Copying && marked.address < applied.address)
@@ -281,6 +285,23 @@ impl Store {
     /// Cuts loose all consumers confirmed up to an address below `below`, or one of them: what they miss goes to their maps.
     /// Returns the names of those that were.
     pub(super) fn cut_loose(&self, below: u64, only: Option<&str>) -> Result<Vec<String>, StorageError> {
+        // One at a time: the second would clear what the first has marked.
+        let _one = self.cutting.lock();
+        // A map that the disk calls that of a copy under way must not lose marks there.
+        let ended = {
+            let written = self.written_superblock.lock();
+            let state = self.state.lock();
+            state.consumers.iter().any(|consumer| {
+                consumer.state == ConsumerState::Attached
+                    && written
+                        .consumers
+                        .iter()
+                        .any(|slot| slot.name == consumer.name && slot.state != ConsumerState::Attached)
+            })
+        };
+        if ended {
+            self.checkpoint()?;
+        }
         // From here on nothing more is read for them, so that the trail has an end.
         let (behind, sent): (Vec<(String, ConsumerState, ChainPoint)>, ChainPoint) = {
             let mut state = self.state.lock();

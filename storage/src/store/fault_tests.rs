@@ -1,6 +1,7 @@
 //! Disks that fail, lose power at the worst moment, or were damaged: nothing acknowledged is taken back silently.
 
 mod growth;
+mod letting_go;
 mod old_superblocks;
 mod rot;
 

@@ -66,6 +66,8 @@ pub struct Store {
     appender: Mutex<Appender>,
     drain: Mutex<Drain>,
     sync_gate: Mutex<()>,
+    /// Held while remotes are let go.
+    cutting: Mutex<()>,
     /// Held from the beginning of a journal sync until its failure, if any, is latched.
     journal_sync: Mutex<()>,
     /// The same for the image.

@@ -141,6 +141,7 @@ impl Store {
             appender: Mutex::new(Appender::new(recovered.head, superblock.epoch)),
             drain: Mutex::new(Drain::new(superblock.volume_bytes)),
             sync_gate: Mutex::new(()),
+            cutting: Mutex::new(()),
             journal_sync: Mutex::new(()),
             image_sync: Mutex::new(()),
             state: Mutex::new(state),

@@ -287,7 +287,7 @@ impl World {
         }
         let told = vec![draw.u8(); digest_bytes(question.length as usize)];
         let held = vec![0; question.length as usize];
-        let frame = Message::Verified(question.answer(&told, &held)).to_frame();
+        let frame = Message::Verified(question.answer(&told, Some(&held))).to_frame();
         arrives(&frame, |message| match message {
             Message::Verified(answer) => Some(Input::Verified(answer)),
             _ => None,

@@ -48,7 +48,7 @@ impl Link {
             return sender.status();
         }
         let detail = if self.config.send {
-            "queuing was stopped: nothing is kept for it; 'farside journal start-queue' starts a full copy"
+            "queuing was stopped: nothing is kept for it; 'farside journal start-queue' sends what changed, and then follows"
         } else {
             "sending was stopped: the journal keeps everything for it as long as there is room; 'farside journal start-send' \
              goes on"

@@ -37,11 +37,14 @@ impl Volume {
                         "verify begins"
                     );
                     let watched = watch(disk.clone(), verification, name.clone());
-                    link.verifying = Some(tokio::spawn(watched));
+                    // One of a run that was stopped may still be at a repair.
+                    if let Some(before) = link.verifying.replace(tokio::spawn(watched)) {
+                        before.abort();
+                    }
                 }
             }
         }
-        Ok(self.verify_status(start.remote.as_deref()))
+        self.verify_status(start.remote.as_deref())
     }
 
     /// Ends what is under way.
@@ -61,11 +64,11 @@ impl Volume {
                 message,
             });
         }
-        Ok(self.verify_status(remote))
+        self.verify_status(remote)
     }
 
     /// What was found, and what is under way.
-    pub(crate) fn verify_status(&self, remote: Option<&str>) -> VerifyStatus {
+    pub(crate) fn verify_status(&self, remote: Option<&str>) -> Result<VerifyStatus, PartError> {
         let now_us = self.disk().volume.store().clock().wall_us();
         let links = self.disk().links.links.lock();
         let wanted = links
@@ -74,14 +77,17 @@ impl Volume {
         let remotes: Vec<RemoteVerify> = wanted
             .map(|(name, link)| remote_verify(name, link, now_us))
             .collect();
+        if remotes.is_empty() {
+            return Err(nothing_to_compare(self.name(), remote));
+        }
         let all = remotes.iter().map(|remote| remote.identical);
-        VerifyStatus {
+        Ok(VerifyStatus {
             volume: self.name().to_owned(),
             identical: all
                 .collect::<Option<Vec<bool>>>()
                 .map(|all| !all.contains(&false)),
             remotes,
-        }
+        })
     }
 }
 
@@ -115,17 +121,21 @@ fn refuse_unfit<'a>(
     if any {
         return Ok(());
     }
-    let message = match &start.remote {
+    Err(nothing_to_compare(volume, start.remote.as_deref()))
+}
+
+fn nothing_to_compare(volume: &str, remote: Option<&str>) -> PartError {
+    let message = match remote {
         Some(remote) => format!(
             "volume {volume} has no remote '{}'; see 'farside status'",
             remote.escape_default()
         ),
         None => format!("volume {volume} has no remote to be compared with"),
     };
-    Err(PartError {
+    PartError {
         code: ErrorCode::NotFound,
         message,
-    })
+    }
 }
 
 /// Writes once more what has to be, and ends the run when there is nothing left to do.
@@ -226,7 +236,12 @@ fn remote_verify(name: &str, link: &Link, now_us: u64) -> RemoteVerify {
                 status.state.word()
             )
         }),
-        identical: (found.state == VerifyState::Done).then(|| found.is_identical()),
+        identical: match found.state {
+            VerifyState::Done => Some(found.is_identical()),
+            // What was found stays found, also of one that was stopped.
+            VerifyState::Stopped if found.repaired_bytes < found.differing_bytes => Some(false),
+            _ => None,
+        },
         began: timestamp(found.began_us).filter(|_| begun),
         ended: found.ended_us.and_then(timestamp),
         total_bytes: found.total_bytes,

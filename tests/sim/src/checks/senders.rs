@@ -67,7 +67,7 @@ impl Sink for Sender {
         self.0.skip_copy(offset, length).await
     }
 
-    async fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, SinkError> {
+    async fn read(&self, offset: u64, length: u32) -> Result<Option<Vec<u8>>, SinkError> {
         self.0.read(offset, length).await
     }
 
