@@ -1,5 +1,7 @@
 //! Every size, time and count of the link sender that is not part of the protocol.
 
+use farside_protocol::journal::MAX_TRAIL_POINTS;
+
 /// Bytes sent and not yet acknowledged, unless configured.
 pub const DEFAULT_WINDOW_BYTES: u64 = 16 << 20;
 /// Smallest window that can be configured: one chunk on its way while another is acknowledged.
@@ -15,8 +17,9 @@ pub const COPY_PIECE_BYTES: u32 = 1 << 20;
 pub const PACE_PARTS: u64 = 4;
 /// Batches are no smaller for a rate.
 pub const PACE_LEAST_BYTES: u64 = 64 << 10;
-/// Frames sent and not yet acknowledged that positions are remembered for.
-pub const MAX_UNACKED: usize = 16_384;
+/// Frames sent and not yet acknowledged that positions are remembered for. All of them, and the batch after them, have a place on the
+/// trail of a remote that is let go.
+pub const MAX_UNACKED: usize = MAX_TRAIL_POINTS - BATCH_CHUNKS - 1;
 /// How long a range waits to be compared while there are records to be sent.
 pub const VERIFY_PATIENCE_MS: u64 = 1_000;
 /// A range is compared only while the remote has applied all but so many of the records that were sent.
