@@ -10,6 +10,7 @@ use farside::link::{Verification, VerifyState};
 use farside::volume::Volume;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What one link compares, again and again in some worlds, as long as its process lives.
@@ -51,8 +52,11 @@ async fn compare(
         }
         let found = verification.progress();
         let home = world.remote(&remote).and_then(|remote| remote.home(&site.name));
-        let judged = home.is_some_and(|home| is_judged(&world, &site, &home, &remote));
-        if !judged || site.is_hurt() || process.is_dead() {
+        // What a disk that fails cannot read is said to differ.
+        let judged = home.is_some_and(|home| {
+            !home.faulty.load(Ordering::Relaxed) && is_judged(&world, &site, &home, &remote)
+        });
+        if !judged || site.is_hurt() || site.faulty.get() || process.is_dead() {
             return;
         }
         assert!(
