@@ -5,6 +5,7 @@
 pub mod targets;
 pub mod volume;
 pub mod link;
+pub mod pairing;
 pub mod past;
 pub mod unit;
 pub mod tls;

@@ -20,6 +20,7 @@ fn remote() -> RemoteStatus {
     RemoteStatus {
         name: "far".into(),
         address: "127.0.0.1:10900".into(),
+        paired_with: Some("far".into()),
         state: RemoteState::NeedsCopy,
         detail: Some("connection refused".into()),
         sent: 12,
@@ -100,6 +101,7 @@ fn replica() -> ReplicaStatus {
         source: Some(SourceStatus {
             unit: "here".into(),
             address: "127.0.0.1:40000".into(),
+            paired_with: None,
         }),
         connected: true,
         received: 11,

@@ -7,6 +7,8 @@ pub mod sink;
 pub mod receiver;
 pub mod replica;
 
-pub use receiver::{Receiver, ReceiverConfig, ReplicaLink, SessionError};
+pub use receiver::{
+    Answer, Door, Notice, PairedUnit, PlainDoor, Receiver, ReceiverConfig, ReplicaLink, SessionError, Visitor,
+};
 pub use replica::{Bookmark, FailedReplica, Past, Replica, ReplicaSet, ReplicaSetConfig};
 pub use sink::{Replicas, Sink, SinkError, SinkState};

@@ -1,8 +1,9 @@
 //! The door between the interface and the unit behind it.
 
 use farside_protocol::control::{
-    AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, HistoryStatus, OpenView,
-    Progress, Reply, RestoreFile, StartVerify, Status, VerifyStatus,
+    AcceptInvitation, AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError,
+    HistoryStatus, Invitation, OpenView, PairingStatus, Progress, Reply, RestoreFile, StartVerify, Status,
+    VerifyStatus,
 };
 use std::future::Future;
 use std::pin::Pin;
@@ -28,6 +29,17 @@ pub enum VerifyOrder {
     Stop(Option<String>),
 }
 
+/// What is wanted of the pairing with other units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PairingOrder {
+    /// Accept an invitation.
+    Accept(AcceptInvitation),
+    /// Forget a unit.
+    Revoke(String),
+    /// Give this unit another key.
+    Renew,
+}
+
 /// What stands behind the interface.
 pub trait Control: Send + Sync + 'static {
     /// The state of the unit now. It must not wait for disks or peers.
@@ -35,6 +47,18 @@ pub trait Control: Send + Sync + 'static {
 
     /// Carries out a command. Dropping the future must not leave the command half done.
     fn execute(&self, command: Command) -> Execution;
+
+    /// Who this unit is to others, and whom it knows.
+    fn pairing(&self) -> PairingStatus;
+
+    /// Invites another unit. The answer holds a secret.
+    ///
+    /// # Errors
+    /// Nobody could come.
+    fn invite(&self) -> Result<Invitation, ControlError>;
+
+    /// Changes who is known.
+    fn pair(&self, order: PairingOrder) -> Execution;
 
     /// Compares a volume with its remotes.
     fn verify(&self, volume: String, order: VerifyOrder) -> Answer<VerifyStatus>;

@@ -11,10 +11,11 @@ mod limits;
 mod control;
 mod history;
 mod verify;
+mod pairing;
 mod routers;
 mod page;
 mod serve;
 
-pub use control::{Answer, Control, Execution, Lasting, VerifyOrder};
+pub use control::{Answer, Control, Execution, Lasting, PairingOrder, VerifyOrder};
 pub use routers::{console_router, control_router};
 pub use serve::{serve_tcp, serve_unix};

@@ -10,10 +10,12 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use farside_protocol::control::{
     AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, ErrorCode, HistoryStatus,
-    HistorySummary, OpenView, Progress, RemoteVerify, Reply, RestoreFile, SCHEMA, Status, UnitStatus,
-    VerifyStatus, VolumeState, VolumeStatus,
+    HistorySummary, Invitation, OpenView, PairingStatus, Progress, RemoteVerify, Reply, RestoreFile, SCHEMA,
+    Status, UnitStatus, VerifyStatus, VolumeState, VolumeStatus,
 };
-use farside_web::{Answer, Control, Execution, Lasting, VerifyOrder, console_router, control_router};
+use farside_web::{
+    Answer, Control, Execution, Lasting, PairingOrder, VerifyOrder, console_router, control_router,
+};
 use http_body_util::BodyExt;
 use std::sync::{Arc, Mutex};
 use tower::ServiceExt;
@@ -22,10 +24,38 @@ use tower::ServiceExt;
 struct Pretended {
     problem: Option<&'static str>,
     seen: Mutex<Vec<Command>>,
+    paired: Mutex<Vec<PairingOrder>>,
     viewed: Mutex<Option<tokio::sync::mpsc::Sender<Progress>>>,
 }
 
 impl Control for Pretended {
+    fn pairing(&self) -> PairingStatus {
+        PairingStatus {
+            unit_uuid: "u".into(),
+            key: "k".into(),
+            renewal_waits_for: None,
+            peers: vec![],
+        }
+    }
+
+    fn invite(&self) -> Result<Invitation, ControlError> {
+        Ok(Invitation {
+            token: "secret".into(),
+            expires_at: "2026-01-02T03:04:05Z".into(),
+            link_listen: vec![],
+        })
+    }
+
+    fn pair(&self, order: PairingOrder) -> Execution {
+        self.paired.lock().unwrap().push(order);
+        Box::pin(async {
+            Ok(Reply {
+                message: "done".into(),
+                files: vec![],
+            })
+        })
+    }
+
     fn verify(&self, volume: String, order: VerifyOrder) -> Answer<VerifyStatus> {
         let remote = match order {
             VerifyOrder::Show(remote) | VerifyOrder::Stop(remote) => remote,
@@ -161,6 +191,7 @@ async fn console_shows_everything_and_changes_nothing() {
         "/api/v1/volumes",
         "/api/v1/volumes/disk0",
         "/api/v1/version",
+        "/api/v1/peers",
     ] {
         assert_eq!(ask(&console, "GET", path, "").await.0, StatusCode::OK, "{path}");
     }
@@ -169,12 +200,17 @@ async fn console_shows_everything_and_changes_nothing() {
         ("DELETE", "/api/v1/volumes/disk0", ""),
         ("POST", "/api/v1/reload", ""),
         ("PUT", "/api/v1/status", ""),
+        ("POST", "/api/v1/invitations", ""),
+        ("POST", "/api/v1/peers", r#"{"address":"a:1","token":"t"}"#),
+        ("DELETE", "/api/v1/peers/far", ""),
+        ("POST", "/api/v1/key/renew", ""),
     ] {
         let (status, text) = ask(&console, method, path, body).await;
         assert!(matches!(status.as_u16(), 404 | 405), "{method} {path}: {status}");
         assert!(text.contains("\"message\""), "{text}");
     }
     assert!(unit.seen.lock().unwrap().is_empty());
+    assert!(unit.paired.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -422,4 +458,34 @@ async fn a_view_ends_with_the_connection_of_whoever_opened_it() {
         .await
         .expect("nobody listens any more");
     server.abort();
+}
+
+#[tokio::test]
+async fn units_are_paired_over_the_control_socket() {
+    let unit = Arc::new(Pretended::default());
+    let control = control_router(unit.clone());
+    let (status, text) = ask(&control, "POST", "/api/v1/invitations", "").await;
+    assert!(
+        status == StatusCode::OK && text.contains(r#""token":"secret""#),
+        "{text}"
+    );
+    for (method, path, body) in [
+        ("POST", "/api/v1/peers", r#"{"address":"far:1","token":"t"}"#),
+        ("DELETE", "/api/v1/peers/far", ""),
+        ("POST", "/api/v1/key/renew", ""),
+    ] {
+        assert_eq!(
+            ask(&control, method, path, body).await.0,
+            StatusCode::OK,
+            "{path}"
+        );
+    }
+    let (status, _) = ask(&control, "POST", "/api/v1/peers", r#"{"address":"far:1"}"#).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let seen = unit.paired.lock().unwrap();
+    assert!(
+        matches!(&seen[..], [PairingOrder::Accept(accept), PairingOrder::Revoke(name), PairingOrder::Renew]
+            if accept.address == "far:1" && accept.token == "t" && name == "far"),
+        "{seen:?}"
+    );
 }

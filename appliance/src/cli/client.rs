@@ -4,8 +4,9 @@ use super::exit::{CliError, Exit};
 use super::limits;
 use crate::config::size;
 use farside_protocol::control::{
-    AddBookmark, AskChanges, AskHistory, ChangesStatus, ControlError, CreateVolume, HistoryStatus, OpenView,
-    Progress, RemoveVolume, Reply, RestoreFile, SetFlow, StartVerify, Status, VerifyStatus,
+    AcceptInvitation, AddBookmark, AskChanges, AskHistory, ChangesStatus, ControlError, CreateVolume,
+    HistoryStatus, Invitation, OpenView, PairingStatus, Progress, RemoveVolume, Reply, RestoreFile, SetFlow,
+    StartVerify, Status, VerifyStatus,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -105,6 +106,37 @@ impl Client {
             limits::ANSWER_TIMEOUT,
         )
         .await
+    }
+
+    pub(super) async fn pairing(&self) -> Result<PairingStatus, CliError> {
+        let patience = limits::ANSWER_TIMEOUT;
+        self.ask(Method::GET, "/api/v1/peers", String::new(), patience)
+            .await
+    }
+
+    pub(super) async fn invite(&self) -> Result<Invitation, CliError> {
+        let patience = limits::ANSWER_TIMEOUT;
+        self.ask(Method::POST, "/api/v1/invitations", String::new(), patience)
+            .await
+    }
+
+    pub(super) async fn accept_invitation(&self, accept: &AcceptInvitation) -> Result<Reply, CliError> {
+        let patience = limits::COMMAND_TIMEOUT;
+        self.ask(Method::POST, "/api/v1/peers", json(accept)?, patience)
+            .await
+    }
+
+    /// It must be a valid name.
+    pub(super) async fn revoke_peer(&self, name: &str) -> Result<Reply, CliError> {
+        let path = format!("/api/v1/peers/{name}");
+        self.ask(Method::DELETE, &path, String::new(), limits::COMMAND_TIMEOUT)
+            .await
+    }
+
+    pub(super) async fn renew_key(&self) -> Result<Reply, CliError> {
+        let patience = limits::COMMAND_TIMEOUT;
+        self.ask(Method::POST, "/api/v1/key/renew", String::new(), patience)
+            .await
     }
 
     /// `remove.name` must be a valid name: it becomes part of the address as it is.

@@ -18,6 +18,7 @@ mod volume;
 mod history;
 mod journal;
 mod verify;
+mod pair;
 
 mod config;
 mod man;
@@ -70,6 +71,9 @@ enum Commands {
     History(history::HistoryCommand),
     /// Compare a volume with its remotes, block by block, while they are in use
     Verify(verify::VerifyArgs),
+    /// Make units known to each other, so that links between machines are encrypted
+    #[command(subcommand)]
+    Pair(pair::PairCommand),
     /// Wait until everything written so far is safe
     Wait(wait::WaitArgs),
     /// Look into a journal or dirty-block map, without a unit and without changing it
@@ -156,6 +160,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Commands::Verify(args) => {
             let client = client()?;
             block_on(async move { verify::verify(&client, &args).await })
+        }
+        Commands::Pair(command) => {
+            let client = client()?;
+            block_on(async move { pair::pair(&client, command).await })
         }
         Commands::Wait(args) => {
             let client = client()?;

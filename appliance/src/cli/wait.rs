@@ -197,6 +197,7 @@ mod tests {
         volume.remotes = vec![RemoteStatus {
             name: "r".into(),
             address: "127.0.0.1:1".into(),
+            paired_with: None,
             state: RemoteState::Copying,
             detail: None,
             sent: received,

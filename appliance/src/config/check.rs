@@ -1,13 +1,13 @@
 //! The one place where a configuration is judged.
 
 use super::check_iscsi::TakenLuns;
-use super::names::{is_host, is_loopback, is_name};
+use super::names::is_name;
 use super::places::Places;
-use super::raw::{RawConfig, RawLink, RawNbd, RawRemote, RawSize, RawTls, RawUnit, RawVolume};
+use super::raw::{RawConfig, RawLink, RawNbd, RawSize, RawTls, RawUnit, RawVolume};
 use super::size::parse_size;
 use super::{
-    Access, Config, ConfigError, LimitsConfig, LinkConfig, NbdConfig, NbdTls, Problem, RemoteConfig,
-    UnitConfig, VolumeConfig, limits,
+    Access, Config, ConfigError, LimitsConfig, LinkConfig, NbdConfig, NbdTls, Problem, UnitConfig,
+    VolumeConfig, limits,
 };
 use crate::targets::ScsiAddress;
 use crate::tls::TlsFiles;
@@ -162,7 +162,8 @@ impl Checker<'_> {
     }
 
     fn link(&mut self, raw: &RawLink) -> LinkConfig {
-        let listen = self.addresses(&raw.listen, "link", raw.trust_network);
+        // Whoever comes from another machine has to be paired.
+        let listen = self.addresses(&raw.listen, "link", true);
         let window_bytes = self.size_or(raw.window.as_ref(), limits::WINDOW_DEFAULT);
         if let Some(setting) = &raw.window
             && !(limits::WINDOW_BYTES_MIN..=limits::WINDOW_BYTES_MAX).contains(&window_bytes)
@@ -182,6 +183,7 @@ impl Checker<'_> {
         let history_size_bytes = self.history_size(raw.history_size.as_ref(), journal_size_bytes);
         LinkConfig {
             listen,
+            trust_network: raw.trust_network,
             window_bytes,
             accept,
             journal_size_bytes,
@@ -231,7 +233,7 @@ impl Checker<'_> {
             }
             let scsi = self.scsi_address(raw_volume, &mut luns);
             let volume = self.volume((raw_volume, scsi), unit, &mut places);
-            let remotes = self.remotes(raw_volume, link, raw.link.trust_network);
+            let remotes = self.remotes(raw_volume, link);
             volumes.push(VolumeConfig { remotes, ..volume });
         }
         volumes
@@ -292,86 +294,7 @@ impl Checker<'_> {
         path
     }
 
-    fn remotes(&mut self, raw: &RawVolume, link: &LinkConfig, trusted: bool) -> Vec<RemoteConfig> {
-        let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
-        for remote in &raw.remote {
-            self.name("remote", &remote.name);
-            if !names.insert(remote.name.get_ref()) {
-                let message = format!(
-                    "there are two remotes named '{}'",
-                    remote.name.get_ref().escape_debug()
-                );
-                self.refuse(
-                    &remote.name.span(),
-                    message,
-                    "give each remote of a volume its own name",
-                );
-            }
-            if !addresses.insert(remote.address.get_ref()) {
-                let message = format!(
-                    "two remotes have the address {}",
-                    remote.address.get_ref().escape_debug()
-                );
-                self.refuse(
-                    &remote.address.span(),
-                    message,
-                    "a unit keeps one replica of a volume; remove one of them",
-                );
-            }
-            self.remote_address(remote, link, trusted);
-        }
-        let copy = |remote: &RawRemote| RemoteConfig {
-            name: remote.name.get_ref().clone(),
-            address: remote.address.get_ref().clone(),
-            send: remote.send.unwrap_or(true),
-            queue: remote.queue.unwrap_or(true),
-            rate_bytes: self.rate(remote.rate.as_ref()),
-        };
-        raw.remote.iter().map(copy).collect()
-    }
-
-    fn rate(&mut self, setting: Option<&Spanned<RawSize>>) -> Option<u64> {
-        let setting = setting?;
-        let bytes = self.size(setting)?;
-        if bytes < limits::RATE_BYTES_MIN {
-            let message = format!("{bytes} bytes in a second are too few for a link");
-            let remedy =
-                "give at least 1K, or leave the line away; 'farside journal stop-send' holds the link";
-            self.refuse(&setting.span(), message, remedy);
-        }
-        Some(bytes)
-    }
-
-    fn remote_address(&mut self, remote: &RawRemote, link: &LinkConfig, trusted: bool) {
-        let (text, span) = (remote.address.get_ref(), remote.address.span());
-        let parts = text
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-        let Some((host, port)) = parts.filter(|(host, _)| is_host(host)) else {
-            let message = format!("'{}' is not the address of a remote", text.escape_debug());
-            self.refuse(
-                &span,
-                message,
-                "write HOST:PORT, as in 127.0.0.1:10900 or [::1]:10900",
-            );
-            return;
-        };
-        // With port 0 the unit listens wherever the system lets it, and only the unit itself can know where.
-        if port == 0 && !link.listen.iter().any(|own| own.to_string() == *text) {
-            self.refuse(
-                &span,
-                format!("{text} has no port"),
-                "give the port on which the remote listens",
-            );
-        }
-        if !trusted && !is_loopback(host) {
-            let message = format!("{text} is another machine, and the link has neither pairing nor TLS yet");
-            let remedy = "set trust_network = true in [link] if every machine on the way may be trusted";
-            self.refuse(&span, message, remedy);
-        }
-    }
-
-    fn name(&mut self, kind: &str, setting: &Spanned<String>) {
+    pub(super) fn name(&mut self, kind: &str, setting: &Spanned<String>) {
         if !is_name(setting.get_ref()) {
             let message = format!(
                 "'{}' cannot be the name of a {kind}",
@@ -464,7 +387,7 @@ impl Checker<'_> {
         }
     }
 
-    fn size(&mut self, setting: &Spanned<RawSize>) -> Option<u64> {
+    pub(super) fn size(&mut self, setting: &Spanned<RawSize>) -> Option<u64> {
         match parse_size(&setting.get_ref().0) {
             Ok(bytes) => Some(bytes),
             Err(why) => {

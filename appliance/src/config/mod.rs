@@ -13,6 +13,7 @@ mod raw;
 mod names;
 mod check;
 mod check_addresses;
+mod check_remotes;
 mod check_iscsi;
 mod places;
 mod overrides;
@@ -113,6 +114,8 @@ pub struct ChapFiles {
 pub struct LinkConfig {
     /// TCP addresses; replicas are accepted if there is one.
     pub listen: Vec<SocketAddr>,
+    /// Links to and from other machines need neither pairing nor encryption.
+    pub trust_network: bool,
     /// Bytes that may be under way to a remote unconfirmed.
     pub window_bytes: u64,
     /// Names of volumes accepted as replicas; all if absent.
@@ -160,6 +163,8 @@ pub struct RemoteConfig {
     pub name: String,
     /// `host:port`.
     pub address: String,
+    /// The paired unit that has to be there; the one that was paired at the address if absent.
+    pub peer: Option<String>,
     /// Records are sent to it.
     pub send: bool,
     /// Records are kept in the journal until it has them.

@@ -24,12 +24,3 @@ pub(super) fn is_host(host: &str) -> bool {
         }
     }
 }
-
-/// Whether `host` is this machine for certain.
-pub(super) fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<std::net::IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => bare.eq_ignore_ascii_case("localhost"),
-    }
-}

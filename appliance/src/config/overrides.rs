@@ -35,7 +35,7 @@ impl Overrides {
             if !address.ip().is_loopback() {
                 return Err(ConfigError::Flag(format!(
                     "{flag} {address} is reachable from other machines; give a loopback address such as \
-                     127.0.0.1:{port}, or put it into the configuration file with trust_network = true",
+                     127.0.0.1:{port}, or put it into the configuration file",
                     port = address.port()
                 )));
             }

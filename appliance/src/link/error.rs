@@ -37,6 +37,12 @@ pub enum CloseReason {
     /// Reading the volume failed.
     #[error("reading the volume: {0}")]
     Source(#[source] SourceError),
+    /// The unit at the other end is not paired with this one any more.
+    #[error("the pairing with the remote was revoked here")]
+    Revoked,
+    /// This unit has another certificate to show.
+    #[error("connecting anew, to show another certificate")]
+    Renewed,
     /// The sender is being stopped.
     #[error("stopped")]
     Stopped,

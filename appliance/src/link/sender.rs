@@ -1,6 +1,6 @@
 //! Keeps one remote connected: finds its addresses, dials, runs a session, waits, dials again.
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Gain};
 use super::error::CloseReason;
 use super::limits::{
     CONNECT_TIMEOUT_MS, DEFAULT_WINDOW_BYTES, KEEPALIVE_MS, MAX_ADDRESSES, MIN_WINDOW_BYTES,
@@ -10,10 +10,13 @@ use super::session::{SessionSetup, run_session};
 use super::source::Source;
 use super::status::{LinkState, LinkStatus, StatusCell};
 use super::verification::Verification;
+use crate::pairing::{Pairing, Way};
 use farside_protocol::journal::ConsumerState;
+use farside_remote::Notice;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -33,7 +36,11 @@ pub struct SenderConfig {
     pub window_bytes: u64,
     /// Most bytes sent in a second, in the mean.
     pub bytes_per_second: Option<u64>,
-    /// Dial addresses that are not on this machine, without encryption.
+    /// The units that are known, and this one's key. Without it nothing is encrypted.
+    pub pairing: Option<Arc<Pairing>>,
+    /// The paired unit that has to be there; the one that was paired at the address if absent.
+    pub peer: Option<String>,
+    /// Dial addresses that are not on this machine although nobody is paired there, without encryption.
     pub allow_beyond_loopback: bool,
     /// What is to be compared with the remote, which lasts longer than a connection.
     pub verification: Arc<Verification>,
@@ -49,6 +56,8 @@ impl SenderConfig {
             instance,
             window_bytes: DEFAULT_WINDOW_BYTES,
             bytes_per_second: None,
+            pairing: None,
+            peer: None,
             allow_beyond_loopback: false,
             verification: Arc::default(),
         }
@@ -155,21 +164,31 @@ async fn attempt<S: Source>(
         status.state = LinkState::Connecting;
         status.detail = format!("dialling {}", config.address);
     });
-    let (socket, address) = match dial(config).await {
-        Ok(connected) => connected,
+    let mut dialled = match dial(config).await {
+        Ok(dialled) => dialled,
         Err(text) => {
             let pause_ms = backoff.next_ms(random());
             show_waiting(setup, &text);
             return Some(pause_ms);
         }
     };
+    let paired = dialled.paired.as_ref().map(|(name, _)| name.clone());
     setup.status.update(|status| {
-        status.peer_address = Some(address);
+        status.peer_address = Some(dialled.address);
+        status.paired_with = paired;
         status.peer_name = None;
         status.connections = status.connections.saturating_add(1);
     });
-    let (reason, gain) = run_session(setup, socket.into_split(), stop.clone()).await;
-    setup.status.update(|status| status.peer_address = None);
+    let streams = (dialled.read, dialled.write);
+    let (reason, gain) = tokio::select! {
+        biased;
+        ended = run_session(setup, streams, stop.clone()) => ended,
+        // The other end hears of it in its own way: this is not about the volume.
+        reason = noticed(dialled.paired.as_mut()) => (reason, Gain::Something),
+    };
+    setup
+        .status
+        .update(|status| (status.peer_address, status.paired_with) = (None, None));
     backoff.session(gain);
     after_session(setup, config, &reason, backoff)
 }
@@ -209,8 +228,30 @@ fn show_waiting<S: Source>(setup: &SessionSetup<S>, detail: &str) {
     });
 }
 
+/// Resolves when the connection has to end because of who is at the other end, or because of who this unit is.
+async fn noticed(paired: Option<&mut (String, watch::Receiver<Notice>)>) -> CloseReason {
+    if let Some((_, notices)) = paired
+        && let Ok(notice) = notices.wait_for(|notice| *notice != Notice::None).await
+    {
+        return match *notice {
+            Notice::Renewed => CloseReason::Renewed,
+            _ => CloseReason::Revoked,
+        };
+    }
+    std::future::pending().await
+}
+
+/// A connection to the remote.
+struct Dialled {
+    read: Box<dyn AsyncRead + Send + Unpin>,
+    write: Box<dyn AsyncWrite + Send + Unpin>,
+    address: SocketAddr,
+    /// The name of the unit at the other end, if it proved to be that, and what ends the connection.
+    paired: Option<(String, watch::Receiver<Notice>)>,
+}
+
 /// Tries the addresses of the remote in their order.
-async fn dial(config: &SenderConfig) -> Result<(TcpStream, SocketAddr), String> {
+async fn dial(config: &SenderConfig) -> Result<Dialled, String> {
     let target = &config.address;
     let found = timeout(
         Duration::from_millis(RESOLVE_TIMEOUT_MS),
@@ -224,24 +265,58 @@ async fn dial(config: &SenderConfig) -> Result<(TcpStream, SocketAddr), String> 
         })?;
     let mut failure = format!("'{target}' has no address");
     for address in addresses.take(MAX_ADDRESSES) {
-        if !config.allow_beyond_loopback && !address.ip().is_loopback() {
-            failure = format!(
-                "{address} is not on this machine and links are not encrypted yet; set the remote to trust its \
-                 network in the configuration"
-            );
-            continue;
-        }
-        let connect = TcpStream::connect(address);
-        match timeout(Duration::from_millis(CONNECT_TIMEOUT_MS), connect).await {
-            Ok(Ok(socket)) => {
-                prepare(&socket);
-                return Ok((socket, address));
-            }
-            Ok(Err(error)) => failure = format!("{address}: {error}; is the remote unit running?"),
-            Err(_) => failure = format!("{address} did not answer in time; is the network up?"),
+        match dial_one(config, address).await {
+            Ok(dialled) => return Ok(dialled),
+            Err(text) => failure = text,
         }
     }
     Err(failure)
+}
+
+async fn dial_one(config: &SenderConfig, address: SocketAddr) -> Result<Dialled, String> {
+    let target = &config.address;
+    let way = match &config.pairing {
+        Some(pairing) => pairing
+            .way_to(target, config.peer.as_deref())
+            .map_err(|error| error.to_string())?,
+        None => Way::Unknown,
+    };
+    if matches!(way, Way::Unknown) && !config.allow_beyond_loopback && !address.ip().is_loopback() {
+        return Err(format!(
+            "no unit is paired at {target}, which is another machine: run 'farside pair invite' there, and 'farside pair \
+             with {target}' here"
+        ));
+    }
+    let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
+    let socket = match timeout(limit, TcpStream::connect(address)).await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(error)) => return Err(format!("{address}: {error}; is the remote unit running?")),
+        Err(_) => return Err(format!("{address} did not answer in time; is the network up?")),
+    };
+    prepare(&socket);
+    match (way, &config.pairing) {
+        (Way::Paired(way), Some(pairing)) => {
+            let connected = timeout(limit, way.connect(pairing, socket)).await;
+            let link = connected
+                .map_err(|_| format!("{address} did not answer in time; does a Farside unit listen there?"))?
+                .map_err(|text| format!("{address}: {text}"))?;
+            Ok(Dialled {
+                read: link.read,
+                write: link.write,
+                address,
+                paired: Some((link.peer, link.notices)),
+            })
+        }
+        _ => {
+            let (read, write) = socket.into_split();
+            Ok(Dialled {
+                read: Box::new(read),
+                write: Box::new(write),
+                address,
+                paired: None,
+            })
+        }
+    }
 }
 
 /// Failing to set these costs speed or an earlier notice, nothing else.

@@ -29,6 +29,8 @@ pub struct LinkStatus {
     pub peer_name: Option<String>,
     /// Its address while connected.
     pub peer_address: Option<SocketAddr>,
+    /// The name of the paired unit it proved to be, while connected; `None`: the link is not encrypted.
+    pub paired_with: Option<String>,
     /// Last record sent, or known to have been; `applied <= received <= sent` at any time.
     pub sent_record: u64,
     /// Last record the remote holds durably.

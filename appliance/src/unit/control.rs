@@ -1,14 +1,14 @@
 //! The door through which the control interface reaches the unit.
 
 use super::applying::open_volume;
-use super::commands;
 use super::parts::{PartError, PastOf};
 use super::shared::Shared;
+use super::{commands, peers};
 use farside_protocol::control::{
     AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, ErrorCode, HistoryStatus,
-    OpenView, Reply, RestoreFile, Status, VerifyStatus,
+    Invitation, OpenView, PairingStatus, Reply, RestoreFile, Status, VerifyStatus,
 };
-use farside_web::{Answer, Control, Execution, Lasting, VerifyOrder};
+use farside_web::{Answer, Control, Execution, Lasting, PairingOrder, VerifyOrder};
 use std::sync::Arc;
 
 /// The unit as the control interface sees it.
@@ -39,6 +39,27 @@ impl Control for UnitControl {
     fn execute(&self, command: Command) -> Execution {
         let shared = Arc::clone(&self.0);
         Box::pin(async move { commands::execute(&shared, command).await })
+    }
+
+    fn pairing(&self) -> PairingStatus {
+        peers::status(&self.0)
+    }
+
+    fn invite(&self) -> Result<Invitation, ControlError> {
+        self.0.refuse_while_stopping()?;
+        peers::invite(&self.0)
+    }
+
+    fn pair(&self, order: PairingOrder) -> Execution {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            shared.refuse_while_stopping()?;
+            match order {
+                PairingOrder::Accept(accept) => peers::accept(&shared, &accept).await,
+                PairingOrder::Revoke(name) => peers::revoke(&shared, name).await,
+                PairingOrder::Renew => peers::renew(&shared).await,
+            }
+        })
     }
 
     fn verify(&self, volume: String, order: VerifyOrder) -> Answer<VerifyStatus> {

@@ -13,6 +13,7 @@ mod parts;
 mod shared;
 mod applying;
 mod commands;
+mod peers;
 mod control;
 mod signals;
 mod error;
@@ -24,6 +25,7 @@ pub use identity::FILE as IDENTITY_FILE;
 pub use reload::{Changes, changes, in_force_after};
 
 use crate::config::{Config, Overrides};
+use crate::pairing::Pairing;
 use control::UnitControl;
 use farside_protocol::control::Status;
 use farside_web::{Control, console_router, control_router, serve_tcp, serve_unix};
@@ -75,6 +77,8 @@ impl Unit {
         let lock = DirectoryLock::take(&data_dir)?;
         let signals = Signals::listen().map_err(|error| UnitError::Part(format!("no signals: {error}")))?;
         let uuid = identity::load_or_create(&data_dir)?;
+        let pairing = Pairing::open(&data_dir, uuid, &config.unit.name);
+        let pairing = Arc::new(pairing.map_err(|error| UnitError::Part(error.to_string()))?);
         let listeners = Listeners::bind(&config).await?;
         let listening = Listening::of(&listeners);
         let Listeners {
@@ -88,6 +92,7 @@ impl Unit {
         let parts = Parts::new(Surroundings {
             config: config.clone(),
             uuid,
+            pairing: Arc::clone(&pairing),
         });
         let started_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let view = RwLock::new(first_view(config));
@@ -96,6 +101,7 @@ impl Unit {
             config_path,
             overrides,
             uuid,
+            pairing,
             started_at,
             listening,
             parts,

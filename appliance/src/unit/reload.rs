@@ -78,6 +78,10 @@ fn fixed_settings(old: &Config, new: &Config) -> Vec<String> {
         ("iscsi.chap", old.iscsi.chap != new.iscsi.chap),
         ("iscsi.initiators", old.iscsi.initiators != new.iscsi.initiators),
         ("link.listen", old.link.listen != new.link.listen),
+        (
+            "link.trust_network",
+            old.link.trust_network != new.link.trust_network,
+        ),
         ("link.window", old.link.window_bytes != new.link.window_bytes),
         ("link.accept", old.link.accept != new.link.accept),
         (

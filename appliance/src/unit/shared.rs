@@ -3,6 +3,7 @@
 use super::listeners::{Listeners, addresses};
 use super::parts::{Parts, Volume};
 use crate::config::{Config, ConfigError, Overrides, VolumeConfig, parse};
+use crate::pairing::Pairing;
 use farside_protocol::control::{
     ControlError, ErrorCode, ImageStatus, JournalStatus, SCHEMA, Status, UnitStatus, VolumeStatus,
 };
@@ -19,6 +20,7 @@ pub(super) struct Shared {
     pub(super) config_path: PathBuf,
     pub(super) overrides: Overrides,
     pub(super) uuid: Uuid,
+    pub(super) pairing: Arc<Pairing>,
     pub(super) started_at: String,
     pub(super) listening: Listening,
     pub(super) parts: Parts,

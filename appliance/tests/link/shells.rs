@@ -7,7 +7,7 @@ use farside::link::{LinkState, LinkStatus, Sender, SenderConfig, Source};
 use farside_protocol::journal::CopyState;
 use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{Assembler, Hello, Message, RefuseCode};
-use farside_remote::{Receiver, ReceiverConfig};
+use farside_remote::{PlainDoor, Receiver, ReceiverConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,6 @@ pub(crate) fn receiver(replicas: &Arc<OneReplica>) -> Receiver<OneReplica> {
     let config = ReceiverConfig {
         unit: Uuid::from_u128(0xB),
         unit_name: "remote".into(),
-        accept_beyond_loopback: false,
     };
     Receiver::new(Arc::clone(replicas), config)
 }
@@ -43,7 +42,16 @@ pub(crate) async fn remote() -> Remote {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let running = Arc::clone(&receiver);
-    let task = tokio::spawn(async move { running.run(listener).await });
+    let task = tokio::spawn(async move {
+        running
+            .run(
+                listener,
+                Arc::new(PlainDoor {
+                    beyond_loopback: false,
+                }),
+            )
+            .await
+    });
     Remote {
         receiver,
         replicas,
@@ -195,7 +203,16 @@ async fn a_remote_that_comes_back_goes_on_where_it_was_and_both_sides_say_who_th
     let listener = TcpListener::bind(remote.address).await.unwrap();
     let again = Arc::new(receiver(&remote.replicas));
     let running = Arc::clone(&again);
-    let task = tokio::spawn(async move { running.run(listener).await });
+    let task = tokio::spawn(async move {
+        running
+            .run(
+                listener,
+                Arc::new(PlainDoor {
+                    beyond_loopback: false,
+                }),
+            )
+            .await
+    });
     remote = Remote {
         receiver: again,
         task,

@@ -13,6 +13,7 @@ mod volume;
 mod replica;
 mod history;
 mod command;
+mod pairing;
 mod text;
 
 pub use command::{
@@ -24,6 +25,7 @@ pub use history::{
     AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, HistoryStatus,
     HistorySummary, MomentStatus, OpenView, Progress, RestoreFile,
 };
+pub use pairing::{AcceptInvitation, Invitation, PairingStatus, PeerStatus};
 pub use replica::{ReplicaState, ReplicaStatus, SourceStatus};
 pub use status::{Health, Status, UnitStatus};
 pub use text::{counted, human_bytes, likely_behind};

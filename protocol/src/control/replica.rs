@@ -73,4 +73,7 @@ pub struct SourceStatus {
     pub unit: String,
     /// The address it dialled from.
     pub address: String,
+    /// The paired unit it proved to be; absent if the link is not encrypted.
+    #[serde(default)]
+    pub paired_with: Option<String>,
 }

@@ -233,6 +233,9 @@ pub struct RemoteStatus {
     pub name: String,
     /// Where it is dialled, `host:port`.
     pub address: String,
+    /// The paired unit it proved to be, while connected; absent if the link is not encrypted.
+    #[serde(default)]
+    pub paired_with: Option<String>,
     /// What the link is doing.
     pub state: RemoteState,
     /// The last error, or why it was refused.

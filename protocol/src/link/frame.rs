@@ -17,8 +17,8 @@ use super::limits::{
     ACK_BYTES, BEGIN_COPY_BYTES, CHECKED_HEADER_BYTES, COPY_DATA_BYTES, COPY_END_BYTES, COPY_HOLES_BYTES,
     COPY_SKIP_BYTES, DIGEST_BYTES, HANDSHAKE_VERSION, HEADER_BYTES, HEARTBEAT_BYTES, HELLO_BYTES,
     HIGHEST_VERSION, LOWEST_VERSION, MAGIC, MAX_BODY_BYTES, MAX_CHUNK_HEAD_BYTES, MAX_REFUSE_TEXT_BYTES,
-    MAX_VERIFY_BYTES, MIN_CHUNK_HEAD_BYTES, REFUSE_FIXED_BYTES, VERIFIED_BYTES, VERIFY_BLOCK_BYTES,
-    VERIFY_BYTES, WELCOME_BYTES,
+    MAX_VERIFY_BYTES, MIN_CHUNK_HEAD_BYTES, PAIR_BYTES, PAIRED_BYTES, REFUSE_FIXED_BYTES, VERIFIED_BYTES,
+    VERIFY_BLOCK_BYTES, VERIFY_BYTES, WELCOME_BYTES,
 };
 use crate::fields::{Reader, Writer};
 use std::ops::RangeInclusive;
@@ -32,6 +32,10 @@ pub enum FrameKind {
     Welcome,
     /// Either way: why this ends here.
     Refuse,
+    /// Instead of a link: the unit that was invited to be paired says who it is.
+    Pair,
+    /// The answer to that.
+    Paired,
     /// Sender: start the replica afresh.
     BeginCopy,
     /// Sender: a range of the image.
@@ -56,10 +60,12 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Hello,
         Self::Welcome,
         Self::Refuse,
+        Self::Pair,
+        Self::Paired,
         Self::BeginCopy,
         Self::CopyData,
         Self::CopyHoles,
@@ -79,6 +85,8 @@ impl FrameKind {
             Self::Hello => 1,
             Self::Welcome => 2,
             Self::Refuse => 3,
+            Self::Pair => 4,
+            Self::Paired => 5,
             Self::BeginCopy => 16,
             Self::CopyData => 17,
             Self::CopyHoles => 18,
@@ -99,7 +107,7 @@ impl FrameKind {
     /// Whether the layout is the same in all versions.
     #[must_use]
     pub fn is_handshake(self) -> bool {
-        matches!(self, Self::Hello | Self::Welcome | Self::Refuse)
+        self.code() < 16
     }
 
     /// Lengths the head may have.
@@ -110,6 +118,8 @@ impl FrameKind {
             Self::Hello => exactly(HELLO_BYTES),
             Self::Welcome => exactly(WELCOME_BYTES),
             Self::Refuse => REFUSE_FIXED_BYTES..=REFUSE_FIXED_BYTES.saturating_add(MAX_REFUSE_TEXT_BYTES),
+            Self::Pair => exactly(PAIR_BYTES),
+            Self::Paired => exactly(PAIRED_BYTES),
             Self::BeginCopy => exactly(BEGIN_COPY_BYTES),
             Self::CopyData => exactly(COPY_DATA_BYTES),
             Self::CopyHoles => exactly(COPY_HOLES_BYTES),

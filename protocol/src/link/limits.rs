@@ -33,6 +33,12 @@ pub const WELCOME_BYTES: usize = 136;
 pub const REFUSE_FIXED_BYTES: usize = 16;
 /// Longest text of `Refuse`.
 pub const MAX_REFUSE_TEXT_BYTES: usize = 512;
+/// The secret of an invitation.
+pub const PAIR_SECRET_BYTES: usize = 16;
+/// Head of `Pair`.
+pub const PAIR_BYTES: usize = 72;
+/// Head of `Paired`.
+pub const PAIRED_BYTES: usize = 56;
 /// Head of `BeginCopy`.
 pub const BEGIN_COPY_BYTES: usize = 56;
 /// Head of `CopyData`.

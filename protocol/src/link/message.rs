@@ -7,6 +7,7 @@ use super::limits::{
     ACK_BYTES, BEGIN_COPY_BYTES, COPY_DATA_BYTES, COPY_END_BYTES, COPY_HOLES_BYTES, COPY_SKIP_BYTES,
     HEADER_BYTES, HEARTBEAT_BYTES,
 };
+use super::pair::{Pair, Paired};
 use super::refuse::Refusal;
 use super::shared::{copy_code, put_point, take_copy_state, take_point, take_zeroes};
 use super::verify::{Verified, Verify};
@@ -97,6 +98,10 @@ pub enum Message<'a> {
     Welcome(Box<Welcome>),
     /// See [`Refusal`].
     Refuse(Refusal),
+    /// See [`Pair`].
+    Pair(Pair),
+    /// See [`Paired`].
+    Paired(Paired),
     /// See [`BeginCopy`].
     BeginCopy(BeginCopy),
     /// See [`CopyData`].
@@ -132,6 +137,8 @@ impl<'a> Message<'a> {
             FrameKind::Hello => Ok(Self::Hello(Box::new(Hello::decode(head)?))),
             FrameKind::Welcome => Ok(Self::Welcome(Box::new(Welcome::decode(head)?))),
             FrameKind::Refuse => Ok(Self::Refuse(Refusal::decode(head)?)),
+            FrameKind::Pair => Ok(Self::Pair(Pair::decode(head)?)),
+            FrameKind::Paired => Ok(Self::Paired(Paired::decode(head)?)),
             FrameKind::BeginCopy => decode_begin_copy(head),
             FrameKind::CopyData => decode_copy_data(header, head),
             FrameKind::CopyHoles => {
@@ -173,6 +180,8 @@ impl<'a> Message<'a> {
             Self::Hello(_) => FrameKind::Hello,
             Self::Welcome(_) => FrameKind::Welcome,
             Self::Refuse(_) => FrameKind::Refuse,
+            Self::Pair(_) => FrameKind::Pair,
+            Self::Paired(_) => FrameKind::Paired,
             Self::BeginCopy(_) => FrameKind::BeginCopy,
             Self::CopyData(_) => FrameKind::CopyData,
             Self::CopyHoles(_) => FrameKind::CopyHoles,
@@ -193,6 +202,8 @@ impl<'a> Message<'a> {
             Self::Hello(hello) => (hello.encode(), 0),
             Self::Welcome(welcome) => (welcome.encode(), 0),
             Self::Refuse(refusal) => (refusal.encode(), 0),
+            Self::Pair(pair) => (pair.encode(), 0),
+            Self::Paired(paired) => (paired.encode(), 0),
             Self::BeginCopy(begin) => (encode_begin_copy(begin), 0),
             Self::CopyData(copy) => (encode_copy_data(copy), copy.length),
             Self::CopyHoles(holes) => (encode_pair(COPY_HOLES_BYTES, holes.offset, holes.length), 0),

@@ -11,6 +11,7 @@ mod hello;
 mod refuse;
 mod message;
 mod verify;
+mod pair;
 mod assembler;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use error::LinkError;
 pub use frame::{FrameHeader, FrameKind, seal};
 pub use hello::{Hello, Welcome};
 pub use message::{Ack, BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Heartbeat, Message};
+pub use pair::{Pair, Paired};
 pub use refuse::{Refusal, RefuseCode};
 pub use shared::{name_is_valid, same_place};
 pub use verify::{Verified, Verify, digest_bytes, digests};

@@ -3,12 +3,12 @@
 use super::limits::{
     ACK_BYTES, BEGIN_COPY_BYTES, COPY_DATA_BYTES, COPY_END_BYTES, COPY_HOLES_BYTES, COPY_SKIP_BYTES,
     HEADER_BYTES, HEARTBEAT_BYTES, HELLO_BYTES, MAX_BODY_BYTES, MAX_CHUNK_HEAD_BYTES, MAX_HEAD_BYTES,
-    MAX_REFUSE_TEXT_BYTES, MIN_CHUNK_HEAD_BYTES, REFUSE_FIXED_BYTES, VERIFIED_BYTES, VERIFY_BYTES,
-    WELCOME_BYTES,
+    MAX_REFUSE_TEXT_BYTES, MIN_CHUNK_HEAD_BYTES, PAIR_BYTES, PAIRED_BYTES, REFUSE_FIXED_BYTES,
+    VERIFIED_BYTES, VERIFY_BYTES, WELCOME_BYTES,
 };
 use super::{
     Ack, Assembler, BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, FrameKind, Heartbeat, Hello,
-    LinkError, Message, Refusal, RefuseCode, Verify, Welcome, digests, name_is_valid, seal,
+    LinkError, Message, Pair, Paired, Refusal, RefuseCode, Verify, Welcome, digests, name_is_valid, seal,
 };
 use crate::journal::{ChainPoint, ChunkHeader, CopyState, Record, RecordKind, encode_what};
 use proptest::prelude::{any, prop, proptest};
@@ -84,6 +84,17 @@ fn frames() -> Vec<Vec<u8>> {
         Message::Hello(Box::new(hello())).to_frame(),
         Message::Welcome(Box::new(welcome)).to_frame(),
         Message::Refuse(Refusal::new(RefuseCode::Gap, 7, "chunk 7 is missing")).to_frame(),
+        Message::Pair(Pair {
+            secret: [0x5A; 16],
+            unit: Uuid::from_u128(1),
+            unit_name: "local".into(),
+        })
+        .to_frame(),
+        Message::Paired(Paired {
+            unit: Uuid::from_u128(7),
+            unit_name: "remote".into(),
+        })
+        .to_frame(),
         Message::BeginCopy(BeginCopy {
             base: point(5),
             volume_bytes: 1 << 30,
@@ -344,6 +355,8 @@ fn the_document_agrees_with_the_constants() {
         ("Hello", HELLO_BYTES),
         ("Welcome", WELCOME_BYTES),
         ("Refuse", REFUSE_FIXED_BYTES),
+        ("Pair", PAIR_BYTES),
+        ("Paired", PAIRED_BYTES),
         ("BeginCopy", BEGIN_COPY_BYTES),
         ("CopyData", COPY_DATA_BYTES),
         ("CopyHoles", COPY_HOLES_BYTES),

@@ -4,6 +4,7 @@
 //! task of it is left. Two running copies of one unit never take a replica from each other while the one that
 //! has it is alive.
 
+use super::door::PairedUnit;
 use super::life::Life;
 use crate::limits::TAKE_OVER_WAIT_MS;
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
@@ -25,6 +26,8 @@ pub(super) struct Holder {
     pub(super) unit_name: String,
     pub(super) volume: Uuid,
     pub(super) address: SocketAddr,
+    /// The name under which it is paired here; `None`: it proved nothing.
+    pub(super) paired_with: Option<String>,
 }
 
 #[derive(Debug)]
@@ -88,10 +91,15 @@ impl Claim {
 impl Admission {
     /// Claims the replica of `hello`; ends an older session of the same unit first, if it is of the same process
     /// or its sender is silent.
-    pub(super) async fn claim(&self, hello: &Hello, address: SocketAddr) -> Result<Claim, Refusal> {
+    pub(super) async fn claim(
+        &self,
+        hello: &Hello,
+        address: SocketAddr,
+        unit: Option<&PairedUnit>,
+    ) -> Result<Claim, Refusal> {
         let deadline = Instant::now() + Duration::from_millis(TAKE_OVER_WAIT_MS);
         loop {
-            let mut ended = match self.try_claim(hello, address)? {
+            let mut ended = match self.try_claim(hello, address, unit)? {
                 Ok(claim) => return Ok(claim),
                 Err(ended) => ended,
             };
@@ -111,6 +119,7 @@ impl Admission {
         &self,
         hello: &Hello,
         address: SocketAddr,
+        unit: Option<&PairedUnit>,
     ) -> Result<Result<Claim, watch::Receiver<()>>, Refusal> {
         let mut table = self.table.lock();
         if let Some(entry) = table.entries.get(&hello.volume_name) {
@@ -135,6 +144,7 @@ impl Admission {
             unit_name: hello.unit_name.clone(),
             volume: hello.volume,
             address,
+            paired_with: unit.map(|unit| unit.name.clone()),
         };
         let life = Arc::new(Life::new());
         let entry = Entry {

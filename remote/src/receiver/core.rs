@@ -176,13 +176,16 @@ impl ReceiverCore {
             Message::Verify(verify) => self.verify(verify),
             Message::Heartbeat(_) => Ok(Action::None),
             Message::Refuse(_) => Ok(Action::RefusedByPeer),
-            Message::Hello(_) | Message::Welcome(_) | Message::Ack(_) | Message::Verified(_) => {
-                Err(Refusal::new(
-                    RefuseCode::Protocol,
-                    0,
-                    &format!("{:?} does not belong here; reconnect", message.kind()),
-                ))
-            }
+            Message::Hello(_)
+            | Message::Welcome(_)
+            | Message::Pair(_)
+            | Message::Paired(_)
+            | Message::Ack(_)
+            | Message::Verified(_) => Err(Refusal::new(
+                RefuseCode::Protocol,
+                0,
+                &format!("{:?} does not belong here; reconnect", message.kind()),
+            )),
         }
     }
 

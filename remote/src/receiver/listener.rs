@@ -1,17 +1,16 @@
 //! Accepts connections of senders, bounds their number, and keeps count of who is connected.
 
 use super::admission::Admission;
+use super::door::{Door, Visitor};
 use super::greeting::{Greeting, Places};
-use super::session::{SessionError, Shared, serve};
-use super::stream::refuse;
+use super::session::{Entry, SessionError, Shared, serve};
 use crate::limits::{ACCEPT_PAUSE_MS, LOG_INTERVAL_MS};
 use crate::sink::Replicas;
 use farside_protocol::link::{Refusal, RefuseCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -25,8 +24,6 @@ pub struct ReceiverConfig {
     pub unit: Uuid,
     /// Name of this unit, as [`farside_protocol::link::name_is_valid`] wants it.
     pub unit_name: String,
-    /// Accept senders that are not on this machine, without encryption.
-    pub accept_beyond_loopback: bool,
 }
 
 /// Who is connected to a replica.
@@ -40,13 +37,14 @@ pub struct ReplicaLink {
     pub source_name: String,
     /// Where it sends from.
     pub source_address: SocketAddr,
+    /// The name under which it is paired here; `None`: the link is not encrypted.
+    pub paired_with: Option<String>,
 }
 
 /// The receiving end of the links of one unit.
 #[derive(Debug)]
 pub struct Receiver<P> {
     shared: Arc<Shared<P>>,
-    accept_beyond_loopback: bool,
     shutdown: watch::Sender<bool>,
 }
 
@@ -64,7 +62,6 @@ impl<P: Replicas> Receiver<P> {
         };
         Self {
             shared: Arc::new(shared),
-            accept_beyond_loopback: config.accept_beyond_loopback,
             shutdown,
         }
     }
@@ -77,6 +74,7 @@ impl<P: Replicas> Receiver<P> {
             source_unit: holder.unit,
             source_name: holder.unit_name,
             source_address: holder.address,
+            paired_with: holder.paired_with,
         };
         self.shared.admission.holders().into_iter().map(link).collect()
     }
@@ -87,7 +85,7 @@ impl<P: Replicas> Receiver<P> {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        serve(&self.shared, address, (read, write), None).await
+        serve(&self.shared, address, (read, write), Entry::default()).await
     }
 
     /// Tells every session to end; [`run`](Self::run) returns when they have.
@@ -96,7 +94,7 @@ impl<P: Replicas> Receiver<P> {
     }
 
     /// Accepts and serves until [`shut_down`](Self::shut_down); returns when no session is left.
-    pub async fn run(&self, listener: TcpListener) {
+    pub async fn run(&self, listener: TcpListener, door: Arc<dyn Door>) {
         let (places, mut sessions) = (Places::new(), JoinSet::new());
         let mut shutdown = self.shared.shutdown.clone();
         let log = Arc::new(LogLimit::default());
@@ -111,10 +109,9 @@ impl<P: Replicas> Receiver<P> {
                 continue;
             };
             let place = places.enter();
-            let (shared, log) = (Arc::clone(&self.shared), Arc::clone(&log));
-            let allowed = self.accept_beyond_loopback || address.ip().is_loopback();
+            let (shared, log, door) = (Arc::clone(&self.shared), Arc::clone(&log), Arc::clone(&door));
             sessions.spawn(async move {
-                let error = connection(&shared, (socket, address), place, allowed).await;
+                let error = connection(&shared, (socket, address), place, &*door).await;
                 report(&log, address, &error);
             });
         }
@@ -126,45 +123,58 @@ async fn connection<P: Replicas>(
     shared: &Shared<P>,
     (socket, address): (TcpStream, SocketAddr),
     (greeting, displaced): (Greeting, oneshot::Receiver<()>),
-    allowed: bool,
+    door: &dyn Door,
 ) -> SessionError {
     // Failing to set these costs speed or an earlier notice, nothing else.
     let _ = socket.set_nodelay(true);
-    let (read, mut write) = socket.into_split();
-    let displaced = async {
+    let mut displaced = std::pin::pin!(async {
         if displaced.await.is_err() {
             std::future::pending::<()>().await;
         }
+    });
+    let opened = tokio::select! {
+        biased;
+        opened = door.open(socket, address) => opened,
+        () = &mut displaced => return SessionError::Displaced,
     };
-    let conversation = async {
-        if allowed {
-            return serve(shared, address, (read, &mut write), Some(greeting)).await;
-        }
-        refuse_stranger(&mut write).await
+    let Visitor {
+        read,
+        mut write,
+        unit,
+    } = match opened {
+        Ok(visitor) => visitor,
+        Err(error) => return error,
+    };
+    let entry = Entry {
+        greeting: Some(greeting),
+        door: Some(door),
+        unit,
     };
     tokio::select! {
         biased;
-        error = conversation => return error,
+        error = serve(shared, address, (read, &mut write), entry) => return error,
         // Only before it has a session's place: nothing of a session is cut short.
-        () = displaced => {}
+        () = &mut displaced => {}
     }
-    try_refuse_busy(&write);
+    try_refuse_busy(&mut write).await;
     SessionError::Displaced
 }
 
-async fn refuse_stranger(write: &mut OwnedWriteHalf) -> SessionError {
-    let text =
-        "this unit accepts links from its own machine only; set it to trust the network in its configuration";
-    let refusal = Refusal::new(RefuseCode::NotAccepted, 0, text);
-    refuse(write, refusal.clone()).await;
-    SessionError::Refused(refusal)
-}
-
 /// Without waiting: a flood must not cost more than the sockets it opens.
-fn try_refuse_busy(socket: &OwnedWriteHalf) {
+async fn try_refuse_busy<W: AsyncWrite + Unpin>(socket: &mut W) {
     let text = "too many connections here that have not said who they are; the sender should try again";
     let refusal = Refusal::new(RefuseCode::Busy, 0, text);
-    let _ = socket.try_write(&farside_protocol::link::Message::Refuse(refusal).to_frame());
+    let frame = farside_protocol::link::Message::Refuse(refusal).to_frame();
+    let say = async {
+        if socket.write_all(&frame).await.is_ok() {
+            let _ = socket.flush().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = say => {}
+        () = std::future::ready(()) => {}
+    }
 }
 
 fn report(log: &LogLimit, address: SocketAddr, error: &SessionError) {
@@ -172,7 +182,9 @@ fn report(log: &LogLimit, address: SocketAddr, error: &SessionError) {
         SessionError::RefusedByPeer(refusal) if refusal.code == RefuseCode::ShuttingDown => {
             tracing::info!(%address, "link ended: the sending unit stopped it");
         }
-        SessionError::Closed | SessionError::ShuttingDown => tracing::debug!(%address, "link ended: {error}"),
+        SessionError::Closed | SessionError::ShuttingDown | SessionError::Renewed | SessionError::Served => {
+            tracing::debug!(%address, "link ended: {error}");
+        }
         _ => log.warn(address, &format!("link ended: {error}")),
     }
 }

@@ -15,9 +15,11 @@ mod stream;
 mod reader;
 mod replier;
 mod session;
+mod door;
 mod listener;
 #[cfg(test)]
 mod tests;
 
+pub use door::{Answer, Door, Notice, PairedUnit, PlainDoor, Visitor};
 pub use listener::{Receiver, ReceiverConfig, ReplicaLink};
 pub use session::SessionError;

@@ -6,6 +6,7 @@
 use super::admission::Admission;
 use super::copy_log::CopyLog;
 use super::core::{ReceiverCore, negotiate, refuse_frame, refuse_sink, welcome};
+use super::door::{Door, Notice, PairedUnit};
 use super::greeting::Greeting;
 use super::life::Life;
 use super::stream::{FrameStream, refuse, send};
@@ -53,6 +54,18 @@ pub enum SessionError {
     /// A newer connection of the same unit took over.
     #[error("a newer connection of the same unit took over")]
     TakenOver,
+    /// Its unit is not to be let in any more.
+    #[error("the unit that sends is not paired with this one any more")]
+    Revoked,
+    /// It has to come anew, to see another certificate.
+    #[error("this unit has another certificate to show")]
+    Renewed,
+    /// The door did not let it in.
+    #[error("{0}")]
+    Door(String),
+    /// It wanted something else than a link, and has it.
+    #[error("served")]
+    Served,
     /// The receiver is being stopped.
     #[error("shutting down")]
     ShuttingDown,
@@ -66,6 +79,17 @@ pub(super) struct Shared<P> {
     pub(super) unit: Uuid,
     pub(super) unit_name: String,
     pub(super) shutdown: watch::Receiver<bool>,
+}
+
+/// How a connection was let in.
+#[derive(Default)]
+pub(super) struct Entry<'a> {
+    /// Its place, until it has a session's; without one it needs none.
+    pub(super) greeting: Option<Greeting>,
+    /// Who guards the way, if anybody does.
+    pub(super) door: Option<&'a dyn Door>,
+    /// Who proved to be at the other end.
+    pub(super) unit: Option<PairedUnit>,
 }
 
 /// What a conversation leaves behind.
@@ -83,7 +107,7 @@ pub(super) async fn serve<P: Replicas, R, W>(
     shared: &Shared<P>,
     address: SocketAddr,
     (read, mut write): (R, W),
-    greeting: Option<Greeting>,
+    entry: Entry<'_>,
 ) -> SessionError
 where
     R: AsyncRead + Unpin,
@@ -92,7 +116,7 @@ where
     let mut stream = FrameStream::new(read);
     let mut ending = Ending::default();
     let ends = (&mut stream, &mut write);
-    let error = match converse(shared, address, ends, greeting.as_ref(), &mut ending).await {
+    let error = match converse(shared, address, ends, &entry, &mut ending).await {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -114,6 +138,16 @@ fn refusal_for(error: &SessionError, after_sequence: u64) -> Option<Refusal> {
             0,
             "a newer connection of this unit took over; if that was not intended, stop one of the two senders",
         )),
+        SessionError::Revoked => Some(Refusal::new(
+            RefuseCode::NotAccepted,
+            0,
+            "the pairing with this unit was revoked at the remote; pair the two units again if that was not intended",
+        )),
+        SessionError::Renewed => Some(Refusal::new(
+            RefuseCode::ShuttingDown,
+            0,
+            "the remote has a new certificate to show; the link comes back by itself",
+        )),
         SessionError::ShuttingDown => Some(Refusal::new(
             RefuseCode::ShuttingDown,
             0,
@@ -127,7 +161,7 @@ async fn converse<P: Replicas, R, W>(
     shared: &Shared<P>,
     address: SocketAddr,
     (stream, write): (&mut FrameStream<R>, &mut W),
-    greeting: Option<&Greeting>,
+    entry: &Entry<'_>,
     ending: &mut Ending,
 ) -> Result<std::convert::Infallible, SessionError>
 where
@@ -137,14 +171,18 @@ where
     let hello = timeout(Duration::from_millis(HELLO_TIMEOUT_MS), take_hello(stream))
         .await
         .map_err(|_| SessionError::NoHello)??;
-    if let Some(greeting) = greeting {
+    if let Some(door) = entry.door {
+        door.check(entry.unit.as_ref(), &hello)
+            .map_err(SessionError::Refused)?;
+    }
+    if let Some(greeting) = &entry.greeting {
         ending.place = Some(greeting.admit().ok_or_else(busy)?);
     }
     let version = negotiate(&hello).map_err(SessionError::Refused)?;
     // The claim is dropped when this function ends: after the last use of the replica.
     let claim = shared
         .admission
-        .claim(&hello, address)
+        .claim(&hello, address, entry.unit.as_ref())
         .await
         .map_err(SessionError::Refused)?;
     let sink = shared
@@ -161,7 +199,7 @@ where
     stream.tell(Arc::clone(&life));
     let mut core = ReceiverCore::new(&hello, &state);
     let log = CopyLog::new(&hello.volume_name, &hello.unit_name, hello.volume_bytes);
-    let stop = stopped(claim.cancelled(), shared.shutdown.clone());
+    let stop = stopped(claim.cancelled(), shared.shutdown.clone(), entry.unit.as_ref());
     let error = exchange((stream, write), &mut core, (&*sink, &life, &log), stop).await;
     ending.after_sequence = core.accepted().sequence;
     Err(error)
@@ -191,10 +229,27 @@ async fn take_hello<R: AsyncRead + Unpin>(stream: &mut FrameStream<R>) -> Result
 }
 
 /// Resolves when the session has to make way.
-async fn stopped(mut cancelled: watch::Receiver<bool>, mut shutdown: watch::Receiver<bool>) -> SessionError {
+async fn stopped(
+    mut cancelled: watch::Receiver<bool>,
+    mut shutdown: watch::Receiver<bool>,
+    unit: Option<&PairedUnit>,
+) -> SessionError {
+    let noticed = async {
+        if let Some(mut notices) = unit.map(|unit| unit.notices.clone())
+            && let Ok(notice) = notices.wait_for(|notice| *notice != Notice::None).await
+        {
+            return match *notice {
+                Notice::Renewed => SessionError::Renewed,
+                _ => SessionError::Revoked,
+            };
+        }
+        // Nobody is there who could give notice.
+        std::future::pending().await
+    };
     tokio::select! {
         biased;
         _ = cancelled.wait_for(|set| *set) => SessionError::TakenOver,
+        error = noticed => error,
         _ = shutdown.wait_for(|set| *set) => SessionError::ShuttingDown,
     }
 }

@@ -52,7 +52,6 @@ impl Remote {
         let config = ReceiverConfig {
             unit: Uuid::from_u128(0xfa),
             unit_name: REMOTE.to_owned(),
-            accept_beyond_loopback: false,
         };
         let receiver = Receiver::new(Arc::new(OneReplica(replica)), config);
         let files = place.files(Role::Volume);

@@ -313,7 +313,6 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
     let config = ReceiverConfig {
         unit: remote.uuid,
         unit_name: remote.name.clone(),
-        accept_beyond_loopback: true,
     };
     let life = Life {
         process: process.clone(),

@@ -29,6 +29,7 @@ pub(crate) use volume::Volume;
 use super::limits::DRAIN_TIMEOUT;
 use super::listeners::{NbdListeners, SocketFile};
 use crate::config::{Access, Config, VolumeConfig};
+use crate::pairing::Pairing;
 use crate::targets::nbd::{Service, serve};
 use crate::tls::{self, TlsError};
 use exports::VolumeExports;
@@ -52,6 +53,8 @@ pub(crate) struct Surroundings {
     pub(crate) config: Config,
     /// Identity of the unit.
     pub(crate) uuid: Uuid,
+    /// Its key, and the units it knows.
+    pub(crate) pairing: Arc<Pairing>,
 }
 
 /// Everything that serves data.

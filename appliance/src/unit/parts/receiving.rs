@@ -3,6 +3,7 @@
 use super::Surroundings;
 use super::error::PartError;
 use super::status::{idle_replica_status, replica_status};
+use crate::pairing::LinkDoor;
 use farside_protocol::control::ReplicaStatus;
 use farside_remote::{Receiver, ReceiverConfig, Replica, ReplicaSet, ReplicaSetConfig};
 use farside_storage::Clock;
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 pub(super) struct LinkServer {
     set: Arc<ReplicaSet>,
     receiver: Arc<Receiver<Arc<ReplicaSet>>>,
+    door: Arc<LinkDoor>,
     tasks: TaskTracker,
 }
 
@@ -40,17 +42,16 @@ impl LinkServer {
         let receiver_config = ReceiverConfig {
             unit: surroundings.uuid,
             unit_name: config.unit.name.clone(),
-            // The configuration was refused if it listens beyond loopback without being told to trust the network.
-            accept_beyond_loopback: config
-                .link
-                .listen
-                .iter()
-                .any(|address| !address.ip().is_loopback()),
+        };
+        let door = LinkDoor {
+            pairing: surroundings.pairing.clone(),
+            trust_network: config.link.trust_network,
         };
         let receiver = Arc::new(Receiver::new(Arc::new(set.clone()), receiver_config));
         Ok(Self {
             set,
             receiver,
+            door: Arc::new(door),
             tasks: TaskTracker::new(),
         })
     }
@@ -61,8 +62,9 @@ impl LinkServer {
         let opened = tokio::task::spawn_blocking(move || set.open_all()).await;
         opened.map_err(|error| PartError::failed(error.to_string()))?;
         for listener in listeners {
-            let receiver = self.receiver.clone();
-            self.tasks.spawn(async move { receiver.run(listener).await });
+            let (receiver, door) = (self.receiver.clone(), self.door.clone());
+            self.tasks
+                .spawn(async move { receiver.run(listener, door).await });
         }
         self.tasks.close();
         Ok(())

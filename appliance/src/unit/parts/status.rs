@@ -197,6 +197,7 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
     RemoteStatus {
         name: name.to_owned(),
         address: link.config.address.clone(),
+        paired_with: status.paired_with.clone(),
         state: status.state,
         detail: Some(status.detail.clone()).filter(|detail| !detail.is_empty()),
         sent: status.sent_record.max(acked.record),
@@ -266,6 +267,7 @@ pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> R
         source: link.map(|link| SourceStatus {
             unit: link.source_name.clone(),
             address: link.source_address.to_string(),
+            paired_with: link.paired_with.clone(),
         }),
         connected: link.is_some(),
         received: points.durable.record,

@@ -69,6 +69,7 @@ fn parts_in(directory: &Path) -> Parts {
     Parts::new(Surroundings {
         config: config_in(directory, ""),
         uuid: Uuid::from_u128(1),
+        pairing: Arc::new(Pairing::open(directory, Uuid::from_u128(1), "unit").unwrap()),
     })
 }
 

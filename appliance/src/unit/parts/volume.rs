@@ -9,6 +9,7 @@ use super::status::volume_status;
 use super::trend::Trends;
 use crate::config::{RemoteConfig, VolumeConfig};
 use crate::link::{Sender, SenderConfig};
+use crate::pairing::Pairing;
 use crate::targets::Counters;
 use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
@@ -38,6 +39,8 @@ struct SendingAs {
     unit: (Uuid, String),
     instance: Uuid,
     window_bytes: u64,
+    pairing: Arc<Pairing>,
+    trust_network: bool,
 }
 
 impl Volume {
@@ -95,6 +98,8 @@ impl Volume {
                 unit: (unit.uuid, unit.config.unit.name.clone()),
                 instance: parts.instance,
                 window_bytes: unit.config.link.window_bytes,
+                pairing: unit.pairing.clone(),
+                trust_network: unit.config.link.trust_network,
             },
         })
     }
@@ -146,8 +151,9 @@ impl Volume {
         let config = SenderConfig {
             window_bytes: self.sending.window_bytes,
             bytes_per_second: remote.rate_bytes,
-            // Addresses beyond loopback are refused by the configuration unless it trusts the network.
-            allow_beyond_loopback: true,
+            pairing: Some(self.sending.pairing.clone()),
+            peer: remote.peer.clone(),
+            allow_beyond_loopback: self.sending.trust_network,
             ..SenderConfig::new(&remote.name, &remote.address, self.sending.instance)
         };
         let view = self.served.volume.store().consumer(&remote.name);

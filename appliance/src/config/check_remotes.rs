@@ -1,0 +1,88 @@
+//! What of a configuration concerns the remotes of a volume.
+
+use super::check::Checker;
+use super::names::is_host;
+use super::raw::{RawRemote, RawSize, RawVolume};
+use super::{LinkConfig, RemoteConfig, limits};
+use std::collections::HashSet;
+use toml::Spanned;
+
+impl Checker<'_> {
+    pub(super) fn remotes(&mut self, raw: &RawVolume, link: &LinkConfig) -> Vec<RemoteConfig> {
+        let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
+        for remote in &raw.remote {
+            self.name("remote", &remote.name);
+            if !names.insert(remote.name.get_ref()) {
+                let message = format!(
+                    "there are two remotes named '{}'",
+                    remote.name.get_ref().escape_debug()
+                );
+                self.refuse(
+                    &remote.name.span(),
+                    message,
+                    "give each remote of a volume its own name",
+                );
+            }
+            if !addresses.insert(remote.address.get_ref()) {
+                let message = format!(
+                    "two remotes have the address {}",
+                    remote.address.get_ref().escape_debug()
+                );
+                self.refuse(
+                    &remote.address.span(),
+                    message,
+                    "a unit keeps one replica of a volume; remove one of them",
+                );
+            }
+            self.remote_address(remote, link);
+            if let Some(peer) = &remote.peer {
+                self.name("unit", peer);
+            }
+        }
+        let copy = |remote: &RawRemote| RemoteConfig {
+            name: remote.name.get_ref().clone(),
+            address: remote.address.get_ref().clone(),
+            send: remote.send.unwrap_or(true),
+            peer: remote.peer.as_ref().map(|peer| peer.get_ref().clone()),
+            queue: remote.queue.unwrap_or(true),
+            rate_bytes: self.rate(remote.rate.as_ref()),
+        };
+        raw.remote.iter().map(copy).collect()
+    }
+
+    fn rate(&mut self, setting: Option<&Spanned<RawSize>>) -> Option<u64> {
+        let setting = setting?;
+        let bytes = self.size(setting)?;
+        if bytes < limits::RATE_BYTES_MIN {
+            let message = format!("{bytes} bytes in a second are too few for a link");
+            let remedy =
+                "give at least 1K, or leave the line away; 'farside journal stop-send' holds the link";
+            self.refuse(&setting.span(), message, remedy);
+        }
+        Some(bytes)
+    }
+
+    fn remote_address(&mut self, remote: &RawRemote, link: &LinkConfig) {
+        let (text, span) = (remote.address.get_ref(), remote.address.span());
+        let parts = text
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        let Some((_, port)) = parts.filter(|(host, _)| is_host(host)) else {
+            let message = format!("'{}' is not the address of a remote", text.escape_debug());
+            self.refuse(
+                &span,
+                message,
+                "write HOST:PORT, as in 127.0.0.1:10900 or [::1]:10900",
+            );
+            return;
+        };
+        // With port 0 the unit listens wherever the system lets it, and only the unit itself can know where.
+        if port == 0 && !link.listen.iter().any(|own| own.to_string() == *text) {
+            self.refuse(
+                &span,
+                format!("{text} has no port"),
+                "give the port on which the remote listens",
+            );
+        }
+    }
+}
