@@ -62,11 +62,6 @@ fn wrong_settings_are_refused_at_their_place() {
              loopback address, give [nbd.tls] with required = true and a client_ca, or set trust_network = true in [nbd] if every machine on that network may be trusted",
         ),
         (
-            "[link]\nlisten = [\"[::]:5\"]\n",
-            "5:11 [::]:5 is reachable from other machines, and [link] does not ask them who they are; give a \
-             loopback address, or set trust_network = true in [link] if every machine on that network may be trusted",
-        ),
-        (
             "[console]\nlisten = \"192.0.2.1:80\"\n",
             "5:10 the console at 192.0.2.1:80 would be open to other machines, and it asks nobody who they are; \
              give a loopback address such as 127.0.0.1:8480",
@@ -180,9 +175,9 @@ fn wrong_remotes_are_refused_at_their_place() {
             "9:11 127.0.0.1:0 has no port; give the port on which the remote listens",
         ),
         (
-            &remote("address = \"far.example:1\"\n"),
-            "9:11 far.example:1 is another machine, and the link has neither pairing nor TLS yet; set trust_network = \
-             true in [link] if every machine on the way may be trusted",
+            &remote("address = \"far.example:1\"\npeer = \"-x\"\n"),
+            "10:8 '-x' cannot be the name of a unit; use 1 to 32 of the letters A-Z, a-z, 0-9, '.', '_' and '-', with no '.' \
+             or '-' in front",
         ),
         (
             &remote(
@@ -197,14 +192,24 @@ fn wrong_remotes_are_refused_at_their_place() {
             "12:11 two remotes have the address 127.0.0.1:1; a unit keeps one replica of a volume; remove one of them",
         ),
     ]);
-    for good in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1"] {
+    for good in [
+        "127.0.0.1:1",
+        "127.9.9.9:1",
+        "[::1]:1",
+        "localhost:1",
+        "far.example:1",
+    ] {
         judge(&format!("{UNIT}{}", remote(&format!("address = \"{good}\"\n")))).unwrap();
     }
-    let trusted = format!(
-        "{UNIT}[link]\ntrust_network = true\n{}",
-        remote("address = \"far.example:1\"\n")
+    // Whoever comes from another machine has to be paired, unless the network is trusted.
+    let paired = format!(
+        "{UNIT}[link]\nlisten = [\"[::]:5\"]\n{}",
+        remote("address = \"far.example:1\"\npeer = \"far\"\n")
     );
-    judge(&trusted).unwrap();
+    let config = judge(&paired).unwrap();
+    assert!(!config.link.trust_network && config.volumes[0].remotes[0].peer.as_deref() == Some("far"));
+    let trusted = judge(&paired.replace("[link]", "[link]\ntrust_network = true")).unwrap();
+    assert!(trusted.link.trust_network);
 }
 
 #[test]

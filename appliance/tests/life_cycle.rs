@@ -155,7 +155,7 @@ fn refused_or_failed_commands_leave_the_file_as_it_was() {
         (&["create", "disk0", "--size", "1M"], 5),
         (&["create", "../x", "--size", "1M"], 5),
         (&["create", "a", "--size", "513"], 5),
-        (&["create", "a", "--size", "1M", "--remote", "far=192.0.2.1:1"], 5),
+        (&["create", "a", "--size", "1M", "--remote", "far=192.0.2.1:0"], 5),
         (
             &[
                 "create",

@@ -16,6 +16,7 @@ pub mod ports;
 pub mod status;
 pub mod units;
 pub mod proxy;
+pub mod cable;
 pub mod client;
 pub mod nbd;
 pub mod iscsi;

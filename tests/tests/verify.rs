@@ -154,6 +154,32 @@ fn a_comparison_under_load_finds_what_differs_and_nothing_else() {
     });
 }
 
+/// What is wrong on the command line, or names nothing, is refused with what is wrong.
+fn refused_lines(two: &TwoUnits) -> Result<()> {
+    for (line, code, words) in [
+        ("--stop", 5, "no verify"),
+        ("--remote absent", 1, "no remote 'absent'"),
+        ("--volume absent", 1, "no volume 'absent'"),
+        ("--volume ../x", 2, "cannot be the name"),
+        ("--stop --status", 2, "cannot be used with"),
+    ] {
+        let all: Vec<&str> = std::iter::once("verify").chain(line.split(' ')).collect();
+        let refused = two.local.command(&all)?.failure()?;
+        let said = refused.code == code && refused.stderr.contains(words);
+        ensure!(said, "{line}: {}", refused.output());
+    }
+    let absent = two
+        .local
+        .command(&["verify", "--status", "--remote", "absent"])?
+        .failure()?;
+    ensure!(
+        absent.code == 1 && absent.stderr.contains("no remote 'absent'"),
+        "{}",
+        absent.output()
+    );
+    Ok(())
+}
+
 #[test]
 fn a_comparison_waits_for_the_link_is_stopped_and_refused_where_there_is_nothing_to_compare() {
     promise(|world| {
@@ -183,27 +209,7 @@ fn a_comparison_waits_for_the_link_is_stopped_and_refused_where_there_is_nothing
             "{}",
             waiting.output()
         );
-        for (line, code, words) in [
-            ("--stop", 5, "no verify"),
-            ("--remote absent", 1, "no remote 'absent'"),
-            ("--volume absent", 1, "no volume 'absent'"),
-            ("--volume ../x", 2, "cannot be the name"),
-            ("--stop --status", 2, "cannot be used with"),
-        ] {
-            let all: Vec<&str> = std::iter::once("verify").chain(line.split(' ')).collect();
-            let refused = two.local.command(&all)?.failure()?;
-            let said = refused.code == code && refused.stderr.contains(words);
-            ensure!(said, "{line}: {}", refused.output());
-        }
-        let absent = two
-            .local
-            .command(&["verify", "--status", "--remote", "absent"])?
-            .failure()?;
-        ensure!(
-            absent.code == 1 && absent.stderr.contains("no remote 'absent'"),
-            "{}",
-            absent.output()
-        );
+        refused_lines(&two)?;
         // A link that is set up anew ends it, and nobody is told that both sides are the same.
         let ended = std::thread::scope(|scope| -> Result<Done> {
             let waiting = scope.spawn(|| two.local.command(&["verify", "--json"]));

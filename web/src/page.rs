@@ -159,6 +159,9 @@ fn remote_block(out: &mut String, remote: &RemoteStatus) {
             lag.seconds
         ),
     );
+    if let Some(unit) = &remote.paired_with {
+        pair(out, "Link", &format!("encrypted, unit {unit}"));
+    }
     pair(out, "Behind", &remote.likely_behind);
     if let Some(forecast) = &remote.forecast {
         pair(out, "Forecast", &forecast.text());
@@ -192,10 +195,10 @@ fn replica_card(out: &mut String, replica: &ReplicaStatus) {
     pair(
         out,
         "Link",
-        if replica.connected {
-            "connected"
-        } else {
-            "not connected"
+        &match replica.source.as_ref().and_then(|from| from.paired_with.as_ref()) {
+            Some(unit) => format!("encrypted, unit {unit}"),
+            None if replica.connected => "connected".to_owned(),
+            None => "not connected".to_owned(),
         },
     );
     pair(

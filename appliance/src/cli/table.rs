@@ -113,7 +113,12 @@ fn draw_remote(out: &mut String, remote: &RemoteStatus, style: Style) {
     let state = style.word(&json_word(remote.state), tone);
     line(
         out,
-        format_args!("  remote {}  {state}  {}", remote.name, remote.address),
+        format_args!(
+            "  remote {}  {state}  {}{}",
+            remote.name,
+            remote.address,
+            encrypted(&remote.paired_with)
+        ),
     );
     if let Some(detail) = &remote.detail {
         row(out, "  detail", detail);
@@ -169,7 +174,12 @@ fn draw_replica(out: &mut String, replica: &ReplicaStatus, style: Style) {
     };
     let source = replica.source.as_ref();
     let source = source.map_or("nobody yet".to_owned(), |from| {
-        format!("{} at {}", from.unit, from.address)
+        format!(
+            "{} at {}{}",
+            from.unit,
+            from.address,
+            encrypted(&from.paired_with)
+        )
     });
     row(out, "source", &format!("{source}, {link}"));
     row(
@@ -189,6 +199,14 @@ fn draw_replica(out: &mut String, replica: &ReplicaStatus, style: Style) {
     );
     draw_copy(out, replica.copy.as_ref(), style);
     draw_history(out, &replica.history, style);
+}
+
+/// What is said of a link to or from a unit that proved who it is.
+fn encrypted(paired_with: &Option<String>) -> String {
+    match paired_with {
+        Some(unit) => format!("  encrypted, unit {unit}"),
+        None => String::new(),
+    }
 }
 
 fn draw_history(out: &mut String, history: &HistorySummary, style: Style) {

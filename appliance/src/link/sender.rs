@@ -1,6 +1,6 @@
 //! Keeps one remote connected: finds its addresses, dials, runs a session, waits, dials again.
 
-use super::backoff::{Backoff, Gain};
+use super::backoff::Backoff;
 use super::error::CloseReason;
 use super::limits::{
     CONNECT_TIMEOUT_MS, DEFAULT_WINDOW_BYTES, KEEPALIVE_MS, MAX_ADDRESSES, MIN_WINDOW_BYTES,
@@ -180,11 +180,24 @@ async fn attempt<S: Source>(
         status.connections = status.connections.saturating_add(1);
     });
     let streams = (dialled.read, dialled.write);
-    let (reason, gain) = tokio::select! {
-        biased;
-        ended = run_session(setup, streams, stop.clone()) => ended,
-        // The other end hears of it in its own way: this is not about the volume.
-        reason = noticed(dialled.paired.as_mut()) => (reason, Gain::Something),
+    let (end, told) = watch::channel(false);
+    let mut why = None;
+    let (reason, gain) = {
+        let mut session = std::pin::pin!(run_session(setup, streams, told));
+        tokio::select! {
+            biased;
+            ended = &mut session => ended,
+            reason = to_end(stop.clone(), dialled.paired.as_mut()) => {
+                why = Some(reason);
+                end.send_replace(true);
+                session.await
+            }
+        }
+    };
+    let reason = match (reason, why) {
+        // It knows only that it was told to.
+        (CloseReason::Stopped, Some(why)) => why,
+        (reason, _) => reason,
     };
     setup
         .status
@@ -228,17 +241,27 @@ fn show_waiting<S: Source>(setup: &SessionSetup<S>, detail: &str) {
     });
 }
 
-/// Resolves when the connection has to end because of who is at the other end, or because of who this unit is.
-async fn noticed(paired: Option<&mut (String, watch::Receiver<Notice>)>) -> CloseReason {
-    if let Some((_, notices)) = paired
-        && let Ok(notice) = notices.wait_for(|notice| *notice != Notice::None).await
-    {
-        return match *notice {
-            Notice::Renewed => CloseReason::Renewed,
-            _ => CloseReason::Revoked,
-        };
+/// Resolves when the connection has to end: the sender stops, or because of who is at the other end, or who this unit is.
+async fn to_end(
+    mut stop: watch::Receiver<bool>,
+    paired: Option<&mut (String, watch::Receiver<Notice>)>,
+) -> CloseReason {
+    let noticed = async {
+        if let Some((_, notices)) = paired
+            && let Ok(notice) = notices.wait_for(|notice| *notice != Notice::None).await
+        {
+            return match *notice {
+                Notice::Renewed => CloseReason::Renewed,
+                _ => CloseReason::Revoked,
+            };
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|set| *set) => CloseReason::Stopped,
+        reason = noticed => reason,
     }
-    std::future::pending().await
 }
 
 /// A connection to the remote.

@@ -30,11 +30,7 @@ impl<R: AsyncRead + Unpin> FrameStream<R> {
             self.frame.clear();
         }
         loop {
-            let count = self
-                .from
-                .read(self.frame.space())
-                .await
-                .map_err(CloseReason::Socket)?;
+            let count = self.from.read(self.frame.space()).await.map_err(lost)?;
             if count == 0 {
                 return Err(CloseReason::Closed);
             }
@@ -58,6 +54,14 @@ impl<R: AsyncRead + Unpin> FrameStream<R> {
     pub(super) async fn drain(&mut self) {
         let mut scrap = vec![0; 4096];
         while matches!(self.from.read(&mut scrap).await, Ok(count) if count > 0) {}
+    }
+}
+
+/// TLS that ends without saying so ended all the same: whether a frame is missing its rest shows without that.
+fn lost(error: io::Error) -> CloseReason {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => CloseReason::Closed,
+        _ => CloseReason::Socket(error),
     }
 }
 

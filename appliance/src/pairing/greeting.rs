@@ -67,7 +67,7 @@ impl Pairing {
     async fn greet(&self, address: &str, token: &Token) -> Result<(Paired, Fingerprint), PairingError> {
         let unreachable = |text: String| PairingError::Unreachable(format!("{address}: {text}"));
         let meant = Meant::new(Who::Invited(token.clone()));
-        let config = tls::client(&*self.key(), tls::PAIR, Arc::clone(&meant))?;
+        let config = tls::client(&self.key(), tls::PAIR, Arc::clone(&meant))?;
         let socket = TcpStream::connect(address).await.map_err(|error| {
             unreachable(format!(
                 "{error}; give HOST:PORT of the link of the unit that invited"

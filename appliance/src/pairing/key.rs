@@ -6,6 +6,7 @@
 use super::error::PairingError;
 use super::fingerprint::Fingerprint;
 use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData, SanType};
+use rustls::server::ParsedCertificate;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -117,14 +118,21 @@ impl UnitKey {
 
 /// What a certificate of a peer says: its key, and the one that follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shown {
-    pub(super) key: Fingerprint,
-    pub(super) next: Option<Fingerprint>,
+pub struct Shown {
+    /// Its key.
+    pub key: Fingerprint,
+    /// The one that will follow, if it says so.
+    pub next: Option<Fingerprint>,
 }
 
 impl Shown {
-    /// `None`: it is no certificate.
-    pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
+    /// Reads a certificate. `None`: it is none.
+    ///
+    /// The key is read by the parser that TLS checks signatures with: if two parsers saw different keys in one certificate,
+    /// somebody could prove to have one and be known by the other.
+    #[must_use]
+    pub fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let proved = ParsedCertificate::try_from(certificate).ok()?;
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let names = parsed.subject_alternative_name().ok().flatten();
         let names = names.iter().flat_map(|names| &names.value.general_names);
@@ -135,7 +143,7 @@ impl Shown {
             })
             .next();
         Some(Self {
-            key: Fingerprint::of_key(parsed.public_key().raw),
+            key: Fingerprint::of_key(&proved.subject_public_key_info()),
             next,
         })
     }

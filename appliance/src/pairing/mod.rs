@@ -27,7 +27,8 @@ pub(crate) use door::LinkDoor;
 pub use error::PairingError;
 pub use fingerprint::Fingerprint;
 pub use greeting::Invited;
-pub use peers::Peer;
+pub use key::Shown;
+pub use peers::{Peer, format as format_peers, parse as parse_peers};
 pub use token::Token;
 pub use way::{Link, PairedWay, Way};
 

@@ -58,27 +58,43 @@ impl Peers {
             return Ok(Vec::new());
         }
         let text = read_text(&self.0)?;
-        let refuse = |what: &str| PairingError::File {
+        parse(&text).map_err(|what| PairingError::File {
             path: self.0.display().to_string(),
             message: format!(
                 "is not a list of paired units ({what}); restore it from a backup, or remove it and pair them again"
             ),
-        };
-        let stored: Stored = toml::from_str(&text).map_err(|error| refuse(error.message()))?;
-        match stored.unit.iter().find(|peer| !is_name(&peer.name)) {
-            Some(peer) => Err(refuse(&format!("'{}' is no name", peer.name.escape_debug()))),
-            None => Ok(stored.unit),
-        }
+        })
     }
 
     pub(super) fn write(&self, peers: &[Peer]) -> Result<(), PairingError> {
-        let stored = Stored { unit: peers.to_vec() };
-        let table = toml::to_string(&stored).map_err(|error| PairingError::File {
-            path: self.0.display().to_string(),
-            message: error.to_string(),
-        })?;
-        Ok(write_text(&self.0, &format!("{HEADER}{table}"))?)
+        Ok(write_text(&self.0, &format(peers))?)
     }
+}
+
+/// The text of the list.
+#[must_use]
+pub fn format(peers: &[Peer]) -> String {
+    let stored = Stored { unit: peers.to_vec() };
+    let table = toml::to_string(&stored).expect("names, numbers and times can be written as TOML");
+    format!("{HEADER}{table}")
+}
+
+/// Reads the list.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(text: &str) -> Result<Vec<Peer>, String> {
+    let stored: Stored = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    let mut seen = std::collections::HashSet::new();
+    for Peer { name, unit, .. } in &stored.unit {
+        if !is_name(name) {
+            return Err(format!("'{}' is no name", name.escape_debug()));
+        }
+        if !seen.insert(name.clone()) || !seen.insert(unit.to_string()) {
+            return Err(format!("unit {name} is in it twice"));
+        }
+    }
+    Ok(stored.unit)
 }
 
 /// Puts a unit among the peers, or what is new about it; says what it is there.

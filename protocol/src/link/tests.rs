@@ -84,17 +84,8 @@ fn frames() -> Vec<Vec<u8>> {
         Message::Hello(Box::new(hello())).to_frame(),
         Message::Welcome(Box::new(welcome)).to_frame(),
         Message::Refuse(Refusal::new(RefuseCode::Gap, 7, "chunk 7 is missing")).to_frame(),
-        Message::Pair(Pair {
-            secret: [0x5A; 16],
-            unit: Uuid::from_u128(1),
-            unit_name: "local".into(),
-        })
-        .to_frame(),
-        Message::Paired(Paired {
-            unit: Uuid::from_u128(7),
-            unit_name: "remote".into(),
-        })
-        .to_frame(),
+        pair(),
+        paired(),
         Message::BeginCopy(BeginCopy {
             base: point(5),
             volume_bytes: 1 << 30,
@@ -120,14 +111,35 @@ fn frames() -> Vec<Vec<u8>> {
         verify,
         chunk(),
         Message::Ack(ack).to_frame(),
-        Message::Heartbeat(Heartbeat {
-            durable: 4,
-            journaled: 5,
-            time_us: 6,
-        })
-        .to_frame(),
+        heartbeat(),
         Message::Verified(question.answer(&told, Some(&[9; 5000]))).to_frame(),
     ]
+}
+
+fn heartbeat() -> Vec<u8> {
+    let beat = Heartbeat {
+        durable: 4,
+        journaled: 5,
+        time_us: 6,
+    };
+    Message::Heartbeat(beat).to_frame()
+}
+
+fn pair() -> Vec<u8> {
+    let pair = Pair {
+        secret: [0x5A; 16],
+        unit: Uuid::from_u128(1),
+        unit_name: "local".into(),
+    };
+    Message::Pair(pair).to_frame()
+}
+
+fn paired() -> Vec<u8> {
+    let paired = Paired {
+        unit: Uuid::from_u128(7),
+        unit_name: "remote".into(),
+    };
+    Message::Paired(paired).to_frame()
 }
 
 fn chunk() -> Vec<u8> {

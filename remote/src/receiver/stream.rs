@@ -44,9 +44,7 @@ impl<R: AsyncRead + Unpin> FrameStream<R> {
             let silence = Instant::now() + Duration::from_millis(SILENCE_LIMIT_MS);
             let until = deadline.map_or(silence, |deadline| silence.min(deadline));
             let read = timeout_at(until, self.from.read(self.frame.space())).await;
-            let count = read
-                .map_err(|_| SessionError::Silence)?
-                .map_err(SessionError::Socket)?;
+            let count = read.map_err(|_| SessionError::Silence)?.map_err(lost)?;
             if count == 0 {
                 return Err(SessionError::Closed);
             }
@@ -70,6 +68,14 @@ impl<R: AsyncRead + Unpin> FrameStream<R> {
         let mut scrap = vec![0; 4096];
         let all = async { while matches!(self.from.read(&mut scrap).await, Ok(count) if count > 0) {} };
         let _ = timeout(Duration::from_millis(LINGER_MS), all).await;
+    }
+}
+
+/// TLS that ends without saying so ended all the same: whether a frame is missing its rest shows without that.
+fn lost(error: std::io::Error) -> SessionError {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => SessionError::Closed,
+        _ => SessionError::Socket(error),
     }
 }
 

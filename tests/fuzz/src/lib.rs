@@ -42,6 +42,7 @@ mod inspect;
 mod image_mark;
 mod control_json;
 mod config;
+mod pairing;
 
 /// One thing to be tried.
 #[derive(Debug, Clone, Copy)]
@@ -99,4 +100,5 @@ targets! {
     link_receiver 5_000,
     control_json 5_000,
     config 2_000,
+    pairing 2_000,
 }

@@ -94,5 +94,5 @@ macro_rules! smoke_tests {
 smoke_tests! {
     nbd_messages nbd_server iscsi_messages iscsi_login scsi_commands iscsi_server reservations_file
     journal_superblock journal_chunk journal_map journal_file replica_file map_file inspect image_mark
-    link_frame link_stream link_sender link_receiver control_json config
+    link_frame link_stream link_sender link_receiver control_json config pairing
 }

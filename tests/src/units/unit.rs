@@ -29,6 +29,8 @@ pub struct Unit<'w> {
     name: String,
     args: Vec<String>,
     control_socket: PathBuf,
+    /// The network namespace it runs in, if not in everybody's.
+    namespace: Option<String>,
     process: Mutex<Option<Arc<Process>>>,
 }
 
@@ -42,7 +44,17 @@ impl<'w> Unit<'w> {
             name: name.to_owned(),
             args,
             control_socket,
+            namespace: None,
             process: Mutex::default(),
+        }
+    }
+
+    /// The same in a network namespace of its own.
+    #[must_use]
+    pub fn in_namespace(self, name: &str) -> Self {
+        Self {
+            namespace: Some(name.to_owned()),
+            ..self
         }
     }
 
@@ -57,7 +69,15 @@ impl<'w> Unit<'w> {
     /// # Errors
     /// When the binary cannot be started.
     pub fn launch(&self) -> Result<Arc<Process>> {
-        let mut command = Command::new(farside()?);
+        let mut command = match &self.namespace {
+            None => Command::new(farside()?),
+            Some(name) => {
+                // It becomes what it runs, so the process is the unit's.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(farside()?);
+                command
+            }
+        };
         command
             .args(&self.args)
             .env("RUST_BACKTRACE", "1")
