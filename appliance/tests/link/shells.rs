@@ -473,7 +473,7 @@ async fn another_machine_is_not_dialled_without_trust() {
     let volume = Arc::new(Volume::new());
     let sender = sender(&volume, "192.0.2.1:10900".parse().unwrap());
     let status = until(&sender, "says so", |status| {
-        status.detail.contains("not on this machine")
+        status.detail.contains("which is another machine")
     })
     .await;
     assert_eq!((status.state, status.connections), (LinkState::NeedsCopy, 0));
