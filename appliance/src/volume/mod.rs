@@ -314,11 +314,11 @@ impl Disk for Volume {
     async fn durable(&self, position: Position) -> Result<(), DiskError> {
         self.shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.shared.store.flush_wanted();
-        let mut durable = self.shared.durable.subscribe();
         loop {
-            let told = *durable.borrow_and_update();
+            // Before anything is looked at: what happens from here on wakes it.
+            let moved = self.shared.durable_moved.notified();
             let store = &self.shared.store;
-            let reached = told >= position || store.points().durable.record >= position;
+            let reached = store.points().durable.record >= position;
             if store.failure().is_some() {
                 return Err(DiskError::Io);
             }
@@ -329,9 +329,7 @@ impl Disk for Volume {
                 return Err(DiskError::ShuttingDown);
             }
             self.shared.flush();
-            if durable.changed().await.is_err() {
-                return Err(DiskError::ShuttingDown);
-            }
+            moved.await;
         }
     }
 

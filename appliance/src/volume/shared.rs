@@ -33,8 +33,9 @@ pub(super) struct Shared {
     pub(super) room: Notify,
     /// A group waits for room.
     pub(super) starving: AtomicBool,
-    /// The durable record, which only rises; sent anew also when the store fails or stops.
-    pub(super) durable: watch::Sender<u64>,
+    /// Fires when the durable record may have risen, and when the store fails or stops. No `watch`: that wakes those who
+    /// wait in random order, and here these are tasks of the runtime, so that a seed would not decide its world.
+    pub(super) durable_moved: Notify,
     /// Rises whenever a position or a remote's state changed: what the link waits for.
     pub(super) changed: watch::Sender<u64>,
     pub(super) keeper: OnceLock<Arc<Keeper>>,
@@ -49,7 +50,6 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(store: Arc<Store>, workers: Arc<dyn Workers>) -> Self {
-        let durable = store.points().durable.record;
         Self {
             opened_as: store.superblock(),
             store,
@@ -58,7 +58,7 @@ impl Shared {
             timeline: Timeline::default(),
             room: Notify::new(),
             starving: AtomicBool::new(false),
-            durable: watch::Sender::new(durable),
+            durable_moved: Notify::new(),
             changed: watch::Sender::new(0),
             keeper: OnceLock::new(),
             workers,
@@ -116,15 +116,8 @@ impl Shared {
 
     /// Wakes everybody who waits, to look again.
     pub(super) fn wake_all(&self) {
-        self.tell_durable();
+        self.durable_moved.notify_waiters();
         self.tell_moved();
-    }
-
-    /// Two threads may come here at once: the older position must not replace the newer one.
-    fn tell_durable(&self) {
-        let record = self.store.points().durable.record;
-        self.durable
-            .send_modify(|durable| *durable = record.max(*durable));
     }
 
     /// Not for those who wait for durability, who are many.
