@@ -59,6 +59,7 @@ const FLAG_CLEAN: u32 = 1;
 const FLAG_REMEMBERS: u32 = 2;
 const CHECKSUM_OFFSET: usize = BLOCK_BYTES - 4;
 const CONSUMER_PAD: usize = 7;
+const NAME_PAD: usize = 3;
 
 /// The place just after a chunk: where the next one goes and what it must continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -148,6 +149,9 @@ pub struct Superblock {
     /// Whether everything that the image held since the history's last mark went into the history before it was
     /// overwritten. Without it a history is of no use.
     pub remembers: bool,
+    /// Of a history, and of the journal whose image it belongs to: how often that one was found to be older than the history.
+    /// Another number than the history's is that of an older copy, about which the history says nothing.
+    pub history_line: u32,
     /// Rises with each write of a superblock.
     pub generation: u64,
     /// This journal.
@@ -237,7 +241,7 @@ impl Superblock {
             .u64(self.copy_offset)
             .u64(self.consistent_from);
         put_name(&mut to, &self.name);
-        to.zeroes(CONSUMER_PAD).uuid(self.source);
+        to.zeroes(NAME_PAD).u32(self.history_line).uuid(self.source);
         to.u64(self.totals.written)
             .u64(self.totals.sent)
             .u64(self.totals.received);
@@ -305,7 +309,8 @@ impl Superblock {
         let (copy, window_segments) = (decode_copy(from.u32()?)?, from.u32()?);
         let (copy_offset, consistent_from) = (from.u64()?, from.u64()?);
         let name = take_name(from)?;
-        take_zeroes(from, CONSUMER_PAD)?;
+        take_zeroes(from, NAME_PAD)?;
+        let history_line = from.u32()?;
         let source = from.uuid()?;
         let totals = Totals {
             written: from.u64()?,
@@ -323,6 +328,7 @@ impl Superblock {
             role,
             clean: flags & FLAG_CLEAN != 0,
             remembers: flags & FLAG_REMEMBERS != 0,
+            history_line,
             generation,
             journal,
             volume,

@@ -239,6 +239,42 @@ fn journal_and_image_that_were_put_back_have_no_future() {
 }
 
 #[test]
+fn a_later_copy_that_is_put_back_after_an_earlier_one_is_not_taken_for_what_came_of_that() {
+    let mut disks = Disks::new(Role::Replica, RING);
+    let store = replica(&disks);
+    put_and_apply(&store, 1);
+    store.shut_down().unwrap();
+    drop(store);
+    let whole = |disk: &crate::test_disk::TestDisk| Arc::new(disk.crash(&mut Random::new(1), 100));
+    let earlier = (whole(&disks.journal), whole(&disks.image));
+    let copy = |disks: &Disks, id: u32, blocks: u64| {
+        let store = disks.open();
+        store.begin_copy(&base(), Uuid::nil(), id).unwrap();
+        for block in 0..blocks {
+            store.write_copy(block * 4096, &[8; 4096]).unwrap();
+        }
+        store.shut_down().unwrap();
+    };
+    copy(&disks, 1, 3);
+    let later = (whole(&disks.journal), whole(&disks.image));
+    (disks.journal, disks.image) = earlier;
+    // This copy begins at the same position as the one before, and does not get so far.
+    copy(&disks, 2, 1);
+    (disks.journal, disks.image) = later;
+    let store = disks.open();
+    apply(&store);
+    for moment in store.history().unwrap().newest(None, usize::MAX) {
+        let mut found = [9; 3 * 4096];
+        let view = store.view(&moment).unwrap();
+        view.read(0, &mut found).unwrap();
+        assert!(
+            found[4096..].iter().all(|byte| *byte == 0),
+            "a view of {moment:?} shows what came later"
+        );
+    }
+}
+
+#[test]
 fn a_record_beyond_the_volume_is_an_error_and_no_panic() {
     let disks = Disks::new(Role::Volume, RING);
     let store = disks.open();

@@ -199,6 +199,12 @@ impl History {
         self.covered.load(Ordering::Acquire)
     }
 
+    /// How often the image was found to be older than this history. Whoever overwrites the image says so first.
+    #[must_use]
+    pub fn line(&self) -> u32 {
+        self.writer.lock().superblock.history_line
+    }
+
     /// Whether something is being put into the ring at this moment.
     #[must_use]
     pub fn is_busy(&self) -> bool {

@@ -2,7 +2,9 @@
 //!
 //! The newest mark says how far the image may have been written: what lies before it in the owning journal was told of
 //! already, and is not told again when it is applied once more. A mark beyond the end of that journal does not count: it
-//! belongs to a copy that was never begun, or journal and image are older copies that were put back. An image that is further than the newest mark went on without its history,
+//! belongs to a copy that was never begun, or journal and image are older copies that were put back. From then on there are
+//! two lines of positions, and a position alone does not say on which one an image is that is put back later: so both sides
+//! count such turns, and an image that has another count is one about which the history says nothing. An image that is further than the newest mark went on without its history,
 //! which is then of no use and begins anew.
 
 use super::index::{Index, Moment};
@@ -10,7 +12,7 @@ use super::ring::{Writer, add_records};
 use super::{History, Mark};
 use crate::device::Device;
 use crate::error::StorageError;
-use crate::journal::{Journal, load_superblock, recover};
+use crate::journal::{Journal, load_superblock, recover, store_superblock};
 use crate::store::{Points, Store, StoreParameters};
 use farside_protocol::journal::limits::{
     BLOCK_BYTES_U64, MAX_SEGMENT_BYTES, MAX_VOLUME_BYTES, MIN_SEGMENT_BYTES,
@@ -49,7 +51,15 @@ pub fn format_history(
         segment_bytes: Some((1 << segment.ilog2()).min(MAX_SEGMENT_BYTES)),
         source: owner.journal,
     };
-    Store::format(device, &parameters, now_us)
+    Store::format(device, &parameters, now_us)?;
+    if owner.history_line == 0 {
+        return Ok(());
+    }
+    let mut superblock = load_superblock(device)?;
+    superblock.history_line = owner.history_line;
+    superblock.generation += 1;
+    store_superblock(device, &superblock)?;
+    device.sync()
 }
 
 /// The marks that count: each at a position not before that of the one before it. A mark at an earlier position says that
@@ -109,7 +119,12 @@ impl History {
         journal.device.sync()?;
         let mut index = Index::default();
         let mut marks = walk(&journal, (superblock.tail, recovered.head), &mut index)?;
+        let known_void = marks.void.len();
         marks.end_at(points.durable.address);
+        let is_current = superblock.history_line == owner.history_line;
+        if !is_current || marks.void.len() > known_void {
+            superblock.history_line = superblock.history_line.max(owner.history_line).wrapping_add(1);
+        }
         index.void(&marks.void);
         let knows = marks.line.last().map(|(position, _)| *position);
         let history = Self {
@@ -120,6 +135,14 @@ impl History {
             covered: AtomicU64::new(knows.unwrap_or(points.durable.address)),
         };
         let tail = history.writer.lock().tail;
+        if !is_current {
+            tracing::warn!(
+                "{}: journal and image are older copies that this history does not know the place of; it begins anew",
+                history.journal.device.name()
+            );
+            history.forget(points.durable.address)?;
+            return Ok(history);
+        }
         if marks.seen && knows.is_none_or(|known| known < points.mirrored.address) {
             tracing::warn!(
                 "{}: the image went on without its history, which begins anew",

@@ -66,6 +66,7 @@ impl StoreParameters {
             epoch: 1,
             starts: 0,
             remembers: false,
+            history_line: 0,
             head: ChainPoint::default(),
             tail: ChainPoint::default(),
             mirrored: ChainPoint::default(),

@@ -34,6 +34,11 @@ impl Store {
             history.forget(self.points().durable.address)?;
             self.remember(true)?;
         }
+        let line = history.line();
+        if self.superblock().history_line != line {
+            // Before anything is overwritten: from now on copies made earlier are told from what is here.
+            self.persist(|superblock| superblock.history_line = line)?;
+        }
         let _ = self.history.set(history);
         Ok(())
     }

@@ -84,7 +84,7 @@ prop_compose! {
         let [tail, mirrored, head] = points;
         Superblock {
             role: if flags[0] { Role::Volume } else { Role::Replica },
-            remembers: flags[0],
+            remembers: flags[0], history_line: window.reverse_bits(),
             clean: flags[1], generation: numbers[0] >> 3, journal: uuids[0], volume: uuids[1], volume_bytes,
             segment_bytes: 1 << shift, segment_count: segments, window_segments: window % segments + 1,
             created_at_us: numbers[1], epoch: (numbers[2] >> 4) + 1, starts: numbers[3] >> 3, head, tail, mirrored,
