@@ -1,10 +1,10 @@
 //! The JSON of the control types is an interface: scripts read it. This file keeps its names.
 
 use farside_protocol::control::{
-    BufferStatus, Command, ControlError, CopyProgress, CounterPair, CreateVolume, ErrorCode, Forecast,
-    HistorySummary, ImageStatus, JournalStatus, Lag, MomentStatus, Positions, RemoteAddress, RemoteState,
-    RemoteStatus, RemoveVolume, ReplicaState, ReplicaStatus, Reply, ResizeVolume, SCHEMA, SetFlow,
-    SourceStatus, Status, UnitStatus, VolumeState, VolumeStatus,
+    BufferStatus, Command, CompressionStatus, ControlError, CopyProgress, CounterPair, CreateVolume,
+    ErrorCode, Forecast, HistorySummary, ImageStatus, JournalStatus, Lag, MomentStatus, Positions,
+    RemoteAddress, RemoteState, RemoteStatus, RemoveVolume, ReplicaState, ReplicaStatus, Reply, ResizeVolume,
+    SCHEMA, SetFlow, SourceStatus, Status, UnitStatus, VolumeState, VolumeStatus,
 };
 
 fn journal(path: &str) -> JournalStatus {
@@ -23,6 +23,11 @@ fn remote() -> RemoteStatus {
         paired_with: Some("far".into()),
         state: RemoteState::NeedsCopy,
         detail: Some("connection refused".into()),
+        compression: Some(CompressionStatus {
+            algorithm: "zstd".into(),
+            stream_bytes: 30,
+            wire_bytes: 10,
+        }),
         sent: 12,
         received: 11,
         applied: 10,

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use farside_tests::clock::{Seen, wait_until};
+use farside_tests::proxy::Way;
 use farside_tests::status::{number, text};
 use farside_tests::units::{Sizes, TwoUnits, VOLUME};
 use farside_tests::{BlockClient as _, Random, images, limits, promise};
@@ -196,6 +197,85 @@ fn a_rate_is_kept_and_changed_while_everything_goes_on() {
             .failure()?;
         ensure!(
             refused.stderr.contains("too few for a link"),
+            "{}",
+            refused.output()
+        );
+        Ok(())
+    });
+}
+
+/// Text of the kind that logs and tables are made of.
+fn words(random: &mut Random, length: usize) -> Vec<u8> {
+    const WORDS: [&str; 8] = [
+        "journal ",
+        "record ",
+        "mirror ",
+        "of the ",
+        "and the ",
+        "disk0 ",
+        "written ",
+        "2026-11-22 ",
+    ];
+    let mut text = Vec::with_capacity(length + 16);
+    while text.len() < length {
+        let word = usize::try_from(random.below(8)).unwrap_or(0);
+        text.extend_from_slice(WORDS.get(word).map_or(&[], |word| word.as_bytes()));
+    }
+    text.truncate(length);
+    text
+}
+
+#[test]
+fn what_is_sent_is_compressed_as_the_operator_says_and_a_rate_counts_what_is_left_of_it() {
+    promise(|world| {
+        let two = TwoUnits::start(world, SIZES)?;
+        let mut random = Random::new(world.seed());
+        let mut host = two.connect()?;
+        let file = world.file("local.toml");
+        let text = std::fs::read_to_string(&file)?;
+        ensure!(two.local.status()?.remote(VOLUME)?["compression"].is_null());
+        for (number, algorithm, least) in [(0, "zstd", 4), (1, "lz4", 2)] {
+            let lines = format!("compression = \"{algorithm}\"\nrate = \"512K\"\n");
+            std::fs::write(&file, format!("{}\n{lines}", text.trim_end()))?;
+            two.local.process()?.signal(rustix::process::Signal::HUP)?;
+            wait_until("the link to be compressed", limits::CATCH_UP, || {
+                let remote = two.local.status()?.remote(VOLUME)?.clone();
+                let found = remote["compression"]["algorithm"].as_str() == Some(algorithm);
+                Ok(Seen::when(found, || remote.to_string()))
+            })?;
+            let (began, before) = (farside_tests::clock::now(), two.proxy.passed_bytes(Way::Out));
+            for part in 0..8 {
+                let offset = (number * 8 + part) << 20;
+                host.write(offset, &words(&mut random, 1 << 20))?;
+            }
+            host.flush()?;
+            two.local.wait_applied()?;
+            let remote = two.local.status()?.remote(VOLUME)?.clone();
+            let found = &remote["compression"];
+            ensure!(found["algorithm"] == algorithm, "{remote}");
+            let (stream, wire) = (
+                farside_tests::status::number(found, &["stream_bytes"])?,
+                farside_tests::status::number(found, &["wire_bytes"])?,
+            );
+            ensure!(stream > 8 << 20 && stream > least * wire, "{remote}");
+            let passed = two.proxy.passed_bytes(Way::Out) - before;
+            ensure!(
+                passed < wire + (64 << 10),
+                "{passed} bytes on the line, {wire} in the status"
+            );
+            // At 512 KiB/s 8 MiB would take 16 s as they are.
+            let seconds = began.elapsed().as_secs_f64();
+            ensure!(seconds < 14.0, "{algorithm}: {seconds} s, {remote}");
+        }
+        host.disconnect()?;
+        two.expect_same_on_both_sides()?;
+        std::fs::write(&file, format!("{}\ncompression = \"rar\"\n", text.trim_end()))?;
+        let refused = two
+            .local
+            .command(&["config", "check", &file.display().to_string()])?
+            .failure()?;
+        ensure!(
+            refused.stderr.contains("no compression 'rar'"),
             "{}",
             refused.output()
         );

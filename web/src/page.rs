@@ -162,6 +162,9 @@ fn remote_block(out: &mut String, remote: &RemoteStatus) {
     if let Some(unit) = &remote.paired_with {
         pair(out, "Link", &format!("encrypted, unit {unit}"));
     }
+    if let Some(compression) = &remote.compression {
+        pair(out, "Compression", &compression.text());
+    }
     pair(out, "Behind", &remote.likely_behind);
     if let Some(forecast) = &remote.forecast {
         pair(out, "Forecast", &forecast.text());

@@ -146,6 +146,9 @@ fn draw_remote(out: &mut String, remote: &RemoteStatus, style: Style) {
         "  consistent",
         consistency(remote.consistent, remote.consistent_up_to.as_deref()),
     );
+    if let Some(compression) = &remote.compression {
+        row(out, "  compression", &compression.text());
+    }
     draw_copy(out, remote.copy.as_ref(), style);
 }
 

@@ -200,6 +200,7 @@ mod tests {
             paired_with: None,
             state: RemoteState::Copying,
             detail: None,
+            compression: None,
             sent: received,
             received,
             applied,

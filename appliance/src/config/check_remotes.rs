@@ -4,6 +4,7 @@ use super::check::Checker;
 use super::names::is_host;
 use super::raw::{RawRemote, RawSize, RawVolume};
 use super::{LinkConfig, RemoteConfig, limits};
+use farside_protocol::link::Compression;
 use std::collections::HashSet;
 use toml::Spanned;
 
@@ -46,8 +47,21 @@ impl Checker<'_> {
             peer: remote.peer.as_ref().map(|peer| peer.get_ref().clone()),
             queue: remote.queue.unwrap_or(true),
             rate_bytes: self.rate(remote.rate.as_ref()),
+            compression: self.compression(remote.compression.as_ref()),
         };
         raw.remote.iter().map(copy).collect()
+    }
+
+    fn compression(&mut self, setting: Option<&Spanned<String>>) -> Compression {
+        let Some(setting) = setting else {
+            return Compression::None;
+        };
+        Compression::from_name(setting.get_ref()).unwrap_or_else(|| {
+            let message = format!("there is no compression '{}'", setting.get_ref().escape_debug());
+            let remedy = "write \"lz4\" (little processor time), \"zstd\" (fewer bytes) or \"none\"";
+            self.refuse(&setting.span(), message, remedy);
+            Compression::None
+        })
     }
 
     fn rate(&mut self, setting: Option<&Spanned<RawSize>>) -> Option<u64> {

@@ -28,6 +28,7 @@ pub use overrides::Overrides;
 
 use crate::targets::ScsiAddress;
 use crate::tls::TlsFiles;
+use farside_protocol::link::Compression;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -171,6 +172,8 @@ pub struct RemoteConfig {
     pub queue: bool,
     /// Most bytes sent to it in a second; as fast as the line is if absent.
     pub rate_bytes: Option<u64>,
+    /// How what is sent is compressed.
+    pub compression: Compression,
 }
 
 /// `[limits]`.

@@ -127,6 +127,7 @@ pub(super) struct RawRemote {
     pub(super) send: Option<bool>,
     pub(super) queue: Option<bool>,
     pub(super) rate: Option<Spanned<RawSize>>,
+    pub(super) compression: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

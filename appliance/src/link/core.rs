@@ -17,7 +17,7 @@ use farside_protocol::journal::{ChainPoint, ConsumerState};
 use farside_protocol::link::limits::{
     COPY_DATA_BYTES, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
 };
-use farside_protocol::link::{BeginCopy, CopyEnd, Message, Refusal, RefuseCode, Welcome};
+use farside_protocol::link::{BeginCopy, Compression, CopyEnd, Message, Refusal, RefuseCode, Welcome};
 use std::collections::VecDeque;
 
 mod acknowledged;
@@ -105,6 +105,18 @@ impl SessionCore {
     #[must_use]
     pub fn in_flight_bytes(&self) -> u64 {
         self.in_flight_bytes
+    }
+
+    /// What follows the handshake is compressed like this.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        self.peer()
+            .map_or(Compression::None, |welcome| Compression::choose(welcome.features))
+    }
+
+    /// What was sent took so many bytes less on the wire than it was counted for.
+    pub fn saved(&mut self, bytes: u64) {
+        self.pace.not_sent(bytes);
     }
 
     /// Whether a range to be compared would be taken.
@@ -199,11 +211,12 @@ impl SessionCore {
     }
 
     fn welcomed(&mut self, welcome: Box<Welcome>, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
-        use farside_protocol::link::limits::{FEATURES, HIGHEST_VERSION, LOWEST_VERSION};
+        use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
+        let offered = self.limits.compression.feature();
         if self.stage != Stage::Greeting {
             return Err(protocol("a second Welcome"));
         }
-        if !(LOWEST_VERSION..=HIGHEST_VERSION).contains(&welcome.version) || welcome.features & !FEATURES != 0
+        if !(LOWEST_VERSION..=HIGHEST_VERSION).contains(&welcome.version) || welcome.features & !offered != 0
         {
             return Err(protocol(
                 "the remote chose a version or feature that was not offered",

@@ -3,7 +3,7 @@
 use super::error::CloseReason;
 use super::source::{ChunkSpan, ComparedPiece, Digests, Extent, Located, Points, SourceError, WantedChunks};
 use farside_protocol::journal::{ChainPoint, ConsumerState};
-use farside_protocol::link::{Ack, Hello, Message, Refusal, Verified, Verify, Welcome};
+use farside_protocol::link::{Ack, Compression, Hello, Message, Refusal, Verified, Verify, Welcome};
 use std::ops::Range;
 
 /// What happened.
@@ -128,6 +128,8 @@ pub struct SessionLimits {
     pub window_bytes: u64,
     /// Most bytes sent in a second, in the mean.
     pub bytes_per_second: Option<u64>,
+    /// What was offered.
+    pub compression: Compression,
     /// Size of the volume.
     pub volume_bytes: u64,
     /// The volume's epoch.

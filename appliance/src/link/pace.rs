@@ -52,6 +52,16 @@ impl Pace {
         }
     }
 
+    /// Of what was counted as sent, so much was not.
+    pub(super) fn not_sent(&mut self, bytes: u64) {
+        if let Some(rate) = self.per_second {
+            let owed = bytes.min(self.owed);
+            self.owed = self.owed.saturating_sub(owed);
+            let most = (rate / PACE_PARTS).max(1);
+            self.free = self.free.saturating_add(bytes.saturating_sub(owed)).min(most);
+        }
+    }
+
     /// Most bytes of a batch.
     pub(super) fn most_bytes(&self) -> u64 {
         self.per_second
@@ -102,6 +112,20 @@ mod tests {
         assert!(pace.may_send(3_600_000));
         pace.sent(1 << 18);
         assert!(!pace.may_send(3_600_000));
+    }
+
+    #[test]
+    fn what_compression_saved_is_not_counted() {
+        let (mut pace, mut sent) = (Pace::new(Some(100_000), 0), 0);
+        for tick in 0..2000_u64 {
+            while pace.may_send(tick * 100) {
+                pace.sent(40_000);
+                pace.not_sent(30_000);
+                sent += 10_000;
+            }
+        }
+        let allowed = 100_000 * 200;
+        assert!(sent <= allowed + 60_000 && sent + 60_000 >= allowed, "{sent}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::status::{LinkState, LinkStatus, StatusCell};
 use super::verification::Verification;
 use crate::pairing::{Pairing, Way};
 use farside_protocol::journal::ConsumerState;
+use farside_protocol::link::Compression;
 use farside_remote::Notice;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct SenderConfig {
     pub window_bytes: u64,
     /// Most bytes sent in a second, in the mean.
     pub bytes_per_second: Option<u64>,
+    /// How what is sent is compressed, if the remote can do that.
+    pub compression: Compression,
     /// The units that are known, and this one's key. Without it nothing is encrypted.
     pub pairing: Option<Arc<Pairing>>,
     /// The paired unit that has to be there; the one that was paired at the address if absent.
@@ -56,6 +59,7 @@ impl SenderConfig {
             instance,
             window_bytes: DEFAULT_WINDOW_BYTES,
             bytes_per_second: None,
+            compression: Compression::None,
             pairing: None,
             peer: None,
             allow_beyond_loopback: false,
@@ -89,6 +93,7 @@ impl Sender {
             instance: config.instance,
             window_bytes: config.window_bytes.max(MIN_WINDOW_BYTES),
             bytes_per_second: config.bytes_per_second,
+            compression: config.compression,
             status: Arc::clone(&status),
             verification: Arc::clone(&config.verification),
         };
@@ -199,9 +204,9 @@ async fn attempt<S: Source>(
         (CloseReason::Stopped, Some(why)) => why,
         (reason, _) => reason,
     };
-    setup
-        .status
-        .update(|status| (status.peer_address, status.paired_with) = (None, None));
+    setup.status.update(|status| {
+        (status.peer_address, status.paired_with, status.compressed) = (None, None, None);
+    });
     backoff.session(gain);
     after_session(setup, config, &reason, backoff)
 }

@@ -8,13 +8,14 @@ use super::core::SessionCore;
 use super::error::CloseReason;
 use super::events::{Effect, Input, Outgoing, SessionLimits};
 use super::limits::{CHANGE_INTERVAL_MS, FAREWELL_MS, TICK_MS};
+use super::outlet::Outlet;
 use super::source::{Source, SourceError};
 use super::status::StatusCell;
 use super::stream::{Bulk, FrameStream, write};
 use super::verification::Verification;
 use super::view::View;
-use farside_protocol::link::limits::{FEATURES, HIGHEST_VERSION, LOWEST_VERSION};
-use farside_protocol::link::{Hello, Message, Refusal, RefuseCode};
+use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::{Compression, Hello, Message, Refusal, RefuseCode};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -38,6 +39,8 @@ pub struct SessionSetup<S> {
     pub window_bytes: u64,
     /// Most bytes sent in a second, in the mean.
     pub bytes_per_second: Option<u64>,
+    /// How what is sent is compressed, if the remote can do that.
+    pub compression: Compression,
     /// Where the status is put.
     pub status: Arc<StatusCell>,
     /// What is to be compared with the remote.
@@ -45,13 +48,19 @@ pub struct SessionSetup<S> {
 }
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// What comes back from a write.
+type Written<W> = (Outlet<W>, Bulk, io::Result<()>);
 
 /// The one write and the one read that may be under way, and what they work on.
 struct Work<W> {
-    writing: Option<Boxed<(W, Bulk, io::Result<()>)>>,
+    writing: Option<Boxed<Written<W>>>,
     reading: Option<Boxed<(Bulk, Input)>>,
     /// The socket while nothing is written.
-    write: Option<W>,
+    write: Option<Outlet<W>>,
+    /// How what is written from now on is compressed.
+    compression: Compression,
+    /// Bytes before and after compression so far.
+    compressed: Option<(u64, u64)>,
     /// The buffer while neither uses it.
     bulk: Option<Bulk>,
 }
@@ -70,13 +79,16 @@ where
     let mut work = Work {
         writing: None,
         reading: None,
-        write: Some(to),
+        write: Some(Outlet::new(to)),
+        compression: Compression::None,
+        compressed: None,
         bulk: Some(Bulk::default()),
     };
     let hello = hello(setup);
     let limits = SessionLimits {
         window_bytes: setup.window_bytes,
         bytes_per_second: setup.bytes_per_second,
+        compression: setup.compression,
         volume_bytes: hello.volume_bytes,
         epoch: hello.epoch,
     };
@@ -93,23 +105,28 @@ where
             Ok(input) => core.apply(view.now_ms(), input),
             Err(reason) => break (reason, None),
         };
+        work.compression = core.compression();
         if let Some(end) = work.start(setup, effects) {
             break end;
         }
-        view.show(&core);
+        view.show(&core, work.compressed);
         input = tokio::select! {
             // In this order nothing starves: what stands above is bounded by time or by what this side began.
             biased;
             _ = stop.wait_for(|set| *set) => break (CloseReason::Stopped, Some(stopping())),
             _ = tick.tick() => Ok(Input::Tick),
-            written = finished(&mut work.writing) => work.written(written),
+            written = finished(&mut work.writing) => {
+                let (input, saved) = work.written(written);
+                core.saved(saved);
+                input
+            }
             (bulk, input) = finished(&mut work.reading) => work.read(bulk, input),
             received = stream.receive() => received,
             piece = setup.verification.next(), if core.takes_ranges() => Ok(Input::Verify(piece)),
             fired = next_change(&mut earliest, &mut changed) => on_change(setup, fired),
         };
     };
-    view.show(&core);
+    view.show(&core, work.compressed);
     farewell(work, &mut stream, say).await;
     let reason = match reason {
         // The same event: whoever notices first says so.
@@ -126,7 +143,7 @@ fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {
         version_min: LOWEST_VERSION,
         version_max: HIGHEST_VERSION,
         segment_bytes: identity.segment_bytes,
-        features: FEATURES,
+        features: setup.compression.feature(),
         unit: identity.unit,
         instance: setup.instance,
         volume: identity.volume,
@@ -198,7 +215,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Work<W> {
     }
 
     fn start_write<S: Source>(&mut self, setup: &SessionSetup<S>, item: Outgoing) {
-        let mut to = self.write.take().expect("the core sends one item at a time");
+        let mut to = self.outlet().expect("the core sends one item at a time");
         // A message goes out while the buffer may be with a reader; it does not need it.
         let needs_bulk = matches!(item, Outgoing::Chunks | Outgoing::Extent(_));
         let bulk = if needs_bulk { self.bulk.take() } else { None };
@@ -210,12 +227,24 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Work<W> {
         }));
     }
 
-    fn written(&mut self, (to, bulk, result): (W, Bulk, io::Result<()>)) -> Result<Input, CloseReason> {
+    /// What is written to, at a place between two frames.
+    fn outlet(&mut self) -> Option<Outlet<W>> {
+        let mut to = self.write.take()?;
+        to.compress(self.compression);
+        Some(to)
+    }
+
+    /// Also how many bytes compression saved.
+    fn written(&mut self, (to, bulk, result): Written<W>) -> (Result<Input, CloseReason>, u64) {
+        let before = self.compressed.map_or(0, saved);
+        self.compressed = to.compressed();
+        let saved = self.compressed.map_or(0, saved).saturating_sub(before);
         self.write = Some(to);
         if self.bulk.is_none() && self.reading.is_none() {
             self.bulk = Some(bulk);
         }
-        result.map(|()| Input::Written).map_err(CloseReason::Socket)
+        let input = result.map(|()| Input::Written).map_err(CloseReason::Socket);
+        (input, saved)
     }
 
     fn start_read<S: Source>(&mut self, setup: &SessionSetup<S>, effect: Effect) {
@@ -263,11 +292,15 @@ async fn read_volume<S: Source>(
     }
 }
 
+fn saved((before, after): (u64, u64)) -> u64 {
+    before.saturating_sub(after)
+}
+
 /// Ends the connection; says why if there is something to say and the stream stands between two frames soon.
 async fn farewell<R, W>(mut work: Work<W>, stream: &mut FrameStream<R>, say: Option<Refusal>)
 where
     R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
+    W: AsyncWrite + Unpin + Send + 'static,
 {
     let Some(refusal) = say else {
         return;
@@ -278,7 +311,7 @@ where
         if let Some(under_way) = work.writing.take() {
             work.write = Some(under_way.await.0);
         }
-        if let Some(to) = &mut work.write {
+        if let Some(mut to) = work.outlet() {
             let _ = to.write_all(&Message::Refuse(refusal).to_frame()).await;
             let _ = to.shutdown().await;
             stream.drain().await;

@@ -1,5 +1,6 @@
 //! What is shown of a link: one snapshot, replaced as a whole.
 
+use farside_protocol::link::Compression;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use tokio::time::Instant;
@@ -16,6 +17,17 @@ pub struct CopyProgress {
     pub total_bytes: u64,
     /// Mean speed of this link connection in bytes per second.
     pub rate_bytes_per_s: u64,
+}
+
+/// What compression does for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compressed {
+    /// How.
+    pub algorithm: Compression,
+    /// Bytes of the stream, since the connection was made.
+    pub before: u64,
+    /// Bytes of it on the wire.
+    pub after: u64,
 }
 
 /// A link at one moment.
@@ -39,6 +51,8 @@ pub struct LinkStatus {
     pub applied_record: u64,
     /// Bytes sent since the link was started.
     pub sent_bytes: u64,
+    /// What is saved on the way, over the present connection; `None`: nothing is compressed.
+    pub compressed: Option<Compressed>,
     /// Blocks of 4 KiB sent in chunks since the link was started.
     pub sent_blocks: u64,
     /// The full copy under way.

@@ -7,7 +7,7 @@ use super::events::Stage;
 use super::limits::STABLE_SESSION_MS;
 use super::session::SessionSetup;
 use super::source::Source;
-use super::status::{CopyProgress, LinkState, LinkStatus};
+use super::status::{Compressed, CopyProgress, LinkState, LinkStatus};
 use farside_protocol::journal::ChainPoint;
 use tokio::time::Instant;
 
@@ -43,7 +43,7 @@ impl<'a, S: Source> View<'a, S> {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn show(&mut self, core: &SessionCore) {
+    pub(super) fn show(&mut self, core: &SessionCore, compressed: Option<(u64, u64)>) {
         let progress = core.progress();
         self.streamed |= *core.stage() == Stage::Streaming;
         self.log_copy(core);
@@ -79,6 +79,11 @@ impl<'a, S: Source> View<'a, S> {
                 status.received_record = progress.received.record;
                 status.applied_record = progress.applied;
             }
+            status.compressed = compressed.map(|(before, after)| Compressed {
+                algorithm: core.compression(),
+                before,
+                after,
+            });
             status.sent_bytes = before.sent_bytes.saturating_add(progress.sent_bytes);
             status.sent_blocks = before.sent_blocks.saturating_add(progress.sent_blocks);
             if acked {

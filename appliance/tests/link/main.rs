@@ -13,4 +13,5 @@ mod world;
 mod cores;
 mod shells;
 mod silence;
+mod compression;
 mod copy_log;

@@ -110,7 +110,7 @@ pub(crate) async fn until_equal(sender: &Sender, volume: &Volume, remote: &Remot
 }
 
 /// Forwards to `target`, and cuts the newest connection after each random number of bytes, `cuts` times.
-async fn cutting_proxy(target: SocketAddr, cuts: u64) -> (SocketAddr, Arc<AtomicU64>) {
+pub(crate) async fn cutting_proxy(target: SocketAddr, cuts: u64) -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let done = Arc::new(AtomicU64::new(0));

@@ -34,6 +34,7 @@ fn setup() -> SessionSetup<Volume> {
         instance: Uuid::from_u128(1),
         window_bytes: 1 << 20,
         bytes_per_second: None,
+        compression: farside_protocol::link::Compression::None,
         status: Arc::new(StatusCell::default()),
         verification: Arc::default(),
     }

@@ -84,6 +84,7 @@ impl World {
         let limits = SessionLimits {
             window_bytes: self.window_bytes,
             bytes_per_second: self.bytes_per_second,
+            compression: farside_protocol::link::Compression::None,
             volume_bytes: identity.volume_bytes,
             epoch: identity.epoch,
         };

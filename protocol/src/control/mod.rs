@@ -31,8 +31,8 @@ pub use status::{Health, Status, UnitStatus};
 pub use text::{counted, human_bytes, likely_behind};
 pub use verify::{RemoteVerify, StartVerify, VerifyPhase, VerifyStatus};
 pub use volume::{
-    BufferStatus, CopyProgress, CounterPair, Counters, ImageStatus, JournalStatus, Lag, Positions,
-    RemoteState, RemoteStatus, VolumeState, VolumeStatus,
+    BufferStatus, CompressionStatus, CopyProgress, CounterPair, Counters, ImageStatus, JournalStatus, Lag,
+    Positions, RemoteState, RemoteStatus, VolumeState, VolumeStatus,
 };
 
 /// Version of this set of types. It changes only when a field changes its meaning or disappears.

@@ -240,6 +240,9 @@ pub struct RemoteStatus {
     pub state: RemoteState,
     /// The last error, or why it was refused.
     pub detail: Option<String>,
+    /// What compression saves on the way, since the connection was made; absent if nothing is compressed.
+    #[serde(default)]
+    pub compression: Option<CompressionStatus>,
     /// Last record sent.
     pub sent: u64,
     /// Last record durable in the remote's journal.
@@ -261,6 +264,35 @@ pub struct RemoteStatus {
     /// What becomes of the journal and the remote as things go; absent while the journal keeps nothing for it.
     #[serde(default)]
     pub forecast: Option<Forecast>,
+}
+
+/// What compression does for a link.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompressionStatus {
+    /// `lz4` or `zstd`.
+    pub algorithm: String,
+    /// Bytes of the stream before it.
+    pub stream_bytes: u64,
+    /// Bytes of it on the wire.
+    pub wire_bytes: u64,
+}
+
+impl CompressionStatus {
+    /// For people: the algorithm, and how many times fewer bytes there are.
+    pub fn text(&self) -> String {
+        match u128::from(self.stream_bytes)
+            .saturating_mul(100)
+            .checked_div(self.wire_bytes.into())
+        {
+            Some(hundredths) => format!(
+                "{} 1:{}.{:02}",
+                self.algorithm,
+                hundredths / 100,
+                hundredths % 100
+            ),
+            None => self.algorithm.clone(),
+        }
+    }
 }
 
 /// How far a remote is behind.

@@ -18,8 +18,12 @@ pub const HANDSHAKE_VERSION: u8 = 0;
 pub const LOWEST_VERSION: u16 = 2;
 /// Highest version of the stream this program speaks.
 pub const HIGHEST_VERSION: u16 = 2;
-/// Feature bits this program knows; none is defined yet.
-pub const FEATURES: u64 = 0;
+/// The stream is compressed with Zstandard.
+pub const FEATURE_ZSTD: u64 = 1;
+/// The stream is compressed with LZ4.
+pub const FEATURE_LZ4: u64 = 2;
+/// Largest window of a Zstandard stream, as a power of two: what a receiver has to hold for it.
+pub const ZSTD_WINDOW_LOG: u32 = 20;
 
 /// A name: its length in one byte, then the field.
 pub const NAME_FIELD_BYTES: usize = 1 + NAME_BYTES;

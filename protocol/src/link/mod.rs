@@ -12,11 +12,13 @@ mod refuse;
 mod message;
 mod verify;
 mod pair;
+mod compression;
 mod assembler;
 #[cfg(test)]
 mod tests;
 
 pub use assembler::Assembler;
+pub use compression::Compression;
 pub use error::LinkError;
 pub use frame::{FrameHeader, FrameKind, seal};
 pub use hello::{Hello, Welcome};

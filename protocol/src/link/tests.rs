@@ -398,6 +398,7 @@ fn the_document_agrees_with_the_constants() {
         ("HEARTBEAT_INTERVAL_MS", super::limits::HEARTBEAT_INTERVAL_MS),
         ("HELLO_TIMEOUT_MS", super::limits::HELLO_TIMEOUT_MS),
         ("FRAME_TIMEOUT_MS", super::limits::FRAME_TIMEOUT_MS),
+        ("ZSTD_WINDOW_LOG", u64::from(super::limits::ZSTD_WINDOW_LOG)),
         ("LOWEST_VERSION", u64::from(super::limits::LOWEST_VERSION)),
         ("HIGHEST_VERSION", u64::from(super::limits::HIGHEST_VERSION)),
     ];

@@ -8,10 +8,10 @@
 use crate::limits::REMEMBERED_CHUNKS;
 use crate::sink::{SinkError, SinkState};
 use farside_protocol::journal::{ChainPoint, CopyState, Record, What};
-use farside_protocol::link::limits::{FEATURES, HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{
-    BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Hello, LinkError, Message, Refusal, RefuseCode,
-    Verify, Welcome,
+    BeginCopy, Compression, CopyData, CopyEnd, CopyHoles, CopySkip, Hello, LinkError, Message, Refusal,
+    RefuseCode, Verify, Welcome,
 };
 use std::collections::VecDeque;
 use uuid::Uuid;
@@ -101,7 +101,7 @@ pub fn welcome(version: u16, hello: &Hello, state: &SinkState, unit: Uuid, unit_
         version,
         copy: state.copy,
         copy_id: state.copy_id,
-        features: hello.features & FEATURES,
+        features: Compression::choose(hello.features).feature(),
         unit,
         received: state.received,
         applied: state.applied.min(state.received.record),

@@ -11,6 +11,7 @@ mod greeting;
 mod life;
 mod copy_log;
 mod admission;
+mod inflow;
 mod stream;
 mod reader;
 mod replier;

@@ -14,7 +14,7 @@ use super::{reader, replier};
 use crate::limits::LINGER_MS;
 use crate::sink::{Replicas, Sink, SinkState};
 use farside_protocol::link::limits::HELLO_TIMEOUT_MS;
-use farside_protocol::link::{Hello, LinkError, Message, Refusal, RefuseCode};
+use farside_protocol::link::{Compression, Hello, LinkError, Message, Refusal, RefuseCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -192,7 +192,9 @@ where
         .map_err(SessionError::Refused)?;
     let state = settle(&*sink).await?;
     let answer = welcome(version, &hello, &state, shared.unit, &shared.unit_name);
+    let compression = Compression::choose(answer.features);
     send(write, &Message::Welcome(Box::new(answer))).await?;
+    stream.decompress(compression);
     tracing::info!(replica = %hello.volume_name, sender = %hello.unit_name, %address,
         received = state.received.record, "link established");
     let life = claim.life();

@@ -1,36 +1,42 @@
 //! Frames from and to a socket, with the limits on silence.
 
+use super::inflow::{Heard, Inflow};
 use super::life::Life;
 use super::session::SessionError;
-use crate::limits::{LINGER_MS, READ_BUFFER_BYTES};
+use crate::limits::LINGER_MS;
 use farside_protocol::link::limits::{FRAME_TIMEOUT_MS, SILENCE_LIMIT_MS};
-use farside_protocol::link::{Assembler, Message, Refusal};
+use farside_protocol::link::{Assembler, Compression, Message, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Takes frames from a socket, one at a time.
 #[derive(Debug)]
 pub(super) struct FrameStream<R> {
-    from: BufReader<R>,
+    from: Inflow<R>,
     frame: Assembler,
-    life: Option<Arc<Life>>,
+    heard: Arc<Heard>,
 }
 
 impl<R: AsyncRead + Unpin> FrameStream<R> {
     pub(super) fn new(from: R) -> Self {
+        let (from, heard) = Inflow::new(from);
         Self {
-            from: BufReader::with_capacity(READ_BUFFER_BYTES, from),
+            from,
             frame: Assembler::default(),
-            life: None,
+            heard,
         }
     }
 
     /// Notes from now on when something was heard: every byte counts, a long frame may take its time.
-    pub(super) fn tell(&mut self, life: Arc<Life>) {
-        life.heard();
-        self.life = Some(life);
+    pub(super) fn tell(&self, life: Arc<Life>) {
+        self.heard.tell(life);
+    }
+
+    /// From the next frame on everything is compressed like this.
+    pub(super) fn decompress(&mut self, compression: Compression) {
+        self.from.decompress(compression);
     }
 
     /// Waits until the next frame is complete. Look at it with [`message`](Self::message). Safe to drop and
@@ -41,19 +47,29 @@ impl<R: AsyncRead + Unpin> FrameStream<R> {
         }
         let mut deadline = None;
         loop {
-            let silence = Instant::now() + Duration::from_millis(SILENCE_LIMIT_MS);
-            let until = deadline.map_or(silence, |deadline| silence.min(deadline));
-            let read = timeout_at(until, self.from.read(self.frame.space())).await;
-            let count = read.map_err(|_| SessionError::Silence)?.map_err(lost)?;
+            let count = self.some(deadline).await?;
             if count == 0 {
                 return Err(SessionError::Closed);
-            }
-            if let Some(life) = &self.life {
-                life.heard();
             }
             deadline.get_or_insert_with(|| Instant::now() + Duration::from_millis(FRAME_TIMEOUT_MS));
             if self.frame.advance(count).map_err(SessionError::Frame)? {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Some bytes of the frame. Whatever comes over the socket breaks the silence, although a decoder may not have enough yet.
+    async fn some(&mut self, deadline: Option<Instant>) -> Result<usize, SessionError> {
+        let limit = Duration::from_millis(SILENCE_LIMIT_MS);
+        let mut last = Instant::now();
+        loop {
+            let until = deadline.map_or(last + limit, |deadline| deadline.min(last + limit));
+            match timeout_at(until, self.from.read(self.frame.space())).await {
+                Ok(read) => return read.map_err(lost),
+                Err(_) => match self.heard.after(last) {
+                    Some(heard) if deadline.is_none_or(|deadline| Instant::now() < deadline) => last = heard,
+                    _ => return Err(SessionError::Silence),
+                },
             }
         }
     }

@@ -65,6 +65,7 @@ impl Remote {
             instance: Uuid::from_u128(1),
             window_bytes: WINDOW_BYTES,
             bytes_per_second: None,
+            compression: farside_protocol::link::Compression::None,
             status: Arc::new(StatusCell::default()),
             verification: Arc::default(),
         };

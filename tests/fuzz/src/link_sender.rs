@@ -175,6 +175,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
     let limits = SessionLimits {
         window_bytes: WINDOW_BYTES,
         bytes_per_second: (draw.u8() & 3 == 0).then(|| 1 + draw.u64() % (1 << 24)),
+        compression: farside_protocol::link::Compression::Zstd,
         volume_bytes: VOLUME_BYTES,
         epoch: 1 + 4,
     };

@@ -14,6 +14,7 @@ use crate::world::World;
 use farside::link::backoff::Backoff;
 use farside::link::{CloseReason, SessionSetup, StatusCell, run_session};
 use farside::volume::{LinkSource, Volume};
+use farside_protocol::link::Compression;
 use farside_storage::{Store, load_superblock};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -148,6 +149,8 @@ fn start_link(
         instance,
         window_bytes: WINDOW_BYTES,
         bytes_per_second: (schedule::draw(4) == 0).then(|| 20_000 + schedule::draw(400_000)),
+        compression: [Compression::None, Compression::Lz4, Compression::Zstd]
+            [usize::try_from(schedule::draw(3)).unwrap_or(0)],
         status,
         verification: checks::verify::begin((world, process, site), remote, volume.clone()),
     };

@@ -4,9 +4,9 @@ use super::sending::{Link, Served};
 use crate::link::{LinkState, LinkStatus};
 use crate::volume::Volume;
 use farside_protocol::control::{
-    BLOCK_BYTES, BufferStatus, CopyProgress, CounterPair, Counters, HistorySummary, ImageStatus,
-    JournalStatus, Lag, MomentStatus, Positions, RemoteState, RemoteStatus, ReplicaState, ReplicaStatus,
-    SourceStatus, VolumeState, VolumeStatus, likely_behind,
+    BLOCK_BYTES, BufferStatus, CompressionStatus, CopyProgress, CounterPair, Counters, HistorySummary,
+    ImageStatus, JournalStatus, Lag, MomentStatus, Positions, RemoteState, RemoteStatus, ReplicaState,
+    ReplicaStatus, SourceStatus, VolumeState, VolumeStatus, likely_behind,
 };
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Superblock};
 use farside_remote::{Replica, ReplicaLink};
@@ -210,6 +210,11 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
         } else {
             "certain: it has no complete copy and is not connected".to_owned()
         },
+        compression: status.compressed.map(|done| CompressionStatus {
+            algorithm: done.algorithm.name().to_owned(),
+            stream_bytes: done.before,
+            wire_bytes: done.after,
+        }),
         lag,
         consistent_up_to: consistent_up_to_us.and_then(timestamp),
         consistent: copied,

@@ -151,6 +151,7 @@ impl Volume {
         let config = SenderConfig {
             window_bytes: self.sending.window_bytes,
             bytes_per_second: remote.rate_bytes,
+            compression: remote.compression,
             pairing: Some(self.sending.pairing.clone()),
             peer: remote.peer.clone(),
             allow_beyond_loopback: self.sending.trust_network,
