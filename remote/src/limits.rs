@@ -6,8 +6,8 @@ use std::time::Duration;
 pub const SYNC_INTERVAL: Duration = Duration::from_millis(4);
 /// Senders a receiver serves at once; one more is refused as busy.
 pub const MAX_SESSIONS: usize = 64;
-/// Connections besides them that have not said who they are; for one more the oldest has to go.
-pub const MAX_GREETINGS: usize = 32;
+/// Connections besides them that have not said who they are; for one more the oldest of the address with most has to go.
+pub const MAX_GREETINGS: usize = 128;
 /// Chunks of a session whose checksums are remembered, to tell a repeat from another history.
 pub const REMEMBERED_CHUNKS: usize = 1024;
 /// Shortest time between two acknowledgements, so that a busy link is not answered chunk by chunk.

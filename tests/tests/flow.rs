@@ -282,3 +282,62 @@ fn what_is_sent_is_compressed_as_the_operator_says_and_a_rate_counts_what_is_lef
         Ok(())
     });
 }
+
+#[test]
+fn outside_of_its_windows_a_remote_is_sent_nothing_and_the_host_notices_nothing() {
+    promise(|world| {
+        let two = TwoUnits::start(world, SIZES)?;
+        let mut random = Random::new(world.seed());
+        let file = world.file("local.toml");
+        let text = std::fs::read_to_string(&file)?;
+        let today = farside_tests::tools::Tool::new("date").args(["+%u"]).ok()?;
+        let today: usize = today.stdout.trim().parse()?;
+        let day = |later: usize| ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][(today - 1 + later) % 7];
+        let configure = |windows: &str| -> Result<()> {
+            std::fs::write(
+                &file,
+                format!("{}\nsend_windows = [{windows}]\n", text.trim_end()),
+            )?;
+            two.local.process()?.signal(rustix::process::Signal::HUP)
+        };
+        let wait_detail = |held: bool| {
+            wait_until("the windows to count", limits::CATCH_UP, || {
+                let remote = two.local.status()?.remote(VOLUME)?.clone();
+                let said = remote["detail"]
+                    .as_str()
+                    .is_some_and(|detail| detail.contains("send windows"));
+                let up = remote["state"] == "streaming";
+                Ok(Seen::when(up && said == held, || remote.to_string()))
+            })
+        };
+        // Neither today nor tomorrow, which may begin while this runs.
+        configure(&format!("\"{}-{} 01:00-23:00\"", day(2), day(4)))?;
+        wait_detail(true)?;
+        let before = two.proxy.passed_bytes(Way::Out);
+        write_some(&two, &mut random)?;
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let remote = two.local.status()?.remote(VOLUME)?.clone();
+        ensure!(number(&remote, &["lag", "bytes"])? >= 512 << 10, "{remote}");
+        let passed = two.proxy.passed_bytes(Way::Out) - before;
+        ensure!(passed < 4096, "{passed} bytes were sent");
+        let detail = farside_tests::status::text(&remote, &["detail"])?.to_owned();
+        ensure!(detail.ends_with(&format!("goes on {} 01:00", day(2))), "{detail}");
+        configure(&format!("\"{}\", \"{}\"", day(0), day(1)))?;
+        wait_detail(false)?;
+        two.expect_same_on_both_sides()?;
+        std::fs::write(
+            &file,
+            format!("{}\nsend_windows = [\"Mo 7-8\"]\n", text.trim_end()),
+        )?;
+        let refused = two
+            .local
+            .command(&["config", "check", &file.display().to_string()])?
+            .failure()?;
+        ensure!(
+            refused.stderr.contains("'Mo 7-8' is no send window"),
+            "{}",
+            refused.output()
+        );
+        Ok(())
+    });
+}

@@ -4,6 +4,7 @@ use super::check::Checker;
 use super::names::is_host;
 use super::raw::{RawRemote, RawSize, RawVolume};
 use super::{LinkConfig, RemoteConfig, limits};
+use crate::link::SendWindows;
 use farside_protocol::link::Compression;
 use std::collections::HashSet;
 use toml::Spanned;
@@ -48,6 +49,7 @@ impl Checker<'_> {
             queue: remote.queue.unwrap_or(true),
             rate_bytes: self.rate(remote.rate.as_ref()),
             compression: self.compression(remote.compression.as_ref()),
+            send_windows: self.send_windows(remote.send_windows.as_ref()),
         };
         raw.remote.iter().map(copy).collect()
     }
@@ -62,6 +64,20 @@ impl Checker<'_> {
             self.refuse(&setting.span(), message, remedy);
             Compression::None
         })
+    }
+
+    fn send_windows(&mut self, settings: Option<&Vec<Spanned<String>>>) -> Option<SendWindows> {
+        let settings = settings?;
+        if settings.is_empty() {
+            return None;
+        }
+        for setting in settings {
+            if let Err(message) = SendWindows::new([setting.get_ref().as_str()]) {
+                let remedy = "write days, times or both, as in \"Mon-Fri 19:00-07:00\", \"Sat,Sun\" or \"22:00-06:00\"";
+                self.refuse(&setting.span(), message, remedy);
+            }
+        }
+        SendWindows::new(settings.iter().map(|setting| setting.get_ref().as_str())).ok()
     }
 
     fn rate(&mut self, setting: Option<&Spanned<RawSize>>) -> Option<u64> {

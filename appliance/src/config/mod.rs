@@ -26,6 +26,7 @@ pub use file::{load, read_text, write_text};
 pub use names::is_name;
 pub use overrides::Overrides;
 
+use crate::link::SendWindows;
 use crate::targets::ScsiAddress;
 use crate::tls::TlsFiles;
 use farside_protocol::link::Compression;
@@ -174,6 +175,8 @@ pub struct RemoteConfig {
     pub rate_bytes: Option<u64>,
     /// How what is sent is compressed.
     pub compression: Compression,
+    /// When it is sent; always if absent.
+    pub send_windows: Option<SendWindows>,
 }
 
 /// `[limits]`.

@@ -128,6 +128,7 @@ pub(super) struct RawRemote {
     pub(super) queue: Option<bool>,
     pub(super) rate: Option<Spanned<RawSize>>,
     pub(super) compression: Option<Spanned<String>>,
+    pub(super) send_windows: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

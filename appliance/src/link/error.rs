@@ -40,6 +40,9 @@ pub enum CloseReason {
     /// The unit at the other end is not paired with this one any more.
     #[error("the pairing with the remote was revoked here")]
     Revoked,
+    /// The unit at the other end was paired while the link was not encrypted.
+    #[error("connecting anew, encrypted")]
+    Paired,
     /// This unit has another certificate to show.
     #[error("connecting anew, to show another certificate")]
     Renewed,

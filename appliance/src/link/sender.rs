@@ -10,6 +10,7 @@ use super::session::{SessionSetup, run_session};
 use super::source::Source;
 use super::status::{LinkState, LinkStatus, StatusCell};
 use super::verification::Verification;
+use super::windows::SendWindows;
 use crate::pairing::{Pairing, Way};
 use farside_protocol::journal::ConsumerState;
 use farside_protocol::link::Compression;
@@ -39,6 +40,8 @@ pub struct SenderConfig {
     pub bytes_per_second: Option<u64>,
     /// How what is sent is compressed, if the remote can do that.
     pub compression: Compression,
+    /// When it is sent; always if absent.
+    pub windows: Option<SendWindows>,
     /// The units that are known, and this one's key. Without it nothing is encrypted.
     pub pairing: Option<Arc<Pairing>>,
     /// The paired unit that has to be there; the one that was paired at the address if absent.
@@ -60,6 +63,7 @@ impl SenderConfig {
             window_bytes: DEFAULT_WINDOW_BYTES,
             bytes_per_second: None,
             compression: Compression::None,
+            windows: None,
             pairing: None,
             peer: None,
             allow_beyond_loopback: false,
@@ -94,6 +98,7 @@ impl Sender {
             window_bytes: config.window_bytes.max(MIN_WINDOW_BYTES),
             bytes_per_second: config.bytes_per_second,
             compression: config.compression,
+            windows: config.windows.clone(),
             status: Arc::clone(&status),
             verification: Arc::clone(&config.verification),
         };
@@ -192,7 +197,7 @@ async fn attempt<S: Source>(
         tokio::select! {
             biased;
             ended = &mut session => ended,
-            reason = to_end(stop.clone(), dialled.paired.as_mut()) => {
+            reason = to_end(stop.clone(), config, dialled.paired.as_mut()) => {
                 why = Some(reason);
                 end.send_replace(true);
                 session.await
@@ -249,16 +254,26 @@ fn show_waiting<S: Source>(setup: &SessionSetup<S>, detail: &str) {
 /// Resolves when the connection has to end: the sender stops, or because of who is at the other end, or who this unit is.
 async fn to_end(
     mut stop: watch::Receiver<bool>,
+    config: &SenderConfig,
     paired: Option<&mut (String, watch::Receiver<Notice>)>,
 ) -> CloseReason {
     let noticed = async {
-        if let Some((_, notices)) = paired
-            && let Ok(notice) = notices.wait_for(|notice| *notice != Notice::None).await
-        {
-            return match *notice {
-                Notice::Renewed => CloseReason::Renewed,
-                _ => CloseReason::Revoked,
-            };
+        match (paired, &config.pairing) {
+            (Some((_, notices)), _) => {
+                if let Ok(notice) = notices.wait_for(|notice| *notice != Notice::None).await {
+                    return match *notice {
+                        Notice::Renewed => CloseReason::Renewed,
+                        _ => CloseReason::Revoked,
+                    };
+                }
+            }
+            (None, Some(pairing)) => {
+                pairing
+                    .until_paired(&config.address, config.peer.as_deref())
+                    .await;
+                return CloseReason::Paired;
+            }
+            (None, None) => {}
         }
         std::future::pending().await
     };

@@ -14,6 +14,7 @@ use super::status::StatusCell;
 use super::stream::{Bulk, FrameStream, write};
 use super::verification::Verification;
 use super::view::View;
+use super::windows::SendWindows;
 use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{Compression, Hello, Message, Refusal, RefuseCode};
 use std::future::Future;
@@ -41,6 +42,8 @@ pub struct SessionSetup<S> {
     pub bytes_per_second: Option<u64>,
     /// How what is sent is compressed, if the remote can do that.
     pub compression: Compression,
+    /// When it is sent; always if absent.
+    pub windows: Option<SendWindows>,
     /// Where the status is put.
     pub status: Arc<StatusCell>,
     /// What is to be compared with the remote.
@@ -99,6 +102,7 @@ where
     let mut tick = interval(Duration::from_millis(TICK_MS));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut earliest = Instant::now();
+    core.hold(view.look_at_windows());
     let mut input = Ok(Input::Connected(Box::new(hello)));
     let (reason, say) = loop {
         let effects = match input {
@@ -114,7 +118,10 @@ where
             // In this order nothing starves: what stands above is bounded by time or by what this side began.
             biased;
             _ = stop.wait_for(|set| *set) => break (CloseReason::Stopped, Some(stopping())),
-            _ = tick.tick() => Ok(Input::Tick),
+            _ = tick.tick() => {
+                core.hold(view.look_at_windows());
+                Ok(Input::Tick)
+            }
             written = finished(&mut work.writing) => {
                 let (input, saved) = work.written(written);
                 core.saved(saved);

@@ -43,6 +43,8 @@ pub struct LinkStatus {
     pub peer_address: Option<SocketAddr>,
     /// The name of the paired unit it proved to be, while connected; `None`: the link is not encrypted.
     pub paired_with: Option<String>,
+    /// Nothing is sent for now: it is outside of its send windows.
+    pub is_held: bool,
     /// Last record sent, or known to have been; `applied <= received <= sent` at any time.
     pub sent_record: u64,
     /// Last record the remote holds durably.

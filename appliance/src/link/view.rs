@@ -23,6 +23,8 @@ pub(super) struct View<'a, S> {
     /// The remote followed at some time of this link connection.
     streamed: bool,
     copying: bool,
+    /// Why nothing is sent for now.
+    closed: Option<String>,
 }
 
 impl<'a, S: Source> View<'a, S> {
@@ -36,7 +38,26 @@ impl<'a, S: Source> View<'a, S> {
             confirmed_before: setup.source.consumer(&setup.remote_name).1,
             streamed: false,
             copying: false,
+            closed: None,
         }
+    }
+
+    /// Whether nothing may be sent for now.
+    pub(super) fn look_at_windows(&mut self) -> bool {
+        let windows = self.setup.windows.as_ref();
+        let closed = windows.and_then(|windows| windows.closed(self.setup.source.now_us()));
+        if closed.is_some() != self.closed.is_some() {
+            let (remote, why) = (&self.setup.remote_name, closed.as_deref());
+            let volume = self.setup.source.identity().volume_name;
+            tracing::info!(
+                volume,
+                remote,
+                "{}",
+                why.unwrap_or("inside of its send windows: sending goes on")
+            );
+        }
+        self.closed = closed;
+        self.closed.is_some()
     }
 
     pub(super) fn now_ms(&self) -> u64 {
@@ -55,14 +76,16 @@ impl<'a, S: Source> View<'a, S> {
         let has_positions = self.streamed || self.copying;
         let before = &self.before;
         let reason = self.copy_reason(core);
+        let closed = self.closed.clone();
         self.setup.status.update(|status| {
+            status.is_held = closed.is_some();
             match core.stage() {
                 Stage::Greeting | Stage::Preparing => status.state = LinkState::Connecting,
                 Stage::Copying => status.state = LinkState::Copying,
                 Stage::Streaming => status.state = LinkState::Streaming,
                 Stage::Closed => {}
             }
-            status.detail = detail(core, reason);
+            status.detail = closed.unwrap_or_else(|| detail(core, reason));
             if let Some(peer) = core.peer() {
                 status.peer_name.get_or_insert_with(|| peer.unit_name.clone());
             }

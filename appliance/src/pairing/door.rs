@@ -5,7 +5,7 @@ use super::frames::{self, PATIENCE};
 use super::key::Shown;
 use super::{Pairing, tls};
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
-use farside_remote::{Answer, Door, PairedUnit, SessionError, Visitor};
+use farside_remote::{Answer, Door, Notice, PairedUnit, SessionError, Visitor};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -37,6 +37,9 @@ impl Door for LinkDoor {
                  copied to another unit",
                 unit.name, hello.unit
             )),
+            Some(unit) if *unit.notices.borrow() == Notice::Revoked || !self.pairing.is_paired(unit.unit) => {
+                refuse("the pairing with this unit was revoked while it came")
+            }
             Some(unit) => {
                 self.pairing.told(unit.unit, unit.certificate);
                 Ok(())
@@ -64,7 +67,7 @@ impl LinkDoor {
             return self.encrypted(socket).await;
         }
         let visitor = Visitor::unknown(socket);
-        if self.trust_network || address.ip().is_loopback() {
+        if self.trust_network || address.ip().to_canonical().is_loopback() {
             return Ok(visitor);
         }
         let text = "links between machines are encrypted, and the units know each other: run 'farside pair invite' at this \
@@ -85,15 +88,19 @@ impl LinkDoor {
         };
         match stream.get_ref().1.alpn_protocol() {
             Some(tls::LINK) => self.link(stream, shown, certificate).await,
-            Some(tls::PAIR) => Err(self.greet(&mut stream, shown.key).await),
+            Some(tls::PAIR) => Err(self.greet(&mut stream, (shown.key, certificate)).await),
             _ => Err(SessionError::Door(
                 "it did not say what it wants (ALPN)".to_owned(),
             )),
         }
     }
 
-    async fn greet(&self, stream: &mut TlsStream<TcpStream>, key: Fingerprint) -> SessionError {
-        match self.pairing.receive(stream, key).await {
+    async fn greet(
+        &self,
+        stream: &mut TlsStream<TcpStream>,
+        (key, certificate): (Fingerprint, u64),
+    ) -> SessionError {
+        match self.pairing.receive(stream, key, certificate).await {
             Ok(_) => SessionError::Served,
             Err(refusal) => {
                 frames::refuse(stream, refusal.clone()).await;
@@ -108,7 +115,7 @@ impl LinkDoor {
         shown: Shown,
         certificate: u64,
     ) -> Result<Visitor, SessionError> {
-        let Some((peer, notices)) = self.pairing.recognise(shown.key) else {
+        let Some((peer, notices)) = self.pairing.recognise(shown.key, certificate) else {
             let text = "this unit is not paired with yours (any more): run 'farside pair invite' at this unit, and 'farside \
                         pair with' at yours";
             let refusal = Refusal::new(RefuseCode::NotAccepted, 0, text);

@@ -35,6 +35,15 @@ pub enum PairingError {
         /// Its name here.
         name: String,
     },
+    /// The key is known as that of another unit.
+    #[error(
+        "that key is known here as the key of unit '{0}'; if that is the same unit under a new identity, run 'farside pair \
+         revoke {0}' here first"
+    )]
+    KeyOfAnother(String),
+    /// What was looked up has changed.
+    #[error("a key changed meanwhile; try again")]
+    Changed,
     /// Both ends are the same unit.
     #[error("that is this unit itself; invite on one unit, and accept on the other")]
     Itself,

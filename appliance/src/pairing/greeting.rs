@@ -53,11 +53,12 @@ impl Pairing {
             return Err(PairingError::Itself);
         }
         let unreachable = |text: String| PairingError::Unreachable(format!("{address}: {text}"));
+        let generation = self.state.lock().generation;
         let greeted = timeout(PATIENCE, self.greet(address, token)).await;
         let (paired, key) = greeted.map_err(|_| unreachable("did not answer in time".to_owned()))??;
         let (pairing, address) = (Arc::clone(self), address.to_owned());
         let noted = tokio::task::spawn_blocking(move || {
-            pairing.note((paired.unit, paired.unit_name), key, Some(address))
+            pairing.note((paired.unit, paired.unit_name), (key, generation), Some(address))
         });
         noted
             .await
@@ -82,7 +83,7 @@ impl Pairing {
         let connected = TlsConnector::from(config).connect(name, socket).await;
         let mut stream = connected.map_err(|error| match meant.answered() {
             Some(shown) if !meant.is(shown.key) => unreachable(
-                "another unit answered than the one that invited; check the address, and who is on the way"
+                "another unit answered than the one that invited, or its key was renewed since; check the address, and invite again"
                     .to_owned(),
             ),
             _ => unreachable(format!("{error}; is that the link of a unit that knows pairing?")),
@@ -114,6 +115,7 @@ impl Pairing {
         self: &Arc<Self>,
         stream: &mut S,
         key: Fingerprint,
+        generation: u64,
     ) -> Result<Peer, Refusal> {
         let refuse = |text: &str| Refusal::new(RefuseCode::NotAccepted, 0, text);
         let mut frame = Assembler::default();
@@ -126,15 +128,22 @@ impl Pairing {
             _ => return Err(refuse("nothing came in time")),
         };
         let now = Instant::now();
-        if !self.state.lock().invitations.accept(pair.secret, key, now) {
+        if !self
+            .state
+            .lock()
+            .invitations
+            .accept(pair.secret, (pair.unit, key), now)
+        {
             return Err(refuse(
                 "this invitation is not good any more: it works once, for ten minutes, and while the unit that gave it runs; \
                  run 'farside pair invite' there again",
             ));
         }
         let pairing = Arc::clone(self);
-        let noted =
-            tokio::task::spawn_blocking(move || pairing.note((pair.unit, pair.unit_name), key, None)).await;
+        let noted = tokio::task::spawn_blocking(move || {
+            pairing.note((pair.unit, pair.unit_name), (key, generation), None)
+        })
+        .await;
         let peer = match noted {
             Ok(Ok(peer)) => peer,
             Ok(Err(error)) => return Err(refuse(&error.to_string())),
@@ -152,7 +161,7 @@ impl Pairing {
     fn note(
         &self,
         (unit, name): (Uuid, String),
-        key: Fingerprint,
+        (key, generation): (Fingerprint, u64),
         address: Option<String>,
     ) -> Result<Peer, PairingError> {
         if unit == self.unit {
@@ -166,7 +175,15 @@ impl Pairing {
             address,
             paired_at: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         };
-        let peer = self.change(|peers| admit(peers, peer))?;
+        let noted = self.change(|peers| {
+            // The other side notes the key that it was shown, which must not have been replaced since.
+            if self.state.lock().generation != generation {
+                return Err(PairingError::Changed);
+            }
+            admit(peers, peer)
+        });
+        let peer = noted?;
+        self.paired.send_replace(());
         tracing::info!(peer = peer.name, unit = %peer.unit, key = %peer.key, "paired");
         Ok(peer)
     }

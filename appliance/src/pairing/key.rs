@@ -165,7 +165,8 @@ fn read(path: &Path) -> Result<Option<KeyPair>, PairingError> {
     };
     if metadata.permissions().mode() & OTHERS != 0 {
         return Err(refuse(
-            "others can read the key of this unit; run chmod 600 on it, and 'farside pair renew' if they may have done so"
+            "others can read the key of this unit; run chmod 600 on it. If somebody may have read it, remove it, run 'farside pair revoke' \
+             for this unit at its peers, and pair them anew"
                 .to_owned(),
         ));
     }

@@ -1,7 +1,7 @@
 //! Who the units at the other ends of links are: keys, invitations, and TLS in which both sides prove who they are.
 //!
 //! Guarantees: a unit is known by its key, which is exchanged once, under an invitation that works once and for a short
-//! time; a link to or from a paired unit is never unencrypted; a unit cannot pass as another one. Private keys never leave
+//! time; a paired unit is neither dialled nor let in unencrypted; a unit cannot pass as another one. Private keys never leave
 //! the data directory, and no secret is logged.
 //! Never here: what is said on a link.
 //!
@@ -52,6 +52,10 @@ pub struct Pairing {
     directory: PathBuf,
     /// Held by whoever changes what is on disk, and never together with waiting for the network.
     turn: Mutex<()>,
+    /// Held by the one connection whose certificate is being noted: others wait without a thread.
+    noting: Arc<tokio::sync::Mutex<()>>,
+    /// Fires when a unit was paired.
+    paired: watch::Sender<()>,
     state: Mutex<State>,
 }
 
@@ -107,6 +111,8 @@ impl Pairing {
             unit_name: unit_name.to_owned(),
             directory: directory.to_owned(),
             turn: Mutex::default(),
+            noting: Arc::default(),
+            paired: watch::Sender::new(()),
             state: Mutex::new(state),
         };
         pairing.renew_if_all_know()?;
@@ -138,12 +144,18 @@ impl Pairing {
             at.map(|at| peers.remove(at))
                 .ok_or_else(|| PairingError::Unknown(name.to_owned()))
         })?;
-        let notice = self.state.lock().notices.remove(&gone.unit);
+        let notice = {
+            let mut state = self.state.lock();
+            state.invitations.revoke(gone.unit);
+            state.notices.remove(&gone.unit)
+        };
         if let Some(notice) = notice {
             notice.send_replace(Notice::Revoked);
         }
         // The one that was waited for may be gone.
-        self.renew_if_all_know()?;
+        if let Err(error) = self.renew_if_all_know() {
+            tracing::error!("the next key could not be put into use: {error}");
+        }
         Ok(gone)
     }
 
@@ -162,10 +174,16 @@ impl Pairing {
     }
 
     /// Who has this key, and how they are given notice.
-    fn recognise(&self, key: Fingerprint) -> Option<(Peer, watch::Receiver<Notice>)> {
+    ///
+    /// It was shown a certificate that may have been replaced meanwhile, when nobody could give it notice yet.
+    fn recognise(&self, key: Fingerprint, certificate: u64) -> Option<(Peer, watch::Receiver<Notice>)> {
         let mut state = self.state.lock();
         let peer = state.peers.iter().find(|peer| peer.has(key)).cloned()?;
-        let notices = state.notices_for(peer.unit);
+        let notices = if certificate == state.generation {
+            state.notices_for(peer.unit)
+        } else {
+            watch::channel(Notice::Renewed).1
+        };
         Some((peer, notices))
     }
 

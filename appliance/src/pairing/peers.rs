@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 const FILE: &str = "paired-units.toml";
-const HEADER: &str = "# Units this one is paired with. Written by farside; see 'farside pair list'.\n";
+const HEADER: &str = "# Units this one is paired with. Written by farside, also over changes made by hand; see 'farside pair list'.\n";
 
 /// A unit that is paired with this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,8 @@ impl Peers {
     }
 
     pub(super) fn read(&self) -> Result<Vec<Peer>, PairingError> {
-        if !self.0.exists() {
+        let there = self.0.try_exists();
+        if !there.map_err(|error| PairingError::file(&self.0, "read", &error))? {
             return Ok(Vec::new());
         }
         let text = read_text(&self.0)?;
@@ -99,6 +100,7 @@ pub fn parse(text: &str) -> Result<Vec<Peer>, String> {
 
 /// Puts a unit among the peers, or what is new about it; says what it is there.
 pub(super) fn admit(peers: &mut Vec<Peer>, mut new: Peer) -> Result<Peer, PairingError> {
+    refuse_key_of_another(peers, new.unit, new.key)?;
     // At one address there is one unit: the one that was found there last.
     for other in peers.iter_mut().filter(|other| other.unit != new.unit) {
         other
@@ -126,6 +128,19 @@ pub(super) fn admit(peers: &mut Vec<Peer>, mut new: Peer) -> Result<Peer, Pairin
     }
     peers.push(new.clone());
     Ok(new)
+}
+
+/// A key is of one unit, or that unit could be kept out, or be taken for another.
+pub(super) fn refuse_key_of_another(
+    peers: &[Peer],
+    unit: Uuid,
+    key: Fingerprint,
+) -> Result<(), PairingError> {
+    let mut others = peers.iter().filter(|peer| peer.unit != unit);
+    match others.find(|peer| peer.has(key)) {
+        Some(other) => Err(PairingError::KeyOfAnother(other.name.clone())),
+        None => Ok(()),
+    }
 }
 
 const NAME_BYTES: usize = farside_protocol::journal::limits::NAME_BYTES;

@@ -87,6 +87,8 @@ impl Pairing {
         state.server = server;
         state.generation += 1;
         state.told.clear();
+        // A peer takes the old key until it has seen the new one.
+        notify_all(&mut state);
         Ok(())
     }
 }

@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+mod hardship;
+
 struct Unit {
     directory: TempDir,
     pairing: Arc<Pairing>,
@@ -118,14 +120,17 @@ async fn link(
     tokio::join!(dial, at.open(host))
 }
 
-/// One byte each way.
+/// A word each way; back comes the beginning of a welcome.
 async fn talk(here: &mut Link, there: &mut Visitor) {
     here.write.write_all(b"1").await.unwrap();
     here.write.flush().await.unwrap();
     assert_eq!(there.read.read_u8().await.unwrap(), b'1');
-    there.write.write_all(b"2").await.unwrap();
+    let welcome = b"FSLK\x02 and so on";
+    there.write.write_all(welcome).await.unwrap();
     there.write.flush().await.unwrap();
-    assert_eq!(here.read.read_u8().await.unwrap(), b'2');
+    for byte in welcome {
+        assert_eq!(here.read.read_u8().await.unwrap(), *byte);
+    }
 }
 
 fn refused(result: Result<Visitor, SessionError>) -> String {

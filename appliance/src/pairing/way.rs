@@ -3,8 +3,9 @@
 use super::Pairing;
 use super::error::PairingError;
 use super::key::Shown;
-use super::peers::Peer;
+use super::peers::{Peer, refuse_key_of_another};
 use super::tls::{self, Meant, Who};
+use farside_protocol::link::FrameKind;
 use farside_remote::Notice;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -17,6 +18,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use uuid::Uuid;
+
+/// Where in a frame its kind is said.
+const KIND_AT: usize = 4;
 
 /// How a remote is reached.
 #[derive(Debug)]
@@ -93,6 +97,18 @@ impl Pairing {
     }
 }
 
+impl Pairing {
+    /// Resolves when a unit is paired that a remote is to be reached as: then a link without encryption has to end.
+    pub async fn until_paired(&self, address: &str, named: Option<&str>) {
+        let mut paired = self.paired.subscribe();
+        while !matches!(self.way_to(address, named), Ok(Way::Paired(_))) {
+            if paired.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
 impl PairedWay {
     /// Proves who this unit is over `socket`, and that the other end is the one meant.
     ///
@@ -122,6 +138,7 @@ impl PairedWay {
             read: Box::new(Heard {
                 inner: read,
                 told: Some((Arc::clone(pairing), self.peer.unit, self.generation)),
+                before: 0,
             }),
             write: Box::new(write),
             peer: self.peer.name,
@@ -130,10 +147,12 @@ impl PairedWay {
     }
 }
 
-/// Tells with the first byte that the other side has taken this unit's certificate: it says nothing before.
+/// Tells with the first frame, if it is a welcome, that the other side has taken this unit's certificate, and has noted what it says.
 struct Heard<R> {
     inner: R,
     told: Option<(Arc<Pairing>, Uuid, u64)>,
+    /// Bytes before those that were read last.
+    before: usize,
 }
 
 impl<R: AsyncRead + Unpin> AsyncRead for Heard<R> {
@@ -142,13 +161,19 @@ impl<R: AsyncRead + Unpin> AsyncRead for Heard<R> {
         context: &mut Context<'_>,
         to: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = to.filled().len();
+        let filled = to.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(context, to))?;
-        if to.filled().len() > before
-            && let Some((pairing, unit, generation)) = self.told.take()
-        {
-            pairing.told(unit, generation);
+        let new = to.filled().get(filled..).unwrap_or_default();
+        if self.told.is_some() && self.before + new.len() > KIND_AT {
+            let kind = KIND_AT.checked_sub(self.before).and_then(|at| new.get(at));
+            let told = self.told.take();
+            if let Some((pairing, unit, generation)) =
+                told.filter(|_| kind == Some(&FrameKind::Welcome.code()))
+            {
+                pairing.told(unit, generation);
+            }
         }
+        self.before += new.len();
         Poll::Ready(Ok(()))
     }
 }
@@ -163,12 +188,20 @@ impl Pairing {
         if !self.state.lock().peers.iter().any(is_news) {
             return Ok(());
         }
-        let pairing = Arc::clone(self);
+        let (pairing, noting) = (Arc::clone(self), Arc::clone(&self.noting).lock_owned().await);
         let noted = tokio::task::spawn_blocking(move || {
+            let _noting = noting;
             pairing.change(|peers| {
+                if let Some(next) = shown.next {
+                    refuse_key_of_another(peers, unit, next)?;
+                }
                 if let Some(peer) = peers.iter_mut().find(|peer| is_news(peer)) {
+                    // It was looked up before, and may have been replaced since.
+                    if !peer.has(shown.key) {
+                        return Err(PairingError::Changed);
+                    }
                     tracing::info!(peer = peer.name, key = %shown.key, next = ?shown.next, "the unit shows another key");
-                    // Only a key that was known: it was looked up before. The one before it is not taken any more.
+                    // The key before this one is not taken any more.
                     (peer.key, peer.next_key) = (shown.key, shown.next);
                 }
                 Ok(())

@@ -117,6 +117,8 @@ fn control_error(error: PairingError) -> ControlError {
         PairingError::Unknown(_) => ErrorCode::NotFound,
         PairingError::Token(_) => ErrorCode::BadRequest,
         PairingError::OtherKey { .. }
+        | PairingError::KeyOfAnother(_)
+        | PairingError::Changed
         | PairingError::Itself
         | PairingError::Refused(_)
         | PairingError::Renewing(_) => ErrorCode::Conflict,

@@ -42,6 +42,42 @@ fn a_new_remote_becomes_equal_under_live_writes() {
 }
 
 #[test]
+fn a_link_that_is_held_sends_nothing_and_begins_no_copy() {
+    for seed in 1..40 {
+        let mut world = prepared(seed, 20);
+        world.connect();
+        world.hold(true);
+        for _ in 0..400 {
+            world.step(true);
+            sound(&world);
+        }
+        {
+            let inner = world.replica.inner();
+            assert_eq!((inner.begun, inner.appends), (0, 0), "seed {seed}");
+        }
+        world.hold(false);
+        for _ in 0..200 {
+            world.step(true);
+        }
+        // In the middle of the copy, or after it.
+        world.hold(true);
+        for _ in 0..400 {
+            world.step(false);
+        }
+        let before = world.replica.inner().appends;
+        for _ in 0..300 {
+            world.step(true);
+            sound(&world);
+        }
+        assert_eq!(world.replica.inner().appends, before, "seed {seed}");
+        world.hold(false);
+        world.run_to_the_end();
+        sound(&world);
+        assert_eq!(world.replica.inner().begun, 1, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_cut_after_any_frame_loses_and_repeats_nothing() {
     let frames = {
         let mut world = prepared(5, 12);

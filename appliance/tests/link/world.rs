@@ -120,6 +120,14 @@ impl World {
         self.input(Input::Connected(Box::new(hello)));
     }
 
+    /// Whether the sender may send for now.
+    pub(crate) fn hold(&mut self, held: bool) {
+        if let Some(session) = &mut self.session {
+            session.core.hold(held);
+        }
+        self.input(Input::Tick);
+    }
+
     pub(crate) fn input(&mut self, input: Input) {
         let now_ms = self.now_ms;
         let Some(session) = self.session.as_mut().filter(|session| session.closed.is_none()) else {

@@ -80,7 +80,7 @@ pub struct PlainDoor {
 
 impl Door for PlainDoor {
     fn open(&self, socket: TcpStream, address: SocketAddr) -> Answer<'_> {
-        let allowed = self.beyond_loopback || address.ip().is_loopback();
+        let allowed = self.beyond_loopback || address.ip().to_canonical().is_loopback();
         Box::pin(async move {
             let visitor = Visitor::unknown(socket);
             if allowed {

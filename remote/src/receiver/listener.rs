@@ -108,7 +108,7 @@ impl<P: Replicas> Receiver<P> {
                 sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
                 continue;
             };
-            let place = places.enter();
+            let place = places.enter(address.ip());
             let (shared, log, door) = (Arc::clone(&self.shared), Arc::clone(&log), Arc::clone(&door));
             sessions.spawn(async move {
                 let error = connection(&shared, (socket, address), place, &*door).await;

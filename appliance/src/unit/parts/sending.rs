@@ -76,7 +76,7 @@ impl Links {
             let journaled = self.disk.store().points().journaled.record;
             let behind = self.links.lock().values().any(|link| {
                 let status = link.status();
-                status.state == LinkState::Streaming && status.applied_record < journaled
+                status.state == LinkState::Streaming && !status.is_held && status.applied_record < journaled
             });
             if !behind {
                 return;

@@ -1,0 +1,114 @@
+//! What a session does next: one thing is read and one is sent at a time.
+
+use super::SessionCore;
+use crate::link::events::{Effect, Outgoing, Stage};
+use crate::link::limits::{BATCH_BYTES, COPY_PIECE_BYTES, MAX_UNACKED, VERIFY_LEAD_RECORDS};
+use crate::link::source::WantedChunks;
+use farside_protocol::link::{CopyEnd, Message};
+
+impl SessionCore {
+    pub(super) fn pump(&mut self, effects: &mut Vec<Effect>) {
+        match self.verifying.ask(self.sent.record) {
+            Some(Ok((question, digests))) => {
+                self.pace.sent(u64::try_from(digests.len()).unwrap_or(u64::MAX));
+                self.outbox.push_back(Outgoing::Verify(question, digests));
+            }
+            Some(Err(changed)) => effects.push(Effect::Judged(changed)),
+            None => {}
+        }
+        if self.copy_waits
+            && !self.held
+            && let Some(welcome) = &self.welcome
+        {
+            // Looked for anew: much may have changed since.
+            self.copy_waits = false;
+            self.reading = true;
+            effects.push(Effect::Locate(welcome.received.record));
+        }
+        if !self.writing
+            && let Some(next) = self.outbox.pop_front()
+        {
+            self.writing = true;
+            effects.push(Effect::Send(next));
+        }
+        let busy = self.reading || self.writing || !self.outbox.is_empty();
+        let window_open = self.in_flight_bytes < self.limits.window_bytes;
+        let may_send =
+            matches!(self.stage, Stage::Copying | Stage::Streaming) && self.pace.may_send(self.now_ms);
+        if busy || !window_open || !may_send || self.held {
+            return;
+        }
+        let others_wait = self.next_chunks().is_some();
+        // The remote receives nothing while it brings the rest into its image.
+        let is_close = self.sent.record.saturating_sub(self.progress.applied) <= VERIFY_LEAD_RECORDS;
+        let piece = if is_close {
+            self.verifying.begin(self.now_ms, others_wait)
+        } else {
+            None
+        };
+        if let Some(piece) = piece {
+            self.reading = true;
+            effects.push(Effect::Digest(piece));
+            return;
+        }
+        let next = if self.chunks_next {
+            self.next_chunks().or_else(|| self.next_copy())
+        } else {
+            self.next_copy().or_else(|| self.next_chunks())
+        };
+        match next {
+            Some(Effect::Send(end)) => {
+                self.writing = true;
+                effects.push(Effect::Send(end));
+            }
+            Some(read) => {
+                // Chunks and copy take turns, so that neither waits for the end of the other.
+                self.chunks_next = matches!(read, Effect::ReadImage { .. });
+                self.reading = true;
+                effects.push(read);
+            }
+            None => {}
+        }
+    }
+
+    fn next_chunks(&self) -> Option<Effect> {
+        let limit = self.chunk_limit();
+        let up_to = self
+            .verifying
+            .limit()
+            .filter(|point| point.sequence < limit.sequence)
+            .unwrap_or(limit);
+        if up_to.sequence <= self.sent.sequence || self.unacked.len() >= MAX_UNACKED {
+            return None;
+        }
+        let room = self.limits.window_bytes.saturating_sub(self.in_flight_bytes);
+        Some(Effect::ReadChunks(WantedChunks {
+            from: self.sent,
+            up_to,
+            max_bytes: room.min(BATCH_BYTES).min(self.pace.most_bytes()),
+            watched: self.verifying.watched(),
+        }))
+    }
+
+    fn next_copy(&mut self) -> Option<Effect> {
+        let copying = self.copying.as_mut().filter(|copying| !copying.end_sent)?;
+        let left = self.limits.volume_bytes.saturating_sub(copying.sent_offset);
+        if left == 0 {
+            copying.end_sent = true;
+            return Some(Effect::Send(Outgoing::Message(Message::CopyEnd(CopyEnd {
+                // The image may hold parts of any durable record, so only the newest durable one is safe.
+                consistent_from: self.points.durable.record,
+                volume_bytes: self.limits.volume_bytes,
+            }))));
+        }
+        // After a crash the image may still be behind what the remote has: older bytes must not follow newer.
+        if self.points.image.record < self.sent.record || !copying.has_room() {
+            return None;
+        }
+        Some(Effect::ReadImage {
+            offset: copying.sent_offset,
+            max_bytes: u32::try_from(left.min(self.pace.most_bytes()))
+                .map_or(COPY_PIECE_BYTES, |left| left.min(COPY_PIECE_BYTES)),
+        })
+    }
+}
