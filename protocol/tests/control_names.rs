@@ -46,6 +46,7 @@ fn remote() -> RemoteStatus {
             bytes_per_second: 3,
         }),
         dirty_bytes: 8192,
+        history_room_bytes: Some(4096),
         forecast: Some(Forecast {
             write_bytes_per_second: 5,
             confirm_bytes_per_second: 6,

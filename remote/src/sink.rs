@@ -24,6 +24,8 @@ pub struct SinkState {
     pub copy_offset: u64,
     /// The replica is consistent once this record is applied.
     pub consistent_from: u64,
+    /// What its history can keep of what is overwritten; 0 if it keeps none.
+    pub history_bytes: u64,
 }
 
 /// Why a sink could not do what it was told. Either is final for the session.

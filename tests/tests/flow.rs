@@ -2,10 +2,11 @@
 
 use anyhow::{Result, ensure};
 use farside_tests::clock::{Seen, wait_until};
+use farside_tests::nbd::{Endpoint, NbdClient};
 use farside_tests::proxy::Way;
 use farside_tests::status::{number, text};
-use farside_tests::units::{Sizes, TwoUnits, VOLUME};
-use farside_tests::{BlockClient as _, Random, images, limits, promise};
+use farside_tests::units::{Sizes, TwoUnits, VOLUME, configured, local_unit, unit_toml, volume_toml};
+use farside_tests::{BlockClient as _, Random, images, limits, ports, promise};
 
 const SIZES: Sizes = Sizes {
     disk_mib: 64,
@@ -338,6 +339,43 @@ fn outside_of_its_windows_a_remote_is_sent_nothing_and_the_host_notices_nothing(
             "{}",
             refused.output()
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn the_operator_is_told_before_a_copy_that_the_history_has_no_room_for_it() {
+    promise(|world| {
+        let (nbd, link) = (ports::free_address()?, ports::free_address()?);
+        let (here, there) = (world.file("here"), world.file("there"));
+        let far = format!("[link]\nlisten = [\"{link}\"]\nhistory_size = \"4M\"\n");
+        let far = configured(world, "there", &there, &(unit_toml("there", &there) + &far))?;
+        let near = local_unit(world, "here", &here, nbd, &volume_toml(SIZES, link))?;
+        far.start()?;
+        near.start()?;
+        near.wait_remote_state("streaming", limits::CATCH_UP)?;
+        near.command(&["journal", "stop-queue"])?.success()?;
+        wait_until("the remote to be let go", limits::CATCH_UP, || {
+            let remote = near.status()?.remote(VOLUME)?.clone();
+            Ok(Seen::when(remote["state"] == "held", || remote.to_string()))
+        })?;
+        let mut host = NbdClient::connect(&Endpoint::Tcp(nbd), VOLUME)?;
+        let mut random = Random::new(world.seed());
+        for number in 0..20 {
+            host.write(number << 20, &random.bytes(1 << 20))?;
+        }
+        host.flush()?;
+        let remote = near.status()?.remote(VOLUME)?.clone();
+        let (room, dirty) = (
+            number(&remote, &["history_room_bytes"])?,
+            number(&remote, &["dirty_bytes"])?,
+        );
+        ensure!(room > 2 << 20 && room <= 4 << 20 && dirty >= 20 << 20, "{remote}");
+        near.command(&["journal", "start-queue"])?.success()?;
+        near.wait_applied()?;
+        let log = near.process()?.log_text();
+        ensure!(log.contains("has room for"), "{log}");
+        host.disconnect()?;
         Ok(())
     });
 }

@@ -2,7 +2,8 @@
 
 use crate::limits::PAGE_REFRESH_SECONDS;
 use farside_protocol::control::{
-    CopyProgress, RemoteState, RemoteStatus, ReplicaStatus, Status, VersionInfo, VolumeStatus, human_bytes,
+    CopyProgress, RemoteState, RemoteStatus, ReplicaStatus, Status, VersionInfo, VolumeStatus, copy_risk,
+    human_bytes,
 };
 use std::fmt::Write;
 
@@ -147,6 +148,10 @@ fn remote_block(out: &mut String, remote: &RemoteStatus) {
         ),
     );
     problem(out, remote.detail.as_deref());
+    if remote.state == RemoteState::NeedsCopy {
+        let room = remote.history_room_bytes.unwrap_or(u64::MAX);
+        problem(out, copy_risk(remote.dirty_bytes, room).as_deref());
+    }
     out.push_str("<dl>");
     let lag = &remote.lag;
     pair(

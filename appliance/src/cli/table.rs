@@ -1,8 +1,8 @@
 //! The status for people: a few lines per volume, remote and replica.
 
 use farside_protocol::control::{
-    CopyProgress, HistorySummary, RemoteState, RemoteStatus, ReplicaStatus, Status, VolumeStatus, counted,
-    human_bytes,
+    CopyProgress, HistorySummary, RemoteState, RemoteStatus, ReplicaStatus, Status, VolumeStatus, copy_risk,
+    counted, human_bytes,
 };
 use std::fmt::Write;
 
@@ -137,6 +137,12 @@ fn draw_remote(out: &mut String, remote: &RemoteStatus, style: Style) {
         remote.sent, remote.received, remote.applied
     );
     row(out, "  records", &text);
+    // Before a copy begins, while something can be done about it.
+    if remote.state == RemoteState::NeedsCopy
+        && let Some(risk) = copy_risk(remote.dirty_bytes, remote.history_room_bytes.unwrap_or(u64::MAX))
+    {
+        row(out, "  warning", &risk);
+    }
     row(out, "  behind", &remote.likely_behind);
     if let Some(forecast) = &remote.forecast {
         row(out, "  forecast", &forecast.text());

@@ -210,6 +210,7 @@ mod tests {
             likely_behind: String::new(),
             copy: None,
             dirty_bytes: 0,
+            history_room_bytes: None,
             forecast: None,
         }];
         volume

@@ -236,6 +236,7 @@ mod tests {
             Where::InsideChunk => local.located = Located::default(),
         }
         let welcome = Welcome {
+            history_mib: 0,
             version: 2,
             copy,
             copy_id,

@@ -45,6 +45,8 @@ pub struct LinkStatus {
     pub paired_with: Option<String>,
     /// Nothing is sent for now: it is outside of its send windows.
     pub is_held: bool,
+    /// What the remote's history can keep of what a copy overwrites, as it said last.
+    pub history_room: Option<u64>,
     /// Last record sent, or known to have been; `applied <= received <= sent` at any time.
     pub sent_record: u64,
     /// Last record the remote holds durably.

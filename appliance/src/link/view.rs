@@ -8,7 +8,8 @@ use super::limits::STABLE_SESSION_MS;
 use super::session::SessionSetup;
 use super::source::Source;
 use super::status::{Compressed, CopyProgress, LinkState, LinkStatus};
-use farside_protocol::journal::ChainPoint;
+use farside_protocol::control::copy_risk;
+use farside_protocol::journal::{ChainPoint, CopyState};
 use tokio::time::Instant;
 
 /// Puts what the core knows into the status.
@@ -25,6 +26,8 @@ pub(super) struct View<'a, S> {
     copying: bool,
     /// Why nothing is sent for now.
     closed: Option<String>,
+    /// What the copy under way means for what the remote had before.
+    risk: Option<String>,
 }
 
 impl<'a, S: Source> View<'a, S> {
@@ -39,6 +42,7 @@ impl<'a, S: Source> View<'a, S> {
             streamed: false,
             copying: false,
             closed: None,
+            risk: None,
         }
     }
 
@@ -76,7 +80,7 @@ impl<'a, S: Source> View<'a, S> {
         let has_positions = self.streamed || self.copying;
         let before = &self.before;
         let reason = self.copy_reason(core);
-        let closed = self.closed.clone();
+        let (closed, risk) = (self.closed.clone(), self.risk.clone());
         self.setup.status.update(|status| {
             status.is_held = closed.is_some();
             match core.stage() {
@@ -85,8 +89,9 @@ impl<'a, S: Source> View<'a, S> {
                 Stage::Streaming => status.state = LinkState::Streaming,
                 Stage::Closed => {}
             }
-            status.detail = closed.unwrap_or_else(|| detail(core, reason));
+            status.detail = closed.unwrap_or_else(|| detail(core, reason, risk.as_deref()));
             if let Some(peer) = core.peer() {
+                status.history_room = Some(u64::from(peer.history_mib) << 20);
                 status.peer_name.get_or_insert_with(|| peer.unit_name.clone());
             }
             if matches!(core.stage(), Stage::Copying | Stage::Streaming) {
@@ -125,6 +130,12 @@ impl<'a, S: Source> View<'a, S> {
         reason
     }
 
+    /// What the copy that begins now means for what the remote had before.
+    fn copy_risk(&self, core: &SessionCore) -> Option<String> {
+        let peer = core.peer().filter(|peer| peer.copy == CopyState::Complete)?;
+        copy_risk(self.setup.source.copy_bytes(0), u64::from(peer.history_mib) << 20)
+    }
+
     /// Says in the log when a copy begins, goes on, and is complete.
     fn log_copy(&mut self, core: &SessionCore) {
         let was_copying = self.copying;
@@ -151,6 +162,10 @@ impl<'a, S: Source> View<'a, S> {
             }
             Some(why) => tracing::info!(volume, remote, bytes, why, "full copy begins"),
             None => tracing::info!(volume, remote, bytes, continued_at, "interrupted copy goes on"),
+        }
+        self.risk = self.copy_risk(core);
+        if let Some(risk) = &self.risk {
+            tracing::warn!(volume, remote, "{risk}");
         }
         self.setup
             .status
@@ -192,20 +207,18 @@ impl<'a, S: Source> View<'a, S> {
     }
 }
 
-fn detail(core: &SessionCore, copy_reason: Option<&str>) -> String {
+fn detail(core: &SessionCore, copy_reason: Option<&str>, risk: Option<&str>) -> String {
     match core.stage() {
         Stage::Greeting => "waiting for the remote's answer".into(),
         Stage::Preparing => "comparing positions".into(),
-        Stage::Copying => copy_reason.map_or_else(
-            || "continuing a copy".into(),
-            |reason| {
-                if core.progress().resync {
-                    format!("resync of what changed: {reason}")
-                } else {
-                    format!("full copy: {reason}")
-                }
-            },
-        ),
+        Stage::Copying => {
+            let what = match copy_reason {
+                None => "continuing a copy".to_owned(),
+                Some(reason) if core.progress().resync => format!("resync of what changed: {reason}"),
+                Some(reason) => format!("full copy: {reason}"),
+            };
+            risk.map_or_else(|| what.clone(), |risk| format!("{what}; {risk}"))
+        }
         Stage::Streaming | Stage::Closed => String::new(),
     }
 }

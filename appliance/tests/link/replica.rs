@@ -221,6 +221,7 @@ impl Sink for Replica {
     fn state(&self) -> SinkState {
         let inner = self.inner();
         SinkState {
+            history_bytes: 0,
             copy: inner.copy,
             copy_id: inner.copy_id,
             received: inner.received,

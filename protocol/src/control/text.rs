@@ -30,6 +30,26 @@ pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{plural}")
 }
 
+/// What a copy of so many bytes means for the last consistent state of a remote whose history has this room. `None`: that
+/// state stays viewable throughout.
+pub fn copy_risk(copy_bytes: u64, room_bytes: u64) -> Option<String> {
+    if copy_bytes <= room_bytes {
+        return None;
+    }
+    if room_bytes == 0 {
+        return Some(
+            "the remote keeps no history, so it has no consistent state until the copy is complete"
+                .to_owned(),
+        );
+    }
+    Some(format!(
+        "the remote's history has room for {} of the {} to be copied, so its last consistent state may not stay viewable \
+         until the copy is complete",
+        human_bytes(room_bytes),
+        human_bytes(copy_bytes)
+    ))
+}
+
 /// How likely it is that a remote is behind, in words.
 ///
 /// `connected` is whether the link is up, so that `lag` is known and not a memory; `clean_start` is whether
@@ -54,6 +74,17 @@ pub fn likely_behind(connected: bool, clean_start: bool, lag: &Lag) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_that_the_history_cannot_hold_is_told_of() {
+        assert_eq!(copy_risk(5, 5), None);
+        assert!(copy_risk(5, 0).unwrap().contains("keeps no history"));
+        assert!(
+            copy_risk(2 << 30, 1 << 30)
+                .unwrap()
+                .contains("1.00 GiB of the 2.00 GiB")
+        );
+    }
 
     #[test]
     fn sizes_read_the_way_people_write_them() {

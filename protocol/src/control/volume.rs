@@ -261,6 +261,9 @@ pub struct RemoteStatus {
     pub copy: Option<CopyProgress>,
     /// What a copy would have to send, from the dirty-block map.
     pub dirty_bytes: u64,
+    /// What the remote's history can keep of what a copy overwrites, as it said last; absent before the first contact.
+    #[serde(default)]
+    pub history_room_bytes: Option<u64>,
     /// What becomes of the journal and the remote as things go; absent while the journal keeps nothing for it.
     #[serde(default)]
     pub forecast: Option<Forecast>,

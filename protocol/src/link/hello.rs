@@ -119,6 +119,8 @@ pub struct Welcome {
     pub consistent_from: u64,
     /// Name of the receiving unit.
     pub unit_name: String,
+    /// MiB that its history can keep of what is overwritten; 0 if it keeps none.
+    pub history_mib: u32,
 }
 
 impl Welcome {
@@ -135,6 +137,7 @@ impl Welcome {
             .u64(self.copy_offset)
             .u64(self.consistent_from);
         put_name(&mut to, &self.unit_name);
+        to.u32(self.history_mib);
         head
     }
 
@@ -154,8 +157,9 @@ impl Welcome {
             copy_offset: from.u64()?,
             consistent_from: from.u64()?,
             unit_name: take_name(&mut from)?,
+            history_mib: from.u32()?,
         };
-        take_zeroes(&mut from, 7)?;
+        take_zeroes(&mut from, 3)?;
         if welcome.applied > welcome.received.record {
             return Err(LinkError::Field("positions"));
         }

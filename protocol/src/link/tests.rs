@@ -58,6 +58,7 @@ fn frames() -> Vec<Vec<u8>> {
         copy_offset: 4096,
         consistent_from: 12,
         unit_name: "remote".into(),
+        history_mib: 0x0102_0304,
     };
     let ack = Ack {
         received: point(9),

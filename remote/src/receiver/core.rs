@@ -108,6 +108,7 @@ pub fn welcome(version: u16, hello: &Hello, state: &SinkState, unit: Uuid, unit_
         copy_offset: state.copy_offset,
         consistent_from: state.consistent_from,
         unit_name: unit_name.to_owned(),
+        history_mib: u32::try_from(state.history_bytes >> 20).unwrap_or(u32::MAX),
     }
 }
 

@@ -43,6 +43,7 @@ fn base() -> ChainPoint {
 
 fn core(copy: CopyState) -> ReceiverCore {
     let state = SinkState {
+        history_bytes: 5 << 20,
         copy_id: 0,
         copy,
         received: base(),
@@ -231,6 +232,7 @@ fn a_complete_replica_that_is_newer_than_its_sender_is_not_reset() {
             applied: 10,
             copy_offset: 0,
             consistent_from: 0,
+            history_bytes: 0,
         },
     );
     assert_eq!(

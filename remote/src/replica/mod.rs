@@ -178,6 +178,10 @@ impl Sink for Replica {
             } else {
                 copy.consistent_from
             },
+            history_bytes: self
+                .store
+                .history()
+                .map_or(0, |history| history.state().ring_bytes),
         }
     }
 

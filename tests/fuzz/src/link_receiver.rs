@@ -111,6 +111,7 @@ fn beginning(draw: &mut Draw<'_>) -> (Hello, SinkState) {
         applied: received.record.min(draw.near(10)),
         copy_offset: draw.below(17) * 4096,
         consistent_from: 0,
+        history_bytes: 0,
     };
     (hello, state)
 }

@@ -299,6 +299,7 @@ impl World {
         let received = self.named(draw);
         let how = draw.u8();
         let welcome = Welcome {
+            history_mib: 0,
             version: if how & 0xE0 == 0xE0 { draw.u16() } else { 2 },
             copy: copy_state(draw),
             copy_id: u32::from(draw.u8() & 1),

@@ -66,6 +66,8 @@ impl Link {
 pub(super) struct Links {
     pub(super) disk: Arc<Disk>,
     pub(super) links: Mutex<BTreeMap<String, Link>>,
+    /// What the histories of remotes can keep, as they said last: known also while nothing is sent to them.
+    pub(super) rooms: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Links {
@@ -105,6 +107,7 @@ impl Links {
             .get_mut(&remote)
             .and_then(|link| link.sender.take());
         if let Some(sender) = sender {
+            self.keep_room(&remote, &sender);
             sender.stop().await;
         }
         let (name, volume) = (remote.clone(), store.name().to_owned());
@@ -112,6 +115,13 @@ impl Links {
             Ok(Ok(())) => tracing::info!(volume, remote, "nothing is queued for it any more, as was told"),
             Ok(Err(error)) => tracing::error!(volume, remote, "not let go: {error}"),
             Err(error) => tracing::error!(volume, remote, "not let go: {error}"),
+        }
+    }
+
+    /// A sender ends; what it knew of the remote's history is kept.
+    pub(super) fn keep_room(&self, remote: &str, sender: &Sender) {
+        if let Some(room) = sender.status().history_room {
+            self.rooms.lock().insert(remote.to_owned(), room);
         }
     }
 

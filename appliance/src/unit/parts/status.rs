@@ -85,7 +85,12 @@ pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u3
         .links
         .lock()
         .iter()
-        .map(|(name, link)| remote_status(&served.volume, name, link))
+        .map(|(name, link)| {
+            let mut status = remote_status(&served.volume, name, link);
+            let kept = || served.links.rooms.lock().get(name).copied();
+            status.history_room_bytes = status.history_room_bytes.or_else(kept);
+            status
+        })
         .collect();
     let durable = points.durable.record;
     let sent = remotes
@@ -224,6 +229,7 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
             bytes_per_second: copy.rate_bytes_per_s,
         }),
         dirty_bytes: view.map_or(0, |view| view.dirty_bytes),
+        history_room_bytes: status.history_room,
         forecast: link.trends.forecast(volume, name, is_connected(&status)),
     }
 }

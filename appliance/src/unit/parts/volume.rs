@@ -85,6 +85,7 @@ impl Volume {
         let links = Arc::new(Links {
             disk: disk.clone(),
             links: Mutex::default(),
+            rooms: Mutex::default(),
         });
         let unit = &parts.surroundings;
         Ok(Self {
@@ -190,6 +191,7 @@ impl Volume {
     pub(crate) async fn pause_remote(&self, name: &str) {
         let link = self.served.links.links.lock().remove(name);
         if let Some(sender) = link.and_then(|mut link| link.sender.take()) {
+            self.served.links.keep_room(name, &sender);
             sender.stop().await;
         }
     }
