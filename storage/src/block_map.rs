@@ -1,6 +1,6 @@
 //! The dirty-block map of a consumer that was cut loose: which blocks changed since it last followed.
 //!
-//! Bits are only ever added until the consumer has a full copy again, so the map on disk may lag behind but
+//! Bits are only ever added until the consumer is a state of the volume again, so the map on disk may lag behind but
 //! never lies: it is synced before the journal gives up the records it stands for.
 
 use crate::device::Device;

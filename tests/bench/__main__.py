@@ -22,6 +22,7 @@ import compare
 import drbd
 import farside
 import fio
+import goodput
 import iscsi
 import memory
 import recovery
@@ -34,6 +35,7 @@ DEFAULT_SERVERS = [name for name in SERVERS if name != servers.NbdkitAgain.name]
 SCENARIOS = {
     sustained.NAME: (sustained.run, sustained.ABOUT),
     catch_up.NAME: (catch_up.run, catch_up.ABOUT),
+    goodput.NAME: (goodput.run, goodput.ABOUT),
     checkpoints.NAME: (checkpoints.run, checkpoints.ABOUT),
     iscsi.NAME: (iscsi.run, iscsi.ABOUT),
     drbd.NAME: (drbd.run, drbd.ABOUT),

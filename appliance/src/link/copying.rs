@@ -1,4 +1,4 @@
-//! Progress of a full copy: how far the image was sent, how far that is confirmed.
+//! Progress of a copy: how far the image was sent, how far that is confirmed.
 
 use super::limits::MAX_UNACKED;
 use std::collections::VecDeque;

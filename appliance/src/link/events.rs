@@ -113,7 +113,7 @@ pub enum Stage {
     Greeting,
     /// The point the remote named is being looked for, or a copy is being registered.
     Preparing,
-    /// A full copy, with chunks in between.
+    /// A copy, with chunks in between.
     Copying,
     /// Chunks only.
     Streaming,

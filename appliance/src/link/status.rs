@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// What a link is doing: the same words as in the status of the unit.
 pub use farside_protocol::control::RemoteState as LinkState;
 
-/// Progress of a full copy.
+/// Progress of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CopyProgress {
     /// Bytes of the image confirmed.
@@ -59,7 +59,7 @@ pub struct LinkStatus {
     pub compressed: Option<Compressed>,
     /// Blocks of 4 KiB sent in chunks since the link was started.
     pub sent_blocks: u64,
-    /// The full copy under way.
+    /// The copy under way.
     pub copy: Option<CopyProgress>,
     /// When the remote last said where it stands, microseconds since 1970.
     pub last_ack_us: Option<u64>,

@@ -1,4 +1,4 @@
-//! Says in the log when a full copy of a replica begins, goes on, and is complete.
+//! Says in the log when a copy of a replica begins, goes on, and is complete.
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
