@@ -89,8 +89,18 @@ pub fn create_files(
     refuse_used(&files.journal, parameters.role, mode)?;
     refuse_used(&files.image, parameters.role, mode)?;
     let image_is_new = !files.image.exists();
-    let made = fill_image(&files.image, parameters, mode)
-        .and_then(|_locked| create_journal(&files.journal, parameters, now_us));
+    let image = FileDevice::new(create_file(&files.image)?, &files.image)?;
+    lock(&image)?;
+    // Whoever makes the same two files at the same time holds this lock meanwhile, and may be ready by now.
+    if refuse_used(&files.journal, parameters.role, mode).is_err() {
+        let text = "is in use: it was made just now by somebody else; try again";
+        return Err(StorageError::refused(
+            &files.journal.display().to_string(),
+            text.to_owned(),
+        ));
+    }
+    let made = fill_image(&image, &files.image, parameters, mode)
+        .and_then(|()| create_journal(&files.journal, parameters, now_us));
     if made.is_ok() {
         made_directories.keep();
     } else if image_is_new {
@@ -100,12 +110,16 @@ pub fn create_files(
 }
 
 /// The image with its size, mark and name, durable before there is a journal that needs it.
-fn fill_image(path: &Path, parameters: &StoreParameters, mode: OpenMode) -> Result<FileDevice, StorageError> {
-    let image = create_image(path, parameters.volume_bytes, mode)?;
-    mark_new(&image, parameters.volume, parameters.role)?;
+fn fill_image(
+    image: &FileDevice,
+    path: &Path,
+    parameters: &StoreParameters,
+    mode: OpenMode,
+) -> Result<(), StorageError> {
+    resize_image(image, parameters.volume_bytes, mode)?;
+    mark_new(image, parameters.volume, parameters.role)?;
     image.sync_with_attributes()?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))?;
-    Ok(image)
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
 fn check_sizes(files: &StoreFiles, parameters: &StoreParameters) -> Result<(), StorageError> {
@@ -202,9 +216,7 @@ pub(crate) fn create_file(path: &Path) -> Result<File, StorageError> {
     made.map_err(|error| StorageError::io(Operation::Open, &path.display().to_string(), 0, error))
 }
 
-fn create_image(path: &Path, bytes: u64, mode: OpenMode) -> Result<FileDevice, StorageError> {
-    let device = FileDevice::new(create_file(path)?, path)?;
-    lock(&device)?;
+fn resize_image(device: &FileDevice, bytes: u64, mode: OpenMode) -> Result<(), StorageError> {
     let name = device.name().to_owned();
     let resize = |bytes| {
         device
@@ -221,7 +233,7 @@ fn create_image(path: &Path, bytes: u64, mode: OpenMode) -> Result<FileDevice, S
         }
         Kind::BlockDevice => device.check_holds(bytes)?,
     }
-    Ok(device)
+    Ok(())
 }
 
 /// A journal file appears under its name only when it is complete.

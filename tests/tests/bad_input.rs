@@ -224,7 +224,7 @@ fn wrong_configurations(head: &str) -> Vec<(&'static str, String, usize)> {
         ("a huge size", size("99999999999T"), 3),
         ("an address that is none", listen("nbd", "nowhere"), 2),
         ("an open address", listen("nbd", "0.0.0.0:10809"), 2),
-        ("an open link", listen("link", "0.0.0.0:10900"), 2),
+        ("an open portal", listen("iscsi", "0.0.0.0:3260"), 2),
         ("two volumes of one name", format!("{volume}{volume}"), 5),
         ("a name that is a path", volume.replace("disk0", "../x"), 2),
     ];
