@@ -7,6 +7,7 @@ use farside_tests::proxy::Way;
 use farside_tests::status::{number, text};
 use farside_tests::units::{Sizes, TwoUnits, VOLUME, configured, local_unit, unit_toml, volume_toml};
 use farside_tests::{BlockClient as _, Random, images, limits, ports, promise};
+use std::path::Path;
 
 const SIZES: Sizes = Sizes {
     disk_mib: 64,
@@ -146,6 +147,15 @@ fn what_is_not_there_is_not_stopped() {
     });
 }
 
+/// A configuration is refused with these words.
+fn refused(two: &TwoUnits, file: &Path, text: &str, words: &str) -> Result<()> {
+    std::fs::write(file, text)?;
+    let file = file.display().to_string();
+    let refused = two.local.command(&["config", "check", &file])?.failure()?;
+    ensure!(refused.stderr.contains(words), "{}", refused.output());
+    Ok(())
+}
+
 #[test]
 fn a_rate_is_kept_and_changed_while_everything_goes_on() {
     promise(|world| {
@@ -191,16 +201,12 @@ fn a_rate_is_kept_and_changed_while_everything_goes_on() {
         host.flush()?;
         wait_for_config("100M")?;
         two.expect_same_on_both_sides()?;
-        std::fs::write(&file, format!("{}\nrate = \"5\"\n", text.trim_end()))?;
-        let refused = two
-            .local
-            .command(&["config", "check", &file.display().to_string()])?
-            .failure()?;
-        ensure!(
-            refused.stderr.contains("too few for a link"),
-            "{}",
-            refused.output()
-        );
+        refused(
+            &two,
+            &file,
+            &format!("{}\nrate = \"5\"\n", text.trim_end()),
+            "too few for a link",
+        )?;
         Ok(())
     });
 }
@@ -240,7 +246,10 @@ fn what_is_sent_is_compressed_as_the_operator_says_and_a_rate_counts_what_is_lef
             std::fs::write(&file, format!("{}\n{lines}", text.trim_end()))?;
             two.local.process()?.signal(rustix::process::Signal::HUP)?;
             wait_until("the link to be compressed", limits::CATCH_UP, || {
-                let remote = two.local.status()?.remote(VOLUME)?.clone();
+                // While its link is set up anew a remote is not listed.
+                let Ok(remote) = two.local.status()?.remote(VOLUME).cloned() else {
+                    return Ok(Seen::NotYet("no remote".to_owned()));
+                };
                 let found = remote["compression"]["algorithm"].as_str() == Some(algorithm);
                 Ok(Seen::when(found, || remote.to_string()))
             })?;
@@ -270,16 +279,12 @@ fn what_is_sent_is_compressed_as_the_operator_says_and_a_rate_counts_what_is_lef
         }
         host.disconnect()?;
         two.expect_same_on_both_sides()?;
-        std::fs::write(&file, format!("{}\ncompression = \"rar\"\n", text.trim_end()))?;
-        let refused = two
-            .local
-            .command(&["config", "check", &file.display().to_string()])?
-            .failure()?;
-        ensure!(
-            refused.stderr.contains("no compression 'rar'"),
-            "{}",
-            refused.output()
-        );
+        refused(
+            &two,
+            &file,
+            &format!("{}\ncompression = \"rar\"\n", text.trim_end()),
+            "no compression 'rar'",
+        )?;
         Ok(())
     });
 }
@@ -303,7 +308,10 @@ fn outside_of_its_windows_a_remote_is_sent_nothing_and_the_host_notices_nothing(
         };
         let wait_detail = |held: bool| {
             wait_until("the windows to count", limits::CATCH_UP, || {
-                let remote = two.local.status()?.remote(VOLUME)?.clone();
+                // While its link is set up anew a remote is not listed.
+                let Ok(remote) = two.local.status()?.remote(VOLUME).cloned() else {
+                    return Ok(Seen::NotYet("no remote".to_owned()));
+                };
                 let said = remote["detail"]
                     .as_str()
                     .is_some_and(|detail| detail.contains("send windows"));
@@ -326,19 +334,12 @@ fn outside_of_its_windows_a_remote_is_sent_nothing_and_the_host_notices_nothing(
         configure(&format!("\"{}\", \"{}\"", day(0), day(1)))?;
         wait_detail(false)?;
         two.expect_same_on_both_sides()?;
-        std::fs::write(
+        refused(
+            &two,
             &file,
-            format!("{}\nsend_windows = [\"Mo 7-8\"]\n", text.trim_end()),
+            &format!("{}\nsend_windows = [\"Mo 7-8\"]\n", text.trim_end()),
+            "'Mo 7-8' is no send window",
         )?;
-        let refused = two
-            .local
-            .command(&["config", "check", &file.display().to_string()])?
-            .failure()?;
-        ensure!(
-            refused.stderr.contains("'Mo 7-8' is no send window"),
-            "{}",
-            refused.output()
-        );
         Ok(())
     });
 }

@@ -60,6 +60,21 @@ pub(super) fn client(
     Ok(Arc::new(config))
 }
 
+fn only_tls13() -> Error {
+    Error::General("only TLS 1.3 is spoken here".to_owned())
+}
+
+/// Whether the other side has the key of the certificate it shows.
+fn check(
+    provider: &CryptoProvider,
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let algorithms = &provider.signature_verification_algorithms;
+    verify_tls13_signature(message, certificate, signature, algorithms)
+}
+
 /// Takes any certificate of a client whose key it has.
 #[derive(Debug)]
 struct AnyKey(Arc<CryptoProvider>);
@@ -87,7 +102,7 @@ impl ClientCertVerifier for AnyKey {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("only TLS 1.3 is spoken here".to_owned()))
+        Err(only_tls13())
     }
 
     fn verify_tls13_signature(
@@ -96,8 +111,7 @@ impl ClientCertVerifier for AnyKey {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        check(&self.0, message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -169,7 +183,7 @@ impl ServerCertVerifier for Meant {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("only TLS 1.3 is spoken here".to_owned()))
+        Err(only_tls13())
     }
 
     fn verify_tls13_signature(
@@ -178,8 +192,7 @@ impl ServerCertVerifier for Meant {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        check(&self.provider, message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

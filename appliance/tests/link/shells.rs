@@ -36,22 +36,22 @@ pub(crate) fn receiver(replicas: &Arc<OneReplica>) -> Receiver<OneReplica> {
     Receiver::new(Arc::clone(replicas), config)
 }
 
+fn run(receiver: &Arc<Receiver<OneReplica>>, listener: TcpListener) -> JoinHandle<()> {
+    let (running, door) = (
+        Arc::clone(receiver),
+        PlainDoor {
+            beyond_loopback: false,
+        },
+    );
+    tokio::spawn(async move { running.run(listener, Arc::new(door)).await })
+}
+
 pub(crate) async fn remote() -> Remote {
     let replicas = Arc::new(OneReplica::new(VOLUME_BYTES as usize));
     let receiver = Arc::new(receiver(&replicas));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let running = Arc::clone(&receiver);
-    let task = tokio::spawn(async move {
-        running
-            .run(
-                listener,
-                Arc::new(PlainDoor {
-                    beyond_loopback: false,
-                }),
-            )
-            .await
-    });
+    let task = run(&receiver, listener);
     Remote {
         receiver,
         replicas,
@@ -202,17 +202,7 @@ async fn a_remote_that_comes_back_goes_on_where_it_was_and_both_sides_say_who_th
     written(&volume, &mut random, 10);
     let listener = TcpListener::bind(remote.address).await.unwrap();
     let again = Arc::new(receiver(&remote.replicas));
-    let running = Arc::clone(&again);
-    let task = tokio::spawn(async move {
-        running
-            .run(
-                listener,
-                Arc::new(PlainDoor {
-                    beyond_loopback: false,
-                }),
-            )
-            .await
-    });
+    let task = run(&again, listener);
     remote = Remote {
         receiver: again,
         task,
