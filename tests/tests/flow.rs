@@ -246,10 +246,7 @@ fn what_is_sent_is_compressed_as_the_operator_says_and_a_rate_counts_what_is_lef
             std::fs::write(&file, format!("{}\n{lines}", text.trim_end()))?;
             two.local.process()?.signal(rustix::process::Signal::HUP)?;
             wait_until("the link to be compressed", limits::CATCH_UP, || {
-                // While its link is set up anew a remote is not listed.
-                let Ok(remote) = two.local.status()?.remote(VOLUME).cloned() else {
-                    return Ok(Seen::NotYet("no remote".to_owned()));
-                };
+                let remote = two.local.status()?.remote(VOLUME)?.clone();
                 let found = remote["compression"]["algorithm"].as_str() == Some(algorithm);
                 Ok(Seen::when(found, || remote.to_string()))
             })?;
@@ -308,10 +305,7 @@ fn outside_of_its_windows_a_remote_is_sent_nothing_and_the_host_notices_nothing(
         };
         let wait_detail = |held: bool| {
             wait_until("the windows to count", limits::CATCH_UP, || {
-                // While its link is set up anew a remote is not listed.
-                let Ok(remote) = two.local.status()?.remote(VOLUME).cloned() else {
-                    return Ok(Seen::NotYet("no remote".to_owned()));
-                };
+                let remote = two.local.status()?.remote(VOLUME)?.clone();
                 let said = remote["detail"]
                     .as_str()
                     .is_some_and(|detail| detail.contains("send windows"));

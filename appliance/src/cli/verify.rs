@@ -67,7 +67,8 @@ pub(super) async fn verify(client: &Client, args: &VerifyArgs) -> Result<(), Cli
     let stopped = |remote: &&RemoteVerify| remote.state == VerifyPhase::Stopped;
     match found.remotes.iter().find(stopped) {
         Some(remote) if !args.status => Err(CliError::failure(format!(
-            "the comparison with remote {} was stopped; begin again",
+            "the comparison with remote {} was stopped, by 'farside verify --stop' or because its link was set up anew; begin \
+             again",
             remote.remote
         ))),
         _ => Ok(()),
@@ -101,7 +102,7 @@ async fn until_the_end(
         });
         if let Some(lost) = lost {
             return Err(CliError::failure(format!(
-                "the comparison with remote {} was ended, because the link was set up anew; begin again",
+                "the comparison with remote {} was ended: the remote was taken out; begin again",
                 lost.remote
             )));
         }

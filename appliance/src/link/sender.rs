@@ -76,7 +76,6 @@ impl SenderConfig {
 #[derive(Debug)]
 pub struct Sender {
     status: Arc<StatusCell>,
-    verification: Arc<Verification>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -102,26 +101,14 @@ impl Sender {
             status: Arc::clone(&status),
             verification: Arc::clone(&config.verification),
         };
-        let verification = Arc::clone(&config.verification);
         let task = tokio::spawn(dial_for_ever(setup, config, told));
-        Self {
-            status,
-            verification,
-            stop,
-            task,
-        }
+        Self { status, stop, task }
     }
 
     /// The status now.
     #[must_use]
     pub fn status(&self) -> LinkStatus {
         self.status.snapshot()
-    }
-
-    /// What is compared with the remote.
-    #[must_use]
-    pub fn verification(&self) -> &Arc<Verification> {
-        &self.verification
     }
 
     /// Ends the link and waits until it has.

@@ -2,7 +2,7 @@
 
 use super::trend::Trends;
 use crate::config::RemoteConfig;
-use crate::link::{LinkState, LinkStatus, Sender};
+use crate::link::{LinkState, LinkStatus, Sender, Verification};
 use crate::unit::limits::{DRAIN_POLL, QUEUE_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::journal::ConsumerState;
@@ -24,6 +24,10 @@ pub(super) struct Link {
     pub(super) config: RemoteConfig,
     pub(super) source: Arc<LinkSource>,
     pub(super) sender: Option<Sender>,
+    /// What its history can keep, as it said last: known also while nothing is sent to it.
+    room: Option<u64>,
+    /// What is compared with it, through every sender.
+    pub(super) verification: Arc<Verification>,
     /// Waits until everything that was queued is sent.
     pub(super) ending: Option<JoinHandle<()>>,
     /// Watches over a comparison with it.
@@ -43,9 +47,45 @@ impl Drop for Link {
 }
 
 impl Link {
+    /// A link that sends nothing yet, for what `source` gives.
+    pub(super) fn new(config: RemoteConfig, source: Arc<LinkSource>, volume: &Arc<Disk>) -> Self {
+        let trends = Arc::new(Trends::default());
+        let watching = trends.clone().watch(volume.clone(), config.name.clone());
+        Self {
+            config,
+            source,
+            sender: None,
+            room: None,
+            verification: Arc::default(),
+            ending: None,
+            verifying: None,
+            trends,
+            sampling: tokio::spawn(watching),
+        }
+    }
+
+    /// Takes the sender out; what it knew of the remote's history is kept.
+    pub(super) fn take_sender(&mut self) -> Option<Sender> {
+        let sender = self.sender.take()?;
+        self.room = sender.status().history_room.or(self.room);
+        Some(sender)
+    }
+
     pub(super) fn status(&self) -> LinkStatus {
-        if let Some(sender) = &self.sender {
-            return sender.status();
+        let mut status = self
+            .sender
+            .as_ref()
+            .map_or_else(|| self.status_at_rest(), Sender::status);
+        status.history_room = status.history_room.or(self.room);
+        status
+    }
+
+    fn status_at_rest(&self) -> LinkStatus {
+        if self.config.send && self.config.queue {
+            return LinkStatus {
+                detail: "the link is set up anew".to_owned(),
+                ..LinkStatus::default()
+            };
         }
         let detail = if self.config.send {
             "queuing was stopped: nothing is kept for it; 'farside journal start-queue' sends what changed, and then follows"
@@ -66,8 +106,6 @@ impl Link {
 pub(super) struct Links {
     pub(super) disk: Arc<Disk>,
     pub(super) links: Mutex<BTreeMap<String, Link>>,
-    /// What the histories of remotes can keep, as they said last: known also while nothing is sent to them.
-    pub(super) rooms: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Links {
@@ -101,13 +139,8 @@ impl Links {
             tokio::time::sleep(QUEUE_POLL).await;
         }
         // First the link, or it would begin a copy at once.
-        let sender = self
-            .links
-            .lock()
-            .get_mut(&remote)
-            .and_then(|link| link.sender.take());
+        let sender = self.links.lock().get_mut(&remote).and_then(Link::take_sender);
         if let Some(sender) = sender {
-            self.keep_room(&remote, &sender);
             sender.stop().await;
         }
         let (name, volume) = (remote.clone(), store.name().to_owned());
@@ -115,13 +148,6 @@ impl Links {
             Ok(Ok(())) => tracing::info!(volume, remote, "nothing is queued for it any more, as was told"),
             Ok(Err(error)) => tracing::error!(volume, remote, "not let go: {error}"),
             Err(error) => tracing::error!(volume, remote, "not let go: {error}"),
-        }
-    }
-
-    /// A sender ends; what it knew of the remote's history is kept.
-    pub(super) fn keep_room(&self, remote: &str, sender: &Sender) {
-        if let Some(room) = sender.status().history_room {
-            self.rooms.lock().insert(remote.to_owned(), room);
         }
     }
 

@@ -85,12 +85,7 @@ pub(super) fn volume_status(served: &Served, files: &StoreFiles, connections: u3
         .links
         .lock()
         .iter()
-        .map(|(name, link)| {
-            let mut status = remote_status(&served.volume, name, link);
-            let kept = || served.links.rooms.lock().get(name).copied();
-            status.history_room_bytes = status.history_room_bytes.or_else(kept);
-            status
-        })
+        .map(|(name, link)| remote_status(&served.volume, name, link))
         .collect();
     let durable = points.durable.record;
     let sent = remotes

@@ -142,6 +142,9 @@ async fn a_remote_at_another_address_keeps_its_position() {
     let base = store.begin_consumer_copy("r", true).unwrap().0;
     store.acknowledge("r", base, true).unwrap();
     volume.pause_remote("r").await;
+    let listed = &volume.status().remotes[0];
+    assert_eq!(listed.name, "r");
+    assert_eq!(listed.detail.as_deref(), Some("the link is set up anew"));
     volume.add_remote(&config.remotes[0]).await.unwrap();
     assert_eq!(store.consumer("r").unwrap().state, ConsumerState::Attached);
     volume.close().await;

@@ -26,8 +26,7 @@ impl Volume {
             let wanted = |name: &str| start.remote.as_deref().is_none_or(|remote| remote == name);
             refuse_unfit(self.name(), start, links.iter().filter(|(name, _)| wanted(name)))?;
             for (name, link) in links.iter_mut().filter(|(name, _)| wanted(name)) {
-                let Some(sender) = &link.sender else { continue };
-                let verification = sender.verification().clone();
+                let verification = link.verification.clone();
                 // Nobody else begins one: the links are locked, and none was under way.
                 if verification.start(bytes, start.repair, now_us).is_ok() {
                     tracing::info!(
@@ -53,9 +52,7 @@ impl Volume {
         let mut stopped = 0;
         for (name, link) in self.disk().links.links.lock().iter() {
             let wanted = remote.is_none_or(|remote| remote == name);
-            if let Some(sender) = link.sender.as_ref().filter(|_| wanted) {
-                stopped += u32::from(sender.verification().stop(now_us));
-            }
+            stopped += u32::from(wanted && link.verification.stop(now_us));
         }
         if stopped == 0 {
             let message = format!("no verify of volume {} is under way", self.name());
@@ -105,13 +102,13 @@ fn refuse_unfit<'a>(
     };
     for (name, link) in links {
         any = true;
-        let Some(sender) = &link.sender else {
+        if link.sender.is_none() {
             return conflict(format!(
                 "remote {name} of volume {volume}: {}",
                 link.status().detail
             ));
-        };
-        if sender.verification().progress().state == VerifyState::Running {
+        }
+        if link.verification.progress().state == VerifyState::Running {
             return conflict(format!(
                 "a verify of volume {volume} with remote {name} is under way; 'farside verify --status' shows it, \
                  'farside verify --stop' ends it"
@@ -205,14 +202,7 @@ async fn rewrite(disk: &Arc<Disk>, range: Range<u64>) -> Result<(), crate::targe
 
 fn remote_verify(name: &str, link: &Link, now_us: u64) -> RemoteVerify {
     let status = link.status();
-    let Some(sender) = &link.sender else {
-        return RemoteVerify {
-            remote: name.to_owned(),
-            detail: Some(status.detail),
-            ..RemoteVerify::default()
-        };
-    };
-    let found = sender.verification().progress();
+    let found = link.verification.progress();
     let running = found.state == VerifyState::Running;
     let waits = running && status.state != LinkState::Streaming;
     let micros = found
@@ -230,12 +220,14 @@ fn remote_verify(name: &str, link: &Link, now_us: u64) -> RemoteVerify {
             VerifyState::Done => VerifyPhase::Done,
             VerifyState::Stopped => VerifyPhase::Stopped,
         },
-        detail: waits.then(|| {
-            format!(
+        detail: if waits {
+            Some(format!(
                 "waits until the remote follows: the link is {}",
                 status.state.word()
-            )
-        }),
+            ))
+        } else {
+            Some(status.detail).filter(|_| link.sender.is_none())
+        },
         identical: match found.state {
             VerifyState::Done => Some(found.is_identical()),
             // What was found stays found, also of one that was stopped.

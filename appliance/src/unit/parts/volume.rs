@@ -6,7 +6,6 @@ use super::exports::VolumeExports;
 use super::files::{Opening, discard, files_of, open_or_create, report_start};
 use super::sending::{Link, Links, Served};
 use super::status::volume_status;
-use super::trend::Trends;
 use crate::config::{RemoteConfig, VolumeConfig};
 use crate::link::{Sender, SenderConfig};
 use crate::pairing::Pairing;
@@ -85,7 +84,6 @@ impl Volume {
         let links = Arc::new(Links {
             disk: disk.clone(),
             links: Mutex::default(),
-            rooms: Mutex::default(),
         });
         let unit = &parts.surroundings;
         Ok(Self {
@@ -138,7 +136,7 @@ impl Volume {
         u32::try_from(self.counters.attached(&self.name)).unwrap_or(u32::MAX)
     }
 
-    /// Starts sending to one more remote.
+    /// Starts sending to one more remote, or again to one that was paused. If that fails it is not listed.
     pub(crate) async fn add_remote(&self, remote: &RemoteConfig) -> Result<(), PartError> {
         let (disk, unit) = (self.served.volume.clone(), self.sending.unit.clone());
         let (name, files) = (remote.name.clone(), self.files.clone());
@@ -148,7 +146,27 @@ impl Volume {
             })
         })
         .await;
-        let source = Arc::new(made.map_err(|error| PartError::failed(error.to_string()))??);
+        let made = made.map_err(|error| PartError::failed(error.to_string()));
+        let source = match made.and_then(|made| Ok(made?)) {
+            Ok(source) => Arc::new(source),
+            Err(error) => {
+                self.served.links.links.lock().remove(&remote.name);
+                return Err(error);
+            }
+        };
+        let view = self.served.volume.store().consumer(&remote.name);
+        let is_loose = view.is_none_or(|view| view.state == ConsumerState::NeedsCopy);
+        let sends = remote.send && (remote.queue || !is_loose);
+        let links = self.served.links.clone();
+        let mut listed = links.links.lock();
+        let link = listed
+            .entry(remote.name.clone())
+            .or_insert_with(|| Link::new(remote.clone(), source.clone(), &self.served.volume));
+        if link.config.address != remote.address {
+            // What was found was found elsewhere.
+            link.verification = Arc::default();
+        }
+        (link.config, link.source) = (remote.clone(), source.clone());
         let config = SenderConfig {
             window_bytes: self.sending.window_bytes,
             bytes_per_second: remote.rate_bytes,
@@ -157,41 +175,39 @@ impl Volume {
             pairing: Some(self.sending.pairing.clone()),
             peer: remote.peer.clone(),
             allow_beyond_loopback: self.sending.trust_network,
+            verification: link.verification.clone(),
             ..SenderConfig::new(&remote.name, &remote.address, self.sending.instance)
         };
-        let view = self.served.volume.store().consumer(&remote.name);
-        let is_loose = view.is_none_or(|view| view.state == ConsumerState::NeedsCopy);
-        let sends = remote.send && (remote.queue || !is_loose);
-        let links = self.served.links.clone();
-        let trends = Arc::new(Trends::default());
-        let watching = trends
-            .clone()
-            .watch(self.served.volume.clone(), remote.name.clone());
-        let link = Link {
-            config: remote.clone(),
-            sender: sends.then(|| Sender::spawn(source.clone(), config)),
-            source,
-            ending: None,
-            verifying: None,
-            trends,
-            sampling: tokio::spawn(watching),
-        };
-        links.links.lock().insert(remote.name.clone(), link);
+        link.sender = sends.then(|| Sender::spawn(source, config));
         if !remote.queue && !is_loose {
-            let ending = tokio::spawn(links.clone().end_queue(remote.name.clone()));
-            if let Some(link) = links.links.lock().get_mut(&remote.name) {
-                link.ending = Some(ending);
-            }
+            link.ending = Some(tokio::spawn(links.clone().end_queue(remote.name.clone())));
         }
         Ok(())
     }
 
-    /// Stops sending to a remote; how far it was is kept for [`add_remote`](Self::add_remote), say at another
-    /// address.
+    /// Stops sending to a remote, which stays listed; how far it was is kept for [`add_remote`](Self::add_remote), say
+    /// at another address.
     pub(crate) async fn pause_remote(&self, name: &str) {
-        let link = self.served.links.links.lock().remove(name);
-        if let Some(sender) = link.and_then(|mut link| link.sender.take()) {
-            self.served.links.keep_room(name, &sender);
+        let sender = {
+            let mut links = self.served.links.links.lock();
+            let Some(link) = links.get_mut(name) else { return };
+            if let Some(ending) = link.ending.take() {
+                ending.abort();
+            }
+            // At another address, or with another size, it would be said of something else.
+            if link
+                .verification
+                .stop(self.served.volume.store().clock().wall_us())
+            {
+                tracing::warn!(
+                    volume = self.name,
+                    remote = name,
+                    "verify stopped: the link is set up anew"
+                );
+            }
+            link.take_sender()
+        };
+        if let Some(sender) = sender {
             sender.stop().await;
         }
     }
@@ -199,6 +215,7 @@ impl Volume {
     /// Stops sending to a remote and forgets how far it was.
     pub(crate) async fn remove_remote(&self, name: &str) {
         self.pause_remote(name).await;
+        self.served.links.links.lock().remove(name);
         self.forget(name).await;
     }
 
