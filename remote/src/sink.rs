@@ -52,6 +52,9 @@ pub trait Sink: Send + Sync + 'static {
     /// all copied data that is not below `copy_offset` may be copied again. Called once per session, first.
     fn settle(&self) -> impl Future<Output = Result<SinkState, SinkError>> + Send;
 
+    /// Whether the image may hold something already that a copy need not send.
+    fn has_content(&self) -> impl Future<Output = Result<bool, SinkError>> + Send;
+
     /// Durably begins a copy: state `Copying`, nothing copied, the journal continues `base`
     /// (its address means nothing here), `applied` is the base's record. What was appended before is in the image, so that
     /// ranges can be skipped.
@@ -82,12 +85,13 @@ pub trait Sink: Send + Sync + 'static {
     /// it is taken back there not later than `copy_offset` moves over such a range.
     fn end_copy(&self, consistent_from: u64) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// What a complete replica holds in a range inside the volume after everything that was appended: waits until that is
-    /// in the image. `None`: it cannot be read, which the log says.
+    /// What a range inside the volume holds after everything that was appended: waits until that is in the image, unless it is to
+    /// be read as it lies there now. `None`: it cannot be read, which the log says.
     fn read(
         &self,
         offset: u64,
         length: u32,
+        as_it_lies: bool,
     ) -> impl Future<Output = Result<Option<Vec<u8>>, SinkError>> + Send;
 }
 

@@ -5,6 +5,7 @@
 //! was sent; no more than the window is unconfirmed; `acked <= sent <= durable` after every event.
 //! Never here: sockets, clocks, files. Times are milliseconds of any clock that only rises.
 
+use super::comparing::Comparing;
 use super::copying::Copying;
 use super::decide::{Decision, LocalView, decide};
 use super::error::CloseReason;
@@ -15,9 +16,9 @@ use super::source::{ChunkSpan, Extent, Located, Points, SourceError};
 use super::verifying::Verifying;
 use farside_protocol::journal::{ChainPoint, ConsumerState};
 use farside_protocol::link::limits::{
-    COPY_DATA_BYTES, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
+    COPY_DATA_BYTES, FEATURE_COMPARE, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
 };
-use farside_protocol::link::{BeginCopy, Compression, Message, Refusal, RefuseCode, Welcome};
+use farside_protocol::link::{BeginCopy, Compression, Message, Refusal, RefuseCode, Verify, Welcome};
 use std::collections::VecDeque;
 
 mod acknowledged;
@@ -38,6 +39,8 @@ pub struct SessionCore {
     unacked: VecDeque<(ChainPoint, u64)>,
     in_flight_bytes: u64,
     copying: Option<Copying>,
+    /// Goes ahead of it, if the remote's image may hold something already.
+    comparing: Option<Comparing>,
     /// Acknowledgements count only when they speak of the copy begun here.
     expect_begun: bool,
     chunks_next: bool,
@@ -69,6 +72,7 @@ impl SessionCore {
             unacked: VecDeque::new(),
             in_flight_bytes: 0,
             copying: None,
+            comparing: None,
             expect_begun: false,
             chunks_next: true,
             verifying: Verifying::Idle,
@@ -180,7 +184,23 @@ impl SessionCore {
             Input::Located(located, points, consumer) => self.located(located, points, consumer, effects)?,
             Input::CopyStarted(begun, points) => self.copy_started(begun, points)?,
             Input::ChunksRead(spans) => self.chunks_read(&spans)?,
-            Input::ExtentRead(extent, points) => self.extent_read(extent, points)?,
+            Input::ExtentRead(extent, points) => {
+                self.reading = false;
+                self.advance(points);
+                // What was not asked for is no part of the copy.
+                let copied = match extent {
+                    Extent::Data { length, .. } => u64::from(length),
+                    Extent::Hole { length, .. } => length,
+                    Extent::Same { .. } | Extent::End => 0,
+                };
+                let extent = self.send_extent(extent, copied)?;
+                self.outbox.push_back(extent);
+            }
+            Input::ImageDigested(extent, digests, points) => {
+                self.reading = false;
+                self.advance(points);
+                self.compare(extent, digests)?;
+            }
             Input::Verify(piece) => self.verifying.want(piece, self.now_ms),
             Input::Digested(found) => {
                 self.reading = false;
@@ -189,9 +209,13 @@ impl SessionCore {
                 }
             }
             Input::Verified(answer) => {
-                let verdict = self.verifying.answered(&answer);
-                let verdict = verdict.ok_or_else(|| protocol("the remote compared what it was not asked"))?;
-                effects.push(Effect::Judged(verdict));
+                let ahead = self.comparing.as_mut();
+                if !ahead.is_some_and(|comparing| comparing.answered(&answer)) {
+                    let verdict = self.verifying.answered(&answer);
+                    let verdict =
+                        verdict.ok_or_else(|| protocol("the remote compared what it was not asked"))?;
+                    effects.push(Effect::Judged(verdict));
+                }
             }
             Input::Failed(error) => return Err(CloseReason::Source(error)),
             Input::Written => {
@@ -223,7 +247,7 @@ impl SessionCore {
 
     fn welcomed(&mut self, welcome: Box<Welcome>, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
         use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
-        let offered = self.limits.compression.feature();
+        let offered = self.limits.compression.feature() | FEATURE_COMPARE;
         if self.stage != Stage::Greeting {
             return Err(protocol("a second Welcome"));
         }
@@ -272,7 +296,7 @@ impl SessionCore {
             }
             Decision::Continue { from, offset } => {
                 self.start_at(from);
-                self.copying = Some(Copying::new(offset));
+                self.begin_at(offset);
                 self.stage = Stage::Copying;
                 effects.push(Effect::SetConsumer(ConsumerState::Copying, from));
             }
@@ -310,7 +334,7 @@ impl SessionCore {
         }
         self.start_at(base);
         self.progress.applied = base.record;
-        self.copying = Some(Copying::new(0));
+        self.begin_at(0);
         self.expect_begun = true;
         self.stage = Stage::Copying;
         self.outbox
@@ -355,11 +379,40 @@ impl SessionCore {
         Ok(())
     }
 
-    fn extent_read(&mut self, extent: Extent, points: Points) -> Result<(), CloseReason> {
-        self.reading = false;
-        self.advance(points);
+    fn begin_at(&mut self, offset: u64) {
+        self.copying = Some(Copying::new(offset));
+        // What changed since the remote had all of it is not looked for there.
+        let has_content = self
+            .peer()
+            .is_some_and(|welcome| welcome.features & FEATURE_COMPARE != 0);
+        self.comparing = (has_content && !self.progress.resync).then(|| Comparing::new(offset));
+    }
+
+    fn compare(&mut self, extent: Extent, digests: Vec<u8>) -> Result<(), CloseReason> {
+        let question = match extent {
+            Extent::Data { offset, length } => {
+                Some(Verify::new(self.sent.record, (offset, length), &digests))
+            }
+            _ => None,
+        };
+        let taken = self
+            .comparing
+            .as_mut()
+            .is_some_and(|comparing| comparing.read(extent, question));
+        if !taken {
+            return Err(storage("the image gave another range than was asked for"));
+        }
+        if let Some(question) = question {
+            self.pace.sent(u64::try_from(digests.len()).unwrap_or(u64::MAX));
+            self.outbox.push_back(Outgoing::Verify(question, digests));
+        }
+        Ok(())
+    }
+
+    /// Accounts for an extent that is to be sent, of which so many bytes are part of the copy.
+    fn send_extent(&mut self, extent: Extent, copied: u64) -> Result<Outgoing, CloseReason> {
         let Some(copying) = self.copying.as_mut() else {
-            return Ok(());
+            return Err(storage("a piece of the image was read, but no copy is under way"));
         };
         let (offset, length, payload) = match extent {
             Extent::Data { offset, length } => (offset, u64::from(length), u64::from(length)),
@@ -373,15 +426,9 @@ impl SessionCore {
         };
         let frame = u64::try_from(HEADER_BYTES.saturating_add(COPY_DATA_BYTES)).unwrap_or(0);
         let wire_bytes = frame.saturating_add(payload);
-        let copied = if matches!(extent, Extent::Same { .. }) {
-            0
-        } else {
-            length
-        };
         copying.sent(end, wire_bytes, copied);
         self.count_sent(wire_bytes);
-        self.outbox.push_back(Outgoing::Extent(extent));
-        Ok(())
+        Ok(Outgoing::Extent(extent))
     }
 
     fn count_sent(&mut self, wire_bytes: u64) {

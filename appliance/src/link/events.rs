@@ -25,6 +25,8 @@ pub enum Input {
     CopyStarted((ChainPoint, u32), Points),
     /// [`Effect::ReadChunks`] is done; the chunks wait to be sent.
     ChunksRead(Vec<ChunkSpan>),
+    /// [`Effect::CompareImage`] is done: the extent and digests of its data. The points were read after it.
+    ImageDigested(Extent, Vec<u8>, Points),
     /// [`Effect::ReadImage`] is done; the extent waits to be sent. The points were read after it.
     ExtentRead(Extent, Points),
     /// This range is to be compared; asked for only while none is in hand.
@@ -33,7 +35,7 @@ pub enum Input {
     Digested(Option<Digests>),
     /// The remote compared a range.
     Verified(Verified),
-    /// One of the five failed.
+    /// One of the six failed.
     Failed(SourceError),
     /// [`Effect::Send`] is done.
     Written,
@@ -81,6 +83,11 @@ pub enum Effect {
         offset: u64,
         /// Most bytes of data.
         max_bytes: u32,
+    },
+    /// Read the extent of the image that begins here, to compare it.
+    CompareImage {
+        /// First byte.
+        offset: u64,
     },
     /// Read a range of the volume.
     Digest(ComparedPiece),
@@ -149,6 +156,8 @@ pub struct Progress {
     pub copied_bytes: Option<u64>,
     /// Bytes copied over this connection, without those that were left as they are.
     pub copied_now: u64,
+    /// Bytes of those that the remote was found to hold already.
+    pub same_bytes: u64,
     /// Bytes put on the wire.
     pub sent_bytes: u64,
     /// Blocks of 4 KiB sent in chunks.

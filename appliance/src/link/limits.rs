@@ -12,6 +12,10 @@ pub const BATCH_BYTES: u64 = 1 << 20;
 pub const BATCH_CHUNKS: usize = 256;
 /// Longest piece of the image copied at once: the body of one frame.
 pub const COPY_PIECE_BYTES: u32 = 1 << 20;
+/// Pieces that are compared ahead of what a copy sends: enough for a line of 100 ms.
+pub const MAX_COMPARED: usize = 64;
+/// Parts of a copy that differ are sent as one if no more than this is between them.
+pub const COMPARE_GAP_BYTES: u64 = 16 << 10;
 /// A link with a rate sends batches of what is free in this part of a second, if that is not less than
 /// [`PACE_LEAST_BYTES`].
 pub const PACE_PARTS: u64 = 4;

@@ -10,6 +10,7 @@ pub mod decide;
 mod error;
 pub mod events;
 pub mod core;
+mod comparing;
 mod copying;
 mod pace;
 mod windows;

@@ -7,16 +7,16 @@ use super::backoff::Gain;
 use super::core::SessionCore;
 use super::error::CloseReason;
 use super::events::{Effect, Input, Outgoing, SessionLimits};
-use super::limits::{CHANGE_INTERVAL_MS, FAREWELL_MS, TICK_MS};
+use super::limits::{CHANGE_INTERVAL_MS, COPY_PIECE_BYTES, FAREWELL_MS, TICK_MS};
 use super::outlet::Outlet;
-use super::source::{Source, SourceError};
+use super::source::{Extent, Source, SourceError};
 use super::status::StatusCell;
 use super::stream::{Bulk, FrameStream, write};
 use super::verification::Verification;
 use super::view::View;
 use super::windows::SendWindows;
-use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
-use farside_protocol::link::{Compression, Hello, Message, Refusal, RefuseCode};
+use farside_protocol::link::limits::{FEATURE_COMPARE, HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::{Compression, Hello, Message, Refusal, RefuseCode, digests};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -150,7 +150,7 @@ fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {
         version_min: LOWEST_VERSION,
         version_max: HIGHEST_VERSION,
         segment_bytes: identity.segment_bytes,
-        features: setup.compression.feature(),
+        features: setup.compression.feature() | FEATURE_COMPARE,
         unit: identity.unit,
         instance: setup.instance,
         volume: identity.volume,
@@ -292,6 +292,16 @@ async fn read_volume<S: Source>(
         Effect::ReadImage { offset, max_bytes } => {
             let extent = source.read_image(offset, max_bytes, &mut bulk.bytes).await?;
             Ok(Input::ExtentRead(extent, source.points()))
+        }
+        Effect::CompareImage { offset } => {
+            let extent = source
+                .read_image(offset, COPY_PIECE_BYTES, &mut bulk.bytes)
+                .await?;
+            let data = match extent {
+                Extent::Data { length, .. } => bulk.bytes.get(..length as usize).unwrap_or_default(),
+                _ => &[],
+            };
+            Ok(Input::ImageDigested(extent, digests(data), source.points()))
         }
         Effect::Send(_) | Effect::Judged(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
             Err(SourceError::Storage("not a reading effect".into()))

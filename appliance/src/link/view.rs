@@ -8,7 +8,7 @@ use super::limits::STABLE_SESSION_MS;
 use super::session::SessionSetup;
 use super::source::Source;
 use super::status::{Compressed, CopyProgress, LinkState, LinkStatus};
-use farside_protocol::control::copy_risk;
+use farside_protocol::control::{copy_risk, human_bytes};
 use farside_protocol::journal::{ChainPoint, CopyState};
 use tokio::time::Instant;
 
@@ -152,7 +152,8 @@ impl<'a, S: Source> View<'a, S> {
         if was_copying {
             let began = self.setup.status.copy_is_complete();
             let seconds = began.map_or(0.0, |began| began.elapsed().as_secs_f64());
-            tracing::info!(volume, remote, bytes, seconds, "copy is complete");
+            let same = core.progress().same_bytes;
+            tracing::info!(volume, remote, bytes, same, seconds, "copy is complete");
             return;
         }
         let continued_at = core.progress().copied_bytes.unwrap_or(0);
@@ -216,6 +217,15 @@ fn detail(core: &SessionCore, copy_reason: Option<&str>, risk: Option<&str>) -> 
                 None => "continuing a copy".to_owned(),
                 Some(reason) if core.progress().resync => format!("resync of what changed: {reason}"),
                 Some(reason) => format!("full copy: {reason}"),
+            };
+            let same = core.progress().same_bytes;
+            let what = if same > 0 {
+                format!(
+                    "{what}; compared, {} of it are the same and not sent",
+                    human_bytes(same)
+                )
+            } else {
+                what
             };
             risk.map_or_else(|| what.clone(), |risk| format!("{what}; {risk}"))
         }

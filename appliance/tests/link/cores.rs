@@ -423,7 +423,7 @@ fn an_end_of_copy_from_before_a_cut_does_not_vouch_for_ranges_sent_after_it() {
 #[test]
 fn ranges_compared_under_live_writes_differ_only_where_the_replica_is_wrong() {
     let (mut compared, mut changed) = (0, 0);
-    for seed in 1..40 {
+    for seed in 1..100 {
         let mut world = prepared(seed, 10);
         world.connect();
         for _ in 0..3000 {

@@ -319,13 +319,18 @@ impl Sink for Replica {
         Ok(())
     }
 
-    async fn read(&self, offset: u64, length: u32) -> Result<Option<Vec<u8>>, SinkError> {
+    async fn has_content(&self) -> Result<bool, SinkError> {
+        Ok(true)
+    }
+
+    async fn read(&self, offset: u64, length: u32, as_it_lies: bool) -> Result<Option<Vec<u8>>, SinkError> {
         let from = usize::try_from(offset).unwrap();
         let mut data = Vec::new();
         self.act(|inner| {
             let mut image = inner.image.clone();
             let done = inner.applied.sequence;
-            for entry in inner.journal.iter().filter(|entry| entry.after.sequence > done) {
+            let ahead = |entry: &&Entry| !as_it_lies && entry.after.sequence > done;
+            for entry in inner.journal.iter().filter(ahead) {
                 apply_chunk(&mut image, &entry.records, &entry.data);
             }
             data.extend_from_slice(&image[from..from + length as usize]);

@@ -6,11 +6,11 @@ use crate::volume::{VOLUME_BYTES, Volume};
 use farside::link::core::SessionCore;
 use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage, Verdict};
 use farside::link::{CloseReason, ComparedPiece, Digests, Extent, Source};
-use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::limits::{FEATURE_COMPARE, HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{
-    Assembler, CopyData, CopyHoles, CopySkip, FrameKind, Heartbeat, Hello, Message, Refusal, seal,
+    Assembler, CopyData, CopyHoles, CopySkip, FrameKind, Heartbeat, Hello, Message, Refusal, digests, seal,
 };
-use farside_remote::receiver::core::{Action, ReceiverCore, negotiate, welcome};
+use farside_remote::receiver::core::{Action, ReceiverCore, choose_features, negotiate, welcome};
 use farside_remote::receiver::pacing::ack;
 use farside_remote::{Sink, SinkError};
 use std::collections::VecDeque;
@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub(crate) bytes_per_second: Option<u64>,
     /// What came of the ranges that were compared.
     pub(crate) verdicts: Vec<Verdict>,
+    /// Copies compare before they send.
+    compares: bool,
 }
 
 impl World {
@@ -76,6 +78,7 @@ impl World {
             window_bytes: 64 << 10,
             bytes_per_second: None,
             verdicts: Vec::new(),
+            compares: seed % 2 == 1,
         }
     }
 
@@ -92,7 +95,7 @@ impl World {
             version_min: LOWEST_VERSION,
             version_max: HIGHEST_VERSION,
             segment_bytes: identity.segment_bytes,
-            features: 0,
+            features: if self.compares { FEATURE_COMPARE } else { 0 },
             unit: identity.unit,
             instance: Uuid::from_u128(7),
             volume: identity.volume,
@@ -234,6 +237,14 @@ impl World {
             Effect::ReadImage { offset, max_bytes } => {
                 let extent = volume.read_image_now(offset, max_bytes, &mut bulk.bytes);
                 Input::ExtentRead(extent, volume.points())
+            }
+            Effect::CompareImage { offset } => {
+                let extent = volume.read_image_now(offset, 12_288, &mut bulk.bytes);
+                let told = match extent {
+                    Extent::Data { .. } => digests(&bulk.bytes),
+                    _ => Vec::new(),
+                };
+                Input::ImageDigested(extent, told, volume.points())
             }
             other => panic!("{other:?} is no read"),
         };
@@ -402,7 +413,8 @@ fn receive(
     if let Message::Hello(hello) = message {
         let version = negotiate(&hello)?;
         let state = now(replica.settle()).expect("the fake does not fail");
-        let answer = welcome(version, &hello, &state, Uuid::from_u128(0xB), "remote");
+        let features = choose_features(hello.features, true);
+        let answer = welcome((version, features), &state, (Uuid::from_u128(0xB), "remote"));
         session
             .to_sender
             .push_back(Message::Welcome(Box::new(answer)).to_frame());
@@ -418,10 +430,14 @@ fn receive(
         Action::ZeroCopy { offset, length } => now(replica.zero_copy(offset, length)),
         Action::SkipCopy { offset, length } => now(replica.skip_copy(offset, length)),
         Action::EndCopy(from) => now(replica.end_copy(from)),
-        Action::Verify(question) => {
-            let data = now(replica.read(question.offset, question.length)).expect("the fake does not fail");
-            let answer = Message::Verified(question.answer(body, data.as_deref()));
-            session.to_sender.push_back(answer.to_frame());
+        action @ (Action::Verify(question) | Action::Compare(question)) => {
+            let as_it_lies = matches!(action, Action::Compare(_));
+            let data = now(replica.read(question.offset, question.length, as_it_lies));
+            let answer = question.answer(body, data.expect("the fake does not fail").as_deref());
+            if as_it_lies {
+                core.compared(&answer);
+            }
+            session.to_sender.push_back(Message::Verified(answer).to_frame());
             Ok(())
         }
         Action::BeginCopy(base, copy_id) => {

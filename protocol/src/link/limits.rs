@@ -22,6 +22,8 @@ pub const HIGHEST_VERSION: u16 = 2;
 pub const FEATURE_ZSTD: u64 = 1;
 /// The stream is compressed with LZ4.
 pub const FEATURE_LZ4: u64 = 2;
+/// Ranges of an image are compared before they are copied; answered by a receiver whose image may hold something of use.
+pub const FEATURE_COMPARE: u64 = 4;
 /// Largest window of a Zstandard stream, as a power of two: what a receiver has to hold for it.
 pub const ZSTD_WINDOW_LOG: u32 = 20;
 

@@ -5,15 +5,16 @@
 //! here: its body was checked when it was put together, and once is enough.
 //! Never here: sockets, clocks, files.
 
-use crate::limits::REMEMBERED_CHUNKS;
+use crate::limits::{REMEMBERED_CHUNKS, REMEMBERED_RANGES};
 use crate::sink::{SinkError, SinkState};
 use farside_protocol::journal::{ChainPoint, CopyState, Record, What};
-use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::limits::{FEATURE_COMPARE, HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{
     BeginCopy, Compression, CopyData, CopyEnd, CopyHoles, CopySkip, Hello, LinkError, Message, Refusal,
-    RefuseCode, Verify, Welcome,
+    RefuseCode, Verified, Verify, Welcome,
 };
 use std::collections::VecDeque;
+use std::ops::Range;
 use uuid::Uuid;
 
 /// What has to be done with the replica because of a message.
@@ -55,6 +56,8 @@ pub enum Action<'a> {
     EndCopy(u64),
     /// Compare this range with the digests, which are the body.
     Verify(Verify),
+    /// The same while it is being copied: what lies there now.
+    Compare(Verify),
     /// The sender refuses to go on.
     RefusedByPeer,
 }
@@ -73,6 +76,10 @@ pub struct ReceiverCore {
     copy_id: u32,
     /// Ranges may be left as they are: the replica is one that the sender knows.
     may_skip: bool,
+    /// Ranges that were compared and are the same, in order: those may be left as they are, too.
+    same: VecDeque<Range<u64>>,
+    /// Up to here ranges were compared.
+    compared: u64,
     copy_offset: u64,
     remembered: VecDeque<(u64, u32)>,
 }
@@ -94,14 +101,25 @@ pub fn negotiate(hello: &Hello) -> Result<u16, Refusal> {
     Err(Refusal::new(RefuseCode::UnsupportedVersion, 0, &text))
 }
 
+/// What the link is to have of what was offered, for a replica whose image may hold something already, or not.
+#[must_use]
+pub fn choose_features(offered: u64, has_content: bool) -> u64 {
+    let compare = if has_content { FEATURE_COMPARE } else { 0 };
+    Compression::choose(offered).feature() | offered & compare
+}
+
 /// The answer to a hello, once the replica is open and settled.
 #[must_use]
-pub fn welcome(version: u16, hello: &Hello, state: &SinkState, unit: Uuid, unit_name: &str) -> Welcome {
+pub fn welcome(
+    (version, features): (u16, u64),
+    state: &SinkState,
+    (unit, unit_name): (Uuid, &str),
+) -> Welcome {
     Welcome {
         version,
+        features,
         copy: state.copy,
         copy_id: state.copy_id,
-        features: Compression::choose(hello.features).feature(),
         unit,
         received: state.received,
         applied: state.applied.min(state.received.record),
@@ -149,6 +167,8 @@ impl ReceiverCore {
             copy: state.copy,
             copy_id: state.copy_id,
             may_skip: true,
+            same: VecDeque::new(),
+            compared: 0,
             copy_offset: state.copy_offset,
             remembered: VecDeque::new(),
         };
@@ -295,6 +315,8 @@ impl ReceiverCore {
         self.copy_id = begin.copy_id;
         self.copy = CopyState::Copying;
         self.copy_offset = 0;
+        self.same.clear();
+        self.compared = 0;
         self.remembered.clear();
         self.remember(begin.base.sequence, begin.base.checksum);
         Ok(Action::BeginCopy(begin.base, begin.copy_id))
@@ -332,7 +354,7 @@ impl ReceiverCore {
     }
 
     fn copy_skip<'a>(&mut self, skip: &CopySkip) -> Result<Action<'a>, Refusal> {
-        if !self.may_skip {
+        if !self.may_skip && !self.is_same(skip) {
             let text = "a range of the copy was left out that this replica never had; reconnect";
             return Err(Refusal::new(RefuseCode::Protocol, skip.offset, text));
         }
@@ -343,12 +365,54 @@ impl ReceiverCore {
         })
     }
 
+    /// What came of a range that was to be compared during a copy; counts only in ascending order, like the copy itself.
+    pub fn compared(&mut self, answer: &Verified) {
+        let whole = answer.offset..answer.offset.saturating_add(u64::from(answer.length));
+        if whole.start < self.compared {
+            return;
+        }
+        self.compared = whole.end;
+        let mut at = whole.start;
+        for differing in answer.differing() {
+            self.found_same(at..differing.start);
+            at = differing.end;
+        }
+        self.found_same(at..whole.end);
+    }
+
+    fn found_same(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        match self.same.back_mut().filter(|last| last.end == range.start) {
+            Some(last) => last.end = range.end,
+            None => self.same.push_back(range),
+        }
+        if self.same.len() > REMEMBERED_RANGES {
+            self.same.pop_front();
+        }
+    }
+
+    fn is_same(&mut self, skip: &CopySkip) -> bool {
+        while self.same.pop_front_if(|range| range.end <= skip.offset).is_some() {}
+        let end = skip.offset.saturating_add(skip.length);
+        self.same
+            .front()
+            .is_some_and(|range| range.start <= skip.offset && end <= range.end)
+    }
+
     /// Only what is after the last chunk can be compared: nothing else is in the image for sure.
     fn verify<'a>(&self, verify: &Verify) -> Result<Action<'a>, Refusal> {
         let end = verify.offset.checked_add(u64::from(verify.length));
         let inside = end.is_some_and(|end| end <= self.volume_bytes);
         if inside && verify.record == self.accepted.record {
-            return Ok(Action::Verify(*verify));
+            // Whether a copy that is all here is complete meanwhile is not known here.
+            let is_copying = self.copy == CopyState::Copying && self.copy_offset < self.volume_bytes;
+            return Ok(if is_copying {
+                Action::Compare(*verify)
+            } else {
+                Action::Verify(*verify)
+            });
         }
         let text = format!(
             "asked to compare {} bytes at {} after record {}, but this replica of {} bytes is at record {}; reconnect",

@@ -76,7 +76,15 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
         Action::ZeroCopy { offset, length } => sink.zero_copy(offset, length).await,
         Action::SkipCopy { offset, length } => sink.skip_copy(offset, length).await,
         Action::EndCopy(consistent_from) => sink.end_copy(consistent_from).await,
-        Action::Verify(verify) => return compare(&verify, body, sink, told).await,
+        Action::Verify(verify) => {
+            compare(&verify, (body, false), sink, told).await?;
+            return Ok(());
+        }
+        Action::Compare(verify) => {
+            let answer = compare(&verify, (body, true), sink, told).await?;
+            core.compared(&answer);
+            return Ok(());
+        }
         Action::BeginCopy(base, copy_id) => {
             let done = sink.begin_copy(base, copy_id).await;
             told.begun.store(done.is_ok(), Ordering::Release);
@@ -95,20 +103,24 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
     done.map_err(|error| SessionError::Refused(refuse_sink(&error)))
 }
 
-/// Compares a range as it is now, and has the answer sent.
+/// Compares a range, with everything that was received or as it lies there, and has the answer sent.
 async fn compare<S: Sink>(
     verify: &Verify,
-    digests: &[u8],
+    (digests, as_it_lies): (&[u8], bool),
     sink: &S,
     told: Told<'_>,
-) -> Result<(), SessionError> {
-    if sink.state().copy != CopyState::Complete {
+) -> Result<Verified, SessionError> {
+    if !as_it_lies && sink.state().copy != CopyState::Complete {
         let text = "asked to compare a replica that is not complete; reconnect";
         return Err(SessionError::Refused(Refusal::new(RefuseCode::Protocol, 0, text)));
     }
-    let read = sink.read(verify.offset, verify.length).await;
+    let read = sink.read(verify.offset, verify.length, as_it_lies).await;
     let data = read.map_err(|error| SessionError::Refused(refuse_sink(&error)))?;
     let answer = verify.answer(digests, data.as_deref());
     // It fails when the replier has ended, which says why.
-    told.verified.send(answer).await.map_err(|_| SessionError::Closed)
+    told.verified
+        .send(answer)
+        .await
+        .map_err(|_| SessionError::Closed)?;
+    Ok(answer)
 }

@@ -5,14 +5,14 @@
 
 use super::admission::Admission;
 use super::copy_log::CopyLog;
-use super::core::{ReceiverCore, negotiate, refuse_frame, refuse_sink, welcome};
+use super::core::{ReceiverCore, choose_features, negotiate, refuse_frame, refuse_sink, welcome};
 use super::door::{Door, Notice, PairedUnit};
 use super::greeting::Greeting;
 use super::life::Life;
 use super::stream::{FrameStream, refuse, send};
 use super::{reader, replier};
 use crate::limits::LINGER_MS;
-use crate::sink::{Replicas, Sink, SinkState};
+use crate::sink::{Replicas, Sink, SinkError, SinkState};
 use farside_protocol::link::limits::HELLO_TIMEOUT_MS;
 use farside_protocol::link::{Compression, Hello, LinkError, Message, Refusal, RefuseCode};
 use std::net::SocketAddr;
@@ -191,7 +191,9 @@ where
         .await
         .map_err(SessionError::Refused)?;
     let state = settle(&*sink).await?;
-    let answer = welcome(version, &hello, &state, shared.unit, &shared.unit_name);
+    let has_content = sink.has_content().await;
+    let features = choose_features(hello.features, has_content.map_err(refused)?);
+    let answer = welcome((version, features), &state, (shared.unit, &shared.unit_name));
     let compression = Compression::choose(answer.features);
     send(write, &Message::Welcome(Box::new(answer))).await?;
     stream.decompress(compression);
@@ -213,9 +215,12 @@ fn busy() -> SessionError {
 }
 
 async fn settle<S: Sink>(sink: &S) -> Result<SinkState, SessionError> {
-    sink.settle()
-        .await
-        .map_err(|error| SessionError::Refused(refuse_sink(&error)))
+    sink.settle().await.map_err(refused)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+fn refused(error: SinkError) -> SessionError {
+    SessionError::Refused(refuse_sink(&error))
 }
 
 async fn take_hello<R: AsyncRead + Unpin>(stream: &mut FrameStream<R>) -> Result<Hello, SessionError> {

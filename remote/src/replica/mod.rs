@@ -15,7 +15,7 @@ pub use set::{FailedReplica, ReplicaSet, ReplicaSetConfig};
 use crate::limits::SYNC_INTERVAL;
 use crate::sink::{Sink, SinkError, SinkState};
 use bytes::Bytes;
-use farside_protocol::journal::{ChainPoint, Superblock, What};
+use farside_protocol::journal::{ChainPoint, CopyState, Superblock, What};
 use farside_storage::limits::EAGER_COPY_BYTES;
 use farside_storage::{
     AppendError, Keeper, StorageError, Store, StoreEvent, StoreFiles, StoreObserver, Workers, done_elsewhere,
@@ -209,6 +209,17 @@ impl Sink for Replica {
         }
     }
 
+    async fn has_content(&self) -> Result<bool, SinkError> {
+        if self.store.copy_progress().state != CopyState::Empty {
+            return Ok(true);
+        }
+        let store = self.store.clone();
+        let found = done_elsewhere(&*self.workers, move || store.image_has_content()).await;
+        found
+            .ok_or(SinkError::ShuttingDown)?
+            .map_err(|error| self.degraded(&error))
+    }
+
     async fn begin_copy(&self, base: ChainPoint, copy_id: u32) -> Result<(), SinkError> {
         self.applied().await?;
         let (store, source) = (self.store.clone(), self.opened_as.source);
@@ -280,8 +291,10 @@ impl Sink for Replica {
             .map_err(|error| self.degraded(&error))
     }
 
-    async fn read(&self, offset: u64, length: u32) -> Result<Option<Vec<u8>>, SinkError> {
-        self.applied().await?;
+    async fn read(&self, offset: u64, length: u32, as_it_lies: bool) -> Result<Option<Vec<u8>>, SinkError> {
+        if !as_it_lies {
+            self.applied().await?;
+        }
         let store = self.store.clone();
         let reading = done_elsewhere(&*self.workers, move || {
             let mut data = vec![0; length as usize];

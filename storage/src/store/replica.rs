@@ -33,6 +33,16 @@ impl Store {
         }
     }
 
+    /// Whether anything was ever written into the image, as far as its disk can tell.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn image_has_content(&self) -> Result<bool, StorageError> {
+        let end = self.volume_bytes();
+        let first = self.image.extent_at(0, end)?;
+        Ok(first.data || first.length < end)
+    }
+
     /// Gives up what the replica holds and begins a copy whose first chunk follows `base` of the sender's chain.
     ///
     /// # Errors

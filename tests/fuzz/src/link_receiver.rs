@@ -9,10 +9,11 @@ use crate::points::{copy_state, point_near};
 use farside_protocol::journal::{ChainPoint, ChunkHeader, CopyState, Record, RecordKind, What, encode_what};
 use farside_protocol::link::{
     Ack, Assembler, BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Heartbeat, Hello, Message, Refusal,
-    RefuseCode, Verify, digest_bytes,
+    RefuseCode, Verified, Verify, digests,
 };
 use farside_remote::SinkState;
 use farside_remote::receiver::core::{Action, ReceiverCore, negotiate, refuse_frame, welcome};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 const VOLUME_BYTES: u64 = 64 << 10;
@@ -25,6 +26,9 @@ struct Model {
     sender: (u64, u64),
     copy_id: u32,
     may_skip: bool,
+    /// Bytes that were found to be the same, and up to where that was looked for.
+    same: BTreeSet<u64>,
+    compared: u64,
 }
 
 pub(crate) fn run(input: &[u8]) -> bool {
@@ -32,7 +36,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
     let (hello, state) = beginning(&mut draw);
     if let Ok(version) = negotiate(&hello) {
         frame_of(
-            &Message::Welcome(Box::new(welcome(version, &hello, &state, VOLUME, "far"))),
+            &Message::Welcome(Box::new(welcome((version, 0), &state, (VOLUME, "far")))),
             &[],
         );
     }
@@ -43,6 +47,8 @@ pub(crate) fn run(input: &[u8]) -> bool {
         copied: state.copy_offset,
         copy_id: state.copy_id,
         may_skip: true,
+        same: BTreeSet::new(),
+        compared: 0,
         sender: (hello.head.record, hello.epoch),
     };
     let mut taken = 0;
@@ -61,6 +67,12 @@ pub(crate) fn run(input: &[u8]) -> bool {
             Ok(action) => {
                 assert!(expected, "{message:?} was taken as {action:?}");
                 model.carry_out(&message, &action);
+                if let Action::Compare(question) = action {
+                    // The replica holds zeroes.
+                    let answer = question.answer(body, Some(&vec![0; question.length as usize]));
+                    model.compared(&answer);
+                    core.compared(&answer);
+                }
                 taken += 1;
             }
             Err(refusal) => {
@@ -196,9 +208,17 @@ fn other(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
         }
         4 => {
             let length = 1 + u32::from(draw.u16());
-            let told = vec![draw.u8(); digest_bytes(length as usize)];
+            let mut told = digests(&vec![0; length as usize]);
+            let other = usize::from(draw.u8());
+            if let Some(digest) = told.get_mut(other) {
+                *digest ^= 1;
+            }
             let record = draw.near(model.accepted.record);
-            let question = Verify::new(record, (draw.near(4096) & ((1 << 62) - 1), length), &told);
+            let question = Verify::new(
+                record,
+                (draw.near(model.compared) & ((1 << 62) - 1), length),
+                &told,
+            );
             return frame_of(&Message::Verify(question), &told);
         }
         0 => Message::Heartbeat(Heartbeat {
@@ -280,7 +300,13 @@ impl Model {
             Message::Chunk(what) => self.continues(what, body) || self.is_last(what),
             Message::CopyData(copy) => copies(copy.offset, u64::from(copy.length)),
             Message::CopyHoles(holes) => copies(holes.offset, holes.length),
-            Message::CopySkip(skip) => self.may_skip && copies(skip.offset, skip.length),
+            Message::CopySkip(skip) => {
+                let same = || {
+                    let mut bytes = skip.offset..skip.offset + skip.length;
+                    !bytes.is_empty() && bytes.all(|byte| self.same.contains(&byte))
+                };
+                copies(skip.offset, skip.length) && (self.may_skip || same())
+            }
             Message::Verify(question) => {
                 let end = question.offset + u64::from(question.length);
                 question.record == self.accepted.record && end <= VOLUME_BYTES
@@ -295,6 +321,17 @@ impl Model {
             }
             _ => false,
         }
+    }
+
+    /// Ranges count in ascending order only.
+    fn compared(&mut self, answer: &Verified) {
+        if answer.offset < self.compared {
+            return;
+        }
+        self.compared = answer.offset + u64::from(answer.length);
+        let differing = answer.differing();
+        let same = |byte: &u64| !differing.iter().any(|range| range.contains(byte));
+        self.same.extend((answer.offset..self.compared).filter(same));
     }
 
     fn continues(&self, what: &What<'_>, body: &[u8]) -> bool {
@@ -336,6 +373,7 @@ impl Model {
                     CopyState::Complete => true,
                 };
                 self.copy_id = *copy_id;
+                (self.same, self.compared) = (BTreeSet::new(), 0);
                 (self.accepted, self.copy, self.copied) = (*base, CopyState::Copying, 0);
             }
             (Message::CopyData(copy), Action::WriteCopy { offset, data }) => {
@@ -350,7 +388,14 @@ impl Model {
                 assert_eq!((skip.offset, skip.length), (*offset, *length));
                 self.copied += length;
             }
-            (Message::Verify(question), Action::Verify(asked)) => assert_eq!(question, asked),
+            (Message::Verify(question), Action::Verify(asked)) => {
+                assert!(self.copy != CopyState::Copying || self.copied == VOLUME_BYTES);
+                assert_eq!(question, asked);
+            }
+            (Message::Verify(question), Action::Compare(asked)) => {
+                assert!(self.copy == CopyState::Copying && self.copied < VOLUME_BYTES);
+                assert_eq!(question, asked);
+            }
             (Message::CopyEnd(end), Action::EndCopy(record)) => assert_eq!(end.consistent_from, *record),
             (Message::Chunk(_) | Message::Heartbeat(_), Action::None)
             | (Message::Refuse(_), Action::RefusedByPeer) => {}

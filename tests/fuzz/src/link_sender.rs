@@ -11,9 +11,11 @@ use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage};
 use farside::link::source::WantedChunks;
 use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, Located, Points, SourceError};
 use farside_protocol::journal::{ChainPoint, ConsumerState};
+use farside_protocol::link::limits::FEATURE_COMPARE;
 use farside_protocol::link::{
     Ack, Assembler, Hello, Message, Refusal, RefuseCode, Verify, Welcome, digest_bytes, same_place,
 };
+use std::collections::VecDeque;
 use uuid::Uuid;
 
 const VOLUME_BYTES: u64 = 256 << 10;
@@ -104,19 +106,15 @@ impl Volume {
                 Input::Digested((draw.u8() & 7 != 0).then_some(found))
             }
             Effect::ReadImage { offset, max_bytes } => {
-                let (offset, left) = (*offset, VOLUME_BYTES - *offset);
-                let extent = match draw.u8() % 3 {
-                    0 => Extent::Hole {
-                        offset,
-                        length: left.min(1 + u64::from(draw.u16())),
-                    },
-                    1 => Extent::Same { offset, length: left },
-                    _ => Extent::Data {
-                        offset,
-                        length: (*max_bytes).min(1 + u32::from(draw.u16())),
-                    },
+                Input::ExtentRead(extent(draw, *offset, *max_bytes), points)
+            }
+            Effect::CompareImage { offset } => {
+                let found = extent(draw, *offset, 1 << 20);
+                let length = match found {
+                    Extent::Data { length, .. } => length as usize,
+                    _ => 0,
                 };
-                Input::ExtentRead(extent, points)
+                Input::ImageDigested(found, vec![0; digest_bytes(length)], points)
             }
             Effect::Send(_) | Effect::Judged(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
                 unreachable!("no reading effects")
@@ -157,6 +155,23 @@ impl Volume {
     }
 }
 
+/// What the image has at an offset.
+fn extent(draw: &mut Draw<'_>, offset: u64, max_bytes: u32) -> Extent {
+    let left = VOLUME_BYTES - offset;
+    let most = u32::try_from(left).map_or(max_bytes, |left| left.min(max_bytes));
+    match draw.u8() % 3 {
+        0 => Extent::Hole {
+            offset,
+            length: left.min(1 + u64::from(draw.u16())),
+        },
+        1 => Extent::Same { offset, length: left },
+        _ => Extent::Data {
+            offset,
+            length: most.min(1 + u32::from(draw.u16())),
+        },
+    }
+}
+
 struct World {
     core: SessionCore,
     volume: Volume,
@@ -165,8 +180,8 @@ struct World {
     reading: Option<Effect>,
     closed: bool,
     streamed: bool,
-    /// The last question about a range.
-    asked: Option<Verify>,
+    /// Questions about ranges that are not answered.
+    asked: VecDeque<Verify>,
 }
 
 pub(crate) fn run(input: &[u8]) -> bool {
@@ -188,7 +203,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
         reading: None,
         closed: false,
         streamed: false,
-        asked: None,
+        asked: VecDeque::new(),
     };
     world.apply(Input::Connected(Box::new(hello(&world.volume))));
     while !draw.is_empty() {
@@ -237,7 +252,7 @@ impl World {
                         still: draw.u8() & 1 == 0,
                     }))
                 }
-                7..=10 => self.verified(draw),
+                7..=13 => self.verified(draw),
                 _ => None,
             },
         }
@@ -280,11 +295,13 @@ impl World {
         })
     }
 
-    /// An answer to the last question, mostly.
-    fn verified(&self, draw: &mut Draw<'_>) -> Option<Input> {
-        let mut question = self.asked?;
-        if draw.u8() & 7 == 0 {
+    /// An answer to the oldest question, mostly.
+    fn verified(&mut self, draw: &mut Draw<'_>) -> Option<Input> {
+        let mut question = *self.asked.front()?;
+        if draw.u8() & 15 == 0 {
             question.record = draw.near(question.record);
+        } else {
+            self.asked.pop_front();
         }
         let told = vec![draw.u8(); digest_bytes(question.length as usize)];
         let held = vec![0; question.length as usize];
@@ -303,7 +320,11 @@ impl World {
             version: if how & 0xE0 == 0xE0 { draw.u16() } else { 2 },
             copy: copy_state(draw),
             copy_id: u32::from(draw.u8() & 1),
-            features: if how & 0x1C == 0x1C { draw.u64() } else { 0 },
+            features: match how & 0x1C {
+                0x1C => draw.u64(),
+                0 | 4 => FEATURE_COMPARE,
+                _ => 0,
+            },
             unit: Uuid::from_u128(8),
             received,
             applied: received.record,
@@ -354,7 +375,7 @@ impl World {
                 if let Outgoing::Verify(question, digests) = &item {
                     assert_eq!(question.record, self.core.progress().sent.record);
                     assert_eq!(digests.len(), digest_bytes(question.length as usize));
-                    self.asked = Some(*question);
+                    self.asked.push_back(*question);
                 }
                 self.sending = Some(item);
             }
@@ -369,8 +390,13 @@ impl World {
             Effect::Close(..) => self.closed = true,
             read => {
                 assert!(self.reading.is_none(), "two reads: {read:?}");
-                if let Effect::ReadImage { offset, max_bytes } = &read {
-                    assert!(*offset < VOLUME_BYTES && *max_bytes > 0);
+                let from = match &read {
+                    Effect::ReadImage { offset, max_bytes } if *max_bytes > 0 => Some(*offset),
+                    Effect::CompareImage { offset } => Some(*offset),
+                    _ => None,
+                };
+                if let Some(offset) = from {
+                    assert!(offset < VOLUME_BYTES);
                     let (held, sent) = (self.volume.points().image, self.core.progress().sent);
                     assert!(
                         held.record >= sent.record,

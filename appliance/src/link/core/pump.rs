@@ -1,9 +1,10 @@
 //! What a session does next: one thing is read and one is sent at a time.
 
 use super::SessionCore;
+use crate::link::comparing::Next;
 use crate::link::events::{Effect, Outgoing, Stage};
 use crate::link::limits::{BATCH_BYTES, COPY_PIECE_BYTES, MAX_UNACKED, VERIFY_LEAD_RECORDS};
-use crate::link::source::WantedChunks;
+use crate::link::source::{Extent, WantedChunks};
 use farside_protocol::link::{CopyEnd, Message};
 
 impl SessionCore {
@@ -63,7 +64,7 @@ impl SessionCore {
             }
             Some(read) => {
                 // Chunks and copy take turns, so that neither waits for the end of the other.
-                self.chunks_next = matches!(read, Effect::ReadImage { .. });
+                self.chunks_next = matches!(read, Effect::ReadImage { .. } | Effect::CompareImage { .. });
                 self.reading = true;
                 effects.push(read);
             }
@@ -92,6 +93,7 @@ impl SessionCore {
 
     fn next_copy(&mut self) -> Option<Effect> {
         let copying = self.copying.as_mut().filter(|copying| !copying.end_sent)?;
+        let sent_offset = copying.sent_offset;
         let left = self.limits.volume_bytes.saturating_sub(copying.sent_offset);
         if left == 0 {
             copying.end_sent = true;
@@ -105,10 +107,27 @@ impl SessionCore {
         if self.points.image.record < self.sent.record || !copying.has_room() {
             return None;
         }
+        let mut most = left.min(self.pace.most_bytes());
+        if let Some(comparing) = &mut self.comparing {
+            if let Some(offset) = comparing.wants(sent_offset, self.limits.volume_bytes) {
+                return Some(Effect::CompareImage { offset });
+            }
+            match comparing.next(sent_offset) {
+                Next::Wait => return None,
+                Next::Same(length) => {
+                    let offset = sent_offset;
+                    self.progress.same_bytes = self.progress.same_bytes.saturating_add(length);
+                    return Some(match self.send_extent(Extent::Same { offset, length }, length) {
+                        Ok(extent) => Effect::Send(extent),
+                        Err(reason) => Effect::Close(reason, None),
+                    });
+                }
+                Next::Differs(bytes) => most = most.min(bytes),
+            }
+        }
         Some(Effect::ReadImage {
-            offset: copying.sent_offset,
-            max_bytes: u32::try_from(left.min(self.pace.most_bytes()))
-                .map_or(COPY_PIECE_BYTES, |left| left.min(COPY_PIECE_BYTES)),
+            offset: sent_offset,
+            max_bytes: u32::try_from(most).map_or(COPY_PIECE_BYTES, |most| most.min(COPY_PIECE_BYTES)),
         })
     }
 }

@@ -33,7 +33,7 @@ async fn a_range_that_is_compared_holds_everything_that_was_received() {
     for round in 0..20_u8 {
         world.write(4096, round, 8192);
         at = world.send(&replica, at).await.unwrap();
-        let found = soon(replica.read(0, 65536)).await.unwrap().unwrap();
+        let found = soon(replica.read(0, 65536, false)).await.unwrap().unwrap();
         assert!(found == world.expected()[..65536], "round {round}");
     }
     // From the image itself: what rotted there is seen.
@@ -42,6 +42,6 @@ async fn a_range_that_is_compared_holds_everything_that_was_received() {
         .open(world.directory.path().join("replicas/disk0/replica.img"))
         .unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xee], 50_000).unwrap();
-    let found = soon(replica.read(0, 65536)).await.unwrap().unwrap();
+    let found = soon(replica.read(0, 65536, false)).await.unwrap().unwrap();
     assert_eq!(found[50_000], 0xee);
 }

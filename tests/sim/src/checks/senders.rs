@@ -67,8 +67,12 @@ impl Sink for Sender {
         self.0.skip_copy(offset, length).await
     }
 
-    async fn read(&self, offset: u64, length: u32) -> Result<Option<Vec<u8>>, SinkError> {
-        self.0.read(offset, length).await
+    async fn has_content(&self) -> Result<bool, SinkError> {
+        self.0.has_content().await
+    }
+
+    async fn read(&self, offset: u64, length: u32, as_it_lies: bool) -> Result<Option<Vec<u8>>, SinkError> {
+        self.0.read(offset, length, as_it_lies).await
     }
 
     async fn end_copy(&self, consistent_from: u64) -> Result<(), SinkError> {
