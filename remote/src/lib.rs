@@ -10,5 +10,7 @@ pub mod replica;
 pub use receiver::{
     Answer, Door, Notice, PairedUnit, PlainDoor, Receiver, ReceiverConfig, ReplicaLink, SessionError, Visitor,
 };
-pub use replica::{Bookmark, FailedReplica, Past, Replica, ReplicaSet, ReplicaSetConfig};
+pub use replica::{
+    AsideError, AsideReplica, Bookmark, FailedReplica, Past, Replica, ReplicaSet, ReplicaSetConfig, SeedPlace,
+};
 pub use sink::{Replicas, Sink, SinkError, SinkState};

@@ -45,8 +45,13 @@ pub trait Sink: Send + Sync + 'static {
     /// The state now. Never waits for a disk.
     fn state(&self) -> SinkState;
 
-    /// Fires whenever [`state`](Self::state) would give something new.
+    /// Fires whenever [`state`](Self::state) or [`is_closing`](Self::is_closing) would give something new.
     fn changed(&self) -> watch::Receiver<u64>;
+
+    /// Whether it goes out of service: the session has to end.
+    fn is_closing(&self) -> bool {
+        false
+    }
 
     /// Resolves when all that was appended is durable, so that `received` is the last thing appended, and
     /// all copied data that is not below `copy_offset` may be copied again. Called once per session, first.

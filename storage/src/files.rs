@@ -54,6 +54,8 @@ pub fn is_journal(path: &Path) -> Result<bool, StorageError> {
 pub enum OpenMode {
     /// Refuse anything that is not empty.
     Careful,
+    /// Refuse a journal that is not empty, and keep what the image holds: a copy finds out what of it is of use.
+    Adopt,
     /// The operator has said to overwrite.
     Force,
 }
@@ -87,7 +89,9 @@ pub fn create_files(
         made_directories.make_parent(path)?;
     }
     refuse_used(&files.journal, parameters.role, mode)?;
-    refuse_used(&files.image, parameters.role, mode)?;
+    if mode != OpenMode::Adopt {
+        refuse_used(&files.image, parameters.role, mode)?;
+    }
     let image_is_new = !files.image.exists();
     let image = FileDevice::new(create_file(&files.image)?, &files.image)?;
     lock(&image)?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Subcommands that have subcommands of their own.
-const GROUPS: [&str; 4] = ["config", "history", "journal", "volume"];
+const GROUPS: [&str; 6] = ["config", "history", "journal", "replica", "seed", "volume"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

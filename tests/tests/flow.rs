@@ -61,7 +61,13 @@ fn sending_is_stopped_and_goes_on_from_there() {
         ensure!(text(remote, &["state"])? == "held" && text(remote, &["detail"])?.contains("start-send"));
         ensure!(number(remote, &["lag", "records"])? > 0, "{remote}");
         write_some(&two, &mut random)?;
-        ensure!(applied(&two)? == before, "nothing was sent");
+        // It recovers, which takes a moment, and nothing else comes.
+        wait_until("the remote to recover", limits::CATCH_UP, || {
+            let now = applied(&two)?;
+            Ok(Seen::when(now >= before, || format!("{now} of {before}")))
+        })?;
+        let now = applied(&two)?;
+        ensure!(now == before, "record {now} was sent after {before}");
         let done = two
             .local
             .command(&["journal", "start-send", "--volume", VOLUME, "--remote", "remote"])?;

@@ -2,8 +2,8 @@
 
 use farside_protocol::control::{
     AcceptInvitation, AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError,
-    HistoryStatus, Invitation, OpenView, PairingStatus, Progress, Reply, RestoreFile, StartVerify, Status,
-    VerifyStatus,
+    HistoryStatus, Invitation, OpenView, PairingStatus, Progress, Reply, RestoreFile, SeedFile, StartVerify,
+    Status, VerifyStatus,
 };
 use std::future::Future;
 use std::pin::Pin;
@@ -38,6 +38,24 @@ pub enum PairingOrder {
     Revoke(String),
     /// Give this unit another key.
     Renew,
+}
+
+/// What is wanted of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaOrder {
+    /// Let another host have its disk.
+    Detach,
+    /// Take the disk back.
+    Attach,
+}
+
+/// What is wanted of an image of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SeedOrder {
+    /// Write one of this volume.
+    Export(String, SeedFile),
+    /// Make one the beginning of the replica of this volume.
+    Import(String, SeedFile),
 }
 
 /// What stands behind the interface.
@@ -80,4 +98,10 @@ pub trait Control: Send + Sync + 'static {
 
     /// Copies a moment into a file.
     fn restore(&self, replica: String, restore: RestoreFile) -> Answer<Lasting>;
+
+    /// Hands a replica over, or takes it back.
+    fn replica(&self, replica: String, order: ReplicaOrder) -> Execution;
+
+    /// Carries what a volume holds to its remote on a disk.
+    fn seed(&self, order: SeedOrder) -> Answer<Lasting>;
 }

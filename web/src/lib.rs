@@ -16,6 +16,6 @@ mod routers;
 mod page;
 mod serve;
 
-pub use control::{Answer, Control, Execution, Lasting, PairingOrder, VerifyOrder};
+pub use control::{Answer, Control, Execution, Lasting, PairingOrder, ReplicaOrder, SeedOrder, VerifyOrder};
 pub use routers::{console_router, control_router};
 pub use serve::{serve_tcp, serve_unix};

@@ -195,6 +195,11 @@ fn replica_card(out: &mut String, replica: &ReplicaStatus) {
     out.push_str("<dl>");
     pair(out, "Size", &human_bytes(replica.size_bytes));
     pair(out, "Image", &replica.image.path);
+    if let Some(aside) = replica.aside() {
+        pair(out, "Detail", &aside);
+        out.push_str("</dl></section>");
+        return;
+    }
     let source = replica.source.as_ref();
     let source = source.map_or("nobody yet".to_owned(), |from| {
         format!("{} ({})", from.unit, from.address)

@@ -14,7 +14,8 @@ use farside_protocol::control::{
     Status, UnitStatus, VerifyStatus, VolumeState, VolumeStatus,
 };
 use farside_web::{
-    Answer, Control, Execution, Lasting, PairingOrder, VerifyOrder, console_router, control_router,
+    Answer, Control, Execution, Lasting, PairingOrder, ReplicaOrder, SeedOrder, VerifyOrder, console_router,
+    control_router,
 };
 use http_body_util::BodyExt;
 use std::sync::{Arc, Mutex};
@@ -150,6 +151,25 @@ impl Control for Pretended {
 
     fn restore(&self, _replica: String, _restore: RestoreFile) -> Answer<Lasting> {
         Box::pin(async { Err(ControlError::plain(ErrorCode::Conflict, "the file is there")) })
+    }
+
+    fn replica(&self, replica: String, order: ReplicaOrder) -> Execution {
+        let message = format!("{replica} {order:?}");
+        Box::pin(async move {
+            Ok(Reply {
+                message,
+                files: vec![],
+            })
+        })
+    }
+
+    fn seed(&self, order: SeedOrder) -> Answer<Lasting> {
+        let (tell, told) = tokio::sync::mpsc::channel(1);
+        let message = format!("{order:?}");
+        Box::pin(async move {
+            tell.send(Progress::Done { message }).await.unwrap();
+            Ok(told)
+        })
     }
 
     fn execute(&self, command: Command) -> Execution {
@@ -398,6 +418,9 @@ async fn the_past_of_a_replica_is_shown_to_all_and_named_by_the_operator_only() 
         ("POST", "bookmarks", r#"{"name":"a","at":"7"}"#, "disk0 a Some"),
         ("DELETE", "bookmarks/a", "", "disk0 without a"),
         ("POST", "views", r#"{"at":"now","nbd_socket":"/s"}"#, "/s"),
+        ("POST", "detach", "", "disk0 Detach"),
+        ("POST", "attach", "", "disk0 Attach"),
+        ("POST", "seed", r#"{"file":"/f"}"#, "Import"),
     ] {
         let path = format!("/api/v1/replicas/disk0/{path}");
         let (status, _) = ask(&console, method, &path, body).await;

@@ -5,8 +5,8 @@ use super::limits;
 use crate::config::size;
 use farside_protocol::control::{
     AcceptInvitation, AddBookmark, AskChanges, AskHistory, ChangesStatus, ControlError, CreateVolume,
-    HistoryStatus, Invitation, OpenView, PairingStatus, Progress, RemoveVolume, Reply, RestoreFile, SetFlow,
-    StartVerify, Status, VerifyStatus,
+    HistoryStatus, Invitation, OpenView, PairingStatus, Progress, RemoveVolume, Reply, RestoreFile, SeedFile,
+    SetFlow, StartVerify, Status, VerifyStatus,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -188,6 +188,23 @@ impl Client {
 
     pub(super) async fn restore(&self, replica: &str, restore: &RestoreFile) -> Result<Said, CliError> {
         self.begin(&below(replica, "restore", &[]), json(restore)?).await
+    }
+
+    /// Both must be valid: a name, and a word of the interface.
+    pub(super) async fn replica(&self, replica: &str, order: &str) -> Result<Reply, CliError> {
+        let path = below(replica, order, &[]);
+        self.ask(Method::POST, &path, String::new(), limits::COMMAND_TIMEOUT)
+            .await
+    }
+
+    pub(super) async fn import_seed(&self, replica: &str, seed: &SeedFile) -> Result<Said, CliError> {
+        self.begin(&below(replica, "seed", &[]), json(seed)?).await
+    }
+
+    /// `volume` must be a valid name.
+    pub(super) async fn export_seed(&self, volume: &str, seed: &SeedFile) -> Result<Said, CliError> {
+        let path = format!("/api/v1/volumes/{volume}/seed");
+        self.begin(&path, json(seed)?).await
     }
 
     /// Begins work that lasts as long as what is returned.

@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::exit::{CliError, Exit};
+use super::lasting::until_done;
 use super::{output, run};
 use crate::config::is_name;
 use farside_protocol::control::{
@@ -9,7 +10,6 @@ use farside_protocol::control::{
     Status, human_bytes,
 };
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// How a moment is named on the command line.
@@ -218,7 +218,7 @@ fn only_replica(status: &Status) -> Result<String, CliError> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), CliError> {
+pub(super) fn check_name(name: &str) -> Result<(), CliError> {
     if is_name(name) {
         return Ok(());
     }
@@ -226,7 +226,7 @@ fn check_name(name: &str) -> Result<(), CliError> {
     Err(CliError::new(Exit::Usage, message))
 }
 
-fn path_text(path: &std::path::Path) -> Result<String, CliError> {
+pub(super) fn path_text(path: &std::path::Path) -> Result<String, CliError> {
     let absolute = run::absolute(path)?;
     let text = absolute.to_str().map(str::to_owned);
     text.ok_or_else(|| CliError::new(Exit::Usage, format!("{} is not UTF-8", path.display())))
@@ -312,27 +312,5 @@ async fn view(client: &Client, name: &str, open: &OpenView) -> Result<(), CliErr
 }
 
 async fn restore(client: &Client, name: &str, restore: &RestoreFile) -> Result<(), CliError> {
-    let mut said = client.restore(name, restore).await?;
-    let shows = std::io::stderr().is_terminal();
-    loop {
-        match said.next().await? {
-            Some(Progress::Copied {
-                done_bytes,
-                total_bytes,
-            }) if shows => {
-                let percent = done_bytes.saturating_mul(100) / total_bytes.max(1);
-                let line = format!("\r{percent:>3} % of {} ", human_bytes(total_bytes));
-                std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).ok();
-            }
-            Some(Progress::Done { message }) => {
-                if shows {
-                    std::io::Write::write_all(&mut std::io::stderr(), b"\r").ok();
-                }
-                return output::print(&format!("{message}\n"));
-            }
-            Some(Progress::Failed { message }) => return Err(CliError::failure(message)),
-            Some(_) => {}
-            None => return Err(CliError::failure("the unit has ended the copy; look at its log")),
-        }
-    }
+    until_done(client.restore(name, restore).await?).await
 }

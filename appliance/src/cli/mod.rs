@@ -8,6 +8,7 @@ mod exit;
 mod output;
 mod find;
 mod client;
+mod lasting;
 mod run;
 mod up;
 mod status;
@@ -16,6 +17,8 @@ mod attach;
 mod wait;
 mod volume;
 mod history;
+mod replica;
+mod seed;
 mod journal;
 mod verify;
 mod pair;
@@ -69,6 +72,12 @@ enum Commands {
     /// See, attach, compare and copy what a replica was before
     #[command(subcommand)]
     History(history::HistoryCommand),
+    /// List replicas, let another host have the disk of one, and take it back
+    #[command(subcommand)]
+    Replica(replica::ReplicaCommand),
+    /// Carry what a volume holds to its remote on a disk, so that only what differs is sent
+    #[command(subcommand)]
+    Seed(seed::SeedCommand),
     /// Compare a volume with its remotes, block by block, while they are in use
     Verify(verify::VerifyArgs),
     /// Make units known to each other, so that links between machines are encrypted
@@ -156,6 +165,14 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Commands::History(command) => {
             let client = client()?;
             block_on(async move { history::history(&client, command).await })
+        }
+        Commands::Replica(command) => {
+            let client = client()?;
+            block_on(async move { replica::replica(&client, command).await })
+        }
+        Commands::Seed(command) => {
+            let client = client()?;
+            block_on(async move { seed::seed(&client, command).await })
         }
         Commands::Verify(args) => {
             let client = client()?;

@@ -176,6 +176,11 @@ fn draw_replica(out: &mut String, replica: &ReplicaStatus, style: Style) {
     if let Some(problem) = &replica.problem {
         row(out, "problem", problem);
     }
+    if let Some(aside) = replica.aside() {
+        row(out, "image", &replica.image.path);
+        row(out, "detail", &aside);
+        return;
+    }
     let link = if replica.connected {
         "connected"
     } else {

@@ -111,7 +111,7 @@ pub fn decide(welcome: &Welcome, local: &LocalView) -> Decision {
         all: !local.located.marked_since.is_some_and(is_marked),
     };
     match (welcome.copy, place(received, local)) {
-        (CopyState::Empty, _) => full("the remote holds nothing yet"),
+        (CopyState::Empty, _) => full("the remote has no copy yet"),
         (CopyState::Copying, place) => {
             let is_this = welcome.copy_id != 0 && welcome.copy_id == local.located.copy_id;
             match place {

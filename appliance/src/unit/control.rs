@@ -8,7 +8,7 @@ use farside_protocol::control::{
     AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, ErrorCode, HistoryStatus,
     Invitation, OpenView, PairingStatus, Reply, RestoreFile, Status, VerifyStatus,
 };
-use farside_web::{Answer, Control, Execution, Lasting, PairingOrder, VerifyOrder};
+use farside_web::{Answer, Control, Execution, Lasting, PairingOrder, ReplicaOrder, SeedOrder, VerifyOrder};
 use std::sync::Arc;
 
 /// The unit as the control interface sees it.
@@ -25,7 +25,6 @@ impl UnitControl {
         let (shared, past) = (Arc::clone(&self.0), self.0.parts.past(replica));
         Box::pin(async move {
             shared.refuse_while_stopping()?;
-            let refused = |error: PartError| ControlError::plain(error.code, error.message);
             ask(past.map_err(refused)?).await.map_err(refused)
         })
     }
@@ -72,7 +71,7 @@ impl Control for UnitControl {
                 VerifyOrder::Start(start) => open.start_verify(&start),
                 VerifyOrder::Stop(remote) => open.stop_verify(remote.as_deref()),
             };
-            done.map_err(|error| ControlError::plain(error.code, error.message))
+            done.map_err(refused)
         })
     }
 
@@ -102,6 +101,44 @@ impl Control for UnitControl {
     fn restore(&self, replica: String, restore: RestoreFile) -> Answer<Lasting> {
         self.past(&replica, move |past| async move { past.restore(&restore) })
     }
+
+    fn replica(&self, replica: String, order: ReplicaOrder) -> Execution {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            shared.refuse_while_stopping()?;
+            // Goes on to its end, whether somebody waits for the answer or not.
+            let parts = Arc::clone(&shared);
+            let done = tokio::spawn(async move {
+                match order {
+                    ReplicaOrder::Detach => parts.parts.detach_replica(replica).await,
+                    ReplicaOrder::Attach => parts.parts.attach_replica(replica).await,
+                }
+            });
+            let done = done
+                .await
+                .unwrap_or_else(|error| Err(PartError::failed(error.to_string())));
+            done.map_err(refused)
+        })
+    }
+
+    fn seed(&self, order: SeedOrder) -> Answer<Lasting> {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            shared.refuse_while_stopping()?;
+            let begun = match order {
+                SeedOrder::Export(volume, file) => {
+                    let open = open_volume(&shared, &volume).ok_or_else(|| not_open(&shared, &volume))?;
+                    shared.parts.export_seed(&open, &file)
+                }
+                SeedOrder::Import(replica, file) => shared.parts.import_seed(&replica, &file).await,
+            };
+            begun.map_err(refused)
+        })
+    }
+}
+
+fn refused(error: PartError) -> ControlError {
+    ControlError::plain(error.code, error.message)
 }
 
 fn not_open(shared: &Shared, name: &str) -> ControlError {

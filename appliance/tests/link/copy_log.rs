@@ -56,7 +56,7 @@ async fn both_ends_say_when_a_copy_begins_and_why_and_when_it_is_complete() {
     );
     let with = |end: [&str; 4], words: &[&str]| lines.with(&[&end, words].concat());
     assert_eq!(
-        with(near, &["full copy begins", "holds nothing yet"]),
+        with(near, &["full copy begins", "has no copy yet"]),
         1,
         "{lines:?}"
     );

@@ -134,6 +134,14 @@ pub struct RestoreFile {
     pub file: String,
 }
 
+/// An image of a volume, to be written or read by the unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedFile {
+    /// Its path, absolute.
+    pub file: String,
+}
+
 /// What long work says while it lasts, a line of JSON each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

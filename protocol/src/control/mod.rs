@@ -23,7 +23,7 @@ pub use command::{
 pub use forecast::{Forecast, human_seconds};
 pub use history::{
     AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, HistoryStatus,
-    HistorySummary, MomentStatus, OpenView, Progress, RestoreFile,
+    HistorySummary, MomentStatus, OpenView, Progress, RestoreFile, SeedFile,
 };
 pub use pairing::{AcceptInvitation, Invitation, PairingStatus, PeerStatus};
 pub use replica::{ReplicaState, ReplicaStatus, SourceStatus};

@@ -19,6 +19,10 @@ pub enum ReplicaState {
     Degraded,
     /// Not in service.
     Failed,
+    /// Its disk was handed over; nothing is received until it is taken back.
+    Detached,
+    /// Its image has content that was brought here; the first greeting of its volume finds out what of it is of use.
+    Seeded,
 }
 
 impl ReplicaState {
@@ -64,6 +68,23 @@ pub struct ReplicaStatus {
     pub history: HistorySummary,
     /// Whether the shutdown before this start was clean.
     pub clean_start: bool,
+}
+
+impl ReplicaStatus {
+    /// What is to be known of one that is set aside.
+    #[must_use]
+    pub fn aside(&self) -> Option<String> {
+        match self.state {
+            ReplicaState::Detached => Some(format!(
+                "its disk was handed over after record {}; 'farside replica attach {}' takes it back",
+                self.applied, self.name
+            )),
+            ReplicaState::Seeded => {
+                Some("its image waits for its volume, whose unit compares and sends what differs".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The unit that sends a replica.

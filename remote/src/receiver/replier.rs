@@ -30,6 +30,9 @@ pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
         // The flags first: set, they promise that the state read after them is that of the new copy.
         let flag = begun.load(Ordering::Acquire);
         changed.mark_unchanged();
+        if sink.is_closing() {
+            return SessionError::ShuttingDown;
+        }
         let copying = log.is_under_way();
         let next = ack(&sink.state(), flag);
         if copying && next.copy == CopyState::Complete {

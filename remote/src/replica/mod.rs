@@ -10,7 +10,7 @@ mod set;
 mod tests;
 
 pub use past::{Bookmark, Past};
-pub use set::{FailedReplica, ReplicaSet, ReplicaSetConfig};
+pub use set::{AsideError, AsideReplica, FailedReplica, ReplicaSet, ReplicaSetConfig, SeedPlace};
 
 use crate::limits::SYNC_INTERVAL;
 use crate::sink::{Sink, SinkError, SinkState};
@@ -109,12 +109,25 @@ impl Replica {
     /// [`StorageError`]; nothing confirmed is lost, but the next start is an unclean one.
     pub fn shut_down(&self) -> Result<(), StorageError> {
         self.stopping.store(true, Ordering::Release);
+        self.wake();
         if let Some(keeper) = self.keeper.get() {
             keeper.stop();
         }
         let result = self.store.shut_down();
         self.wake();
         result
+    }
+
+    /// Whether it goes out of service, or has.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Resolves when it goes out of service.
+    pub async fn until_stopped(&self) {
+        let mut changed = self.changed();
+        while !self.is_stopping() && changed.changed().await.is_ok() {}
     }
 
     fn wake(&self) {
@@ -187,6 +200,10 @@ impl Sink for Replica {
 
     fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_stopping()
     }
 
     async fn settle(&self) -> Result<SinkState, SinkError> {

@@ -2,8 +2,13 @@
 //!
 //! Whose replica it is, is checked against its own superblock before anything is written.
 
+mod aside;
+
+pub use aside::{AsideError, AsideReplica, SeedPlace};
+
 use super::{Past, Replica};
 use crate::sink::Replicas;
+use aside::Aside;
 use farside_protocol::journal::Role;
 use farside_protocol::journal::limits::{
     BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, RING_OFFSET,
@@ -49,6 +54,7 @@ enum Slot {
     Starting,
     Open(Arc<Replica>),
     Failed(String),
+    Aside(Aside),
 }
 
 /// All replicas of a unit.
@@ -62,11 +68,13 @@ pub struct ReplicaSet {
     stopping: AtomicBool,
 }
 
+const IMAGE: &str = "replica.img";
+
 fn files_in(directory: &Path, name: &str) -> StoreFiles {
     let own = directory.join(name);
     StoreFiles {
         journal: own.join("journal"),
-        image: own.join("replica.img"),
+        image: own.join(IMAGE),
         maps: own,
     }
 }
@@ -81,7 +89,9 @@ impl ReplicaSet {
         let mut slots = BTreeMap::new();
         for entry in std::fs::read_dir(&config.directory)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if files_in(&config.directory, &name).journal.exists() {
+            if let Some(slot) = aside::found(&config.directory.join(&name)) {
+                slots.insert(name, slot);
+            } else if files_in(&config.directory, &name).journal.exists() {
                 slots.insert(name, Slot::Starting);
             }
         }
@@ -95,8 +105,7 @@ impl ReplicaSet {
 
     /// Opens and recovers every replica that was found; one that cannot be opened is kept with the reason. Blocks.
     pub fn open_all(&self) {
-        let names: Vec<String> = self.slots.lock().keys().cloned().collect();
-        for name in names {
+        for name in self.starting() {
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
@@ -142,7 +151,7 @@ impl ReplicaSet {
     pub fn replicas(&self) -> Vec<Arc<Replica>> {
         let open = |slot: &Slot| match slot {
             Slot::Open(replica) => Some(replica.clone()),
-            Slot::Starting | Slot::Failed(_) => None,
+            Slot::Starting | Slot::Failed(_) | Slot::Aside(_) => None,
         };
         self.slots.lock().values().filter_map(open).collect()
     }
@@ -159,7 +168,7 @@ impl ReplicaSet {
     #[must_use]
     pub fn failed(&self) -> Vec<FailedReplica> {
         let failed = |(name, slot): (&String, &Slot)| match slot {
-            Slot::Starting | Slot::Open(_) => None,
+            Slot::Starting | Slot::Open(_) | Slot::Aside(_) => None,
             Slot::Failed(problem) => Some(FailedReplica {
                 name: name.clone(),
                 problem: problem.clone(),
@@ -190,6 +199,10 @@ impl ReplicaSet {
             slots.insert(name.clone(), Slot::Starting);
             return None;
         };
+        if matches!(slot, Slot::Aside(Aside::Seeded)) {
+            slots.insert(name.clone(), Slot::Starting);
+            return None;
+        }
         drop(slots);
         Some(match slot {
             Slot::Starting => {
@@ -203,6 +216,14 @@ impl ReplicaSet {
             Slot::Failed(problem) => {
                 let text = format!("replica {name} is not in service: {problem}");
                 Err(Refusal::new(RefuseCode::Degraded, 0, &text))
+            }
+            Slot::Aside(_) => {
+                let text = format!(
+                    "replica {name} is detached: unit {} has handed its disk over; 'farside replica attach' there takes \
+                     it back",
+                    self.config.unit_name
+                );
+                Err(Refusal::new(RefuseCode::NotAccepted, 0, &text))
             }
         })
     }
@@ -233,7 +254,8 @@ impl ReplicaSet {
             name,
             made: false,
         };
-        let replica = self.make(hello).map_err(|error| {
+        let seeded = aside::is_seeded(&self.config.directory.join(name));
+        let replica = self.make(hello, seeded).map_err(|error| {
             let text = format!("replica {name} cannot be made: {error}");
             tracing::error!(replica = name.as_str(), "{text}");
             Refusal::new(RefuseCode::Degraded, 0, &text)
@@ -252,7 +274,7 @@ impl ReplicaSet {
         Err(Refusal::new(RefuseCode::NotAccepted, 0, &text))
     }
 
-    fn make(&self, hello: &Hello) -> Result<Arc<Replica>, StorageError> {
+    fn make(&self, hello: &Hello, seeded: bool) -> Result<Arc<Replica>, StorageError> {
         let files = files_in(&self.config.directory, &hello.volume_name);
         let smallest = u64::from(hello.segment_bytes) * u64::from(MIN_SEGMENTS) * 2 + RING_OFFSET;
         let parameters = StoreParameters {
@@ -265,9 +287,17 @@ impl ReplicaSet {
             segment_bytes: Some(hello.segment_bytes),
             source: hello.unit,
         };
-        tracing::info!(replica = %hello.volume_name, source = %hello.unit_name, bytes = hello.volume_bytes,
+        tracing::info!(replica = %hello.volume_name, source = %hello.unit_name, bytes = hello.volume_bytes, seeded,
             "first greeting of a volume: making its replica");
-        create_files(&files, &parameters, OpenMode::Careful, self.clock.wall_us())?;
+        let mode = if seeded {
+            OpenMode::Adopt
+        } else {
+            OpenMode::Careful
+        };
+        create_files(&files, &parameters, mode, self.clock.wall_us())?;
+        if seeded {
+            aside::taken_up(&files.maps)?;
+        }
         self.open_replica(&files)
     }
 
@@ -303,7 +333,11 @@ struct Claim<'a> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if !self.made {
-            self.set.slots.lock().remove(self.name);
+            let mut slots = self.set.slots.lock();
+            match aside::found(&self.set.config.directory.join(self.name)) {
+                Some(slot) => slots.insert(self.name.to_owned(), slot),
+                None => slots.remove(self.name),
+            };
         }
     }
 }

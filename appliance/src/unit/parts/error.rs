@@ -14,7 +14,7 @@ pub(crate) struct PartError {
 }
 
 impl PartError {
-    pub(super) fn failed(message: impl Into<String>) -> Self {
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self {
             code: ErrorCode::Failed,
             message: message.into(),

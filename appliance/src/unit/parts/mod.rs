@@ -6,6 +6,8 @@
 //! way and goes straight to that end, so the stopping calls may come without the starting ones. Nothing else of
 //! the unit knows storage.
 
+mod aside;
+mod copying;
 mod error;
 mod exports;
 mod files;
@@ -195,18 +197,21 @@ impl Parts {
     pub(crate) fn past(&self, name: &str) -> Result<PastOf, PartError> {
         let link = self.link.lock().clone();
         let replica = link.as_ref().and_then(|link| link.replica(name));
-        let house = House {
-            scratch_dir: self.surroundings.config.unit.data_dir.clone(),
-            stop: self.nbd.stop.clone(),
-            tasks: self.nbd.tasks.clone(),
-        };
-        replica.map(|replica| PastOf::new(replica, house)).ok_or_else(|| PartError {
+        replica.map(|replica| PastOf::new(replica, self.house())).ok_or_else(|| PartError {
             code: ErrorCode::NotFound,
             message: format!(
                 "there is no replica of '{}' in service here; ask the unit that keeps it, and see 'farside status'",
                 name.escape_default()
             ),
         })
+    }
+
+    fn house(&self) -> House {
+        House {
+            scratch_dir: self.surroundings.config.unit.data_dir.clone(),
+            stop: self.nbd.stop.clone(),
+            tasks: self.nbd.tasks.clone(),
+        }
     }
 
     /// Stops accepting hosts and lets requests under way finish.

@@ -1,10 +1,11 @@
 //! The past of replicas as the control interface sees it: moments found by what people call them, bookmarks, views, copies.
 
+use super::copying::{Content, absolute, copy_out, new_file, not_made};
 use super::error::PartError;
 use super::status::{history_summary, moment_status};
 use crate::past::{OneExport, Snapshot};
 use crate::targets::nbd::{Security, Service, serve};
-use crate::unit::limits::{COPY_STEP_BYTES, MOMENT_PATIENCE, MOMENT_POLL, MOMENTS_DEFAULT, MOMENTS_MAX};
+use crate::unit::limits::{MOMENT_PATIENCE, MOMENT_POLL, MOMENTS_DEFAULT, MOMENTS_MAX};
 use crate::unit::listeners::bind_unix;
 use farside_protocol::control::{
     AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, ErrorCode,
@@ -14,8 +15,6 @@ use farside_protocol::journal::CopyState;
 use farside_protocol::link::name_is_valid;
 use farside_remote::Replica;
 use farside_storage::{Moment, View};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -285,13 +284,17 @@ impl PastOf {
         let (tell, told) = mpsc::channel(4);
         tracing::info!(replica = self.name(), record = moment.sequence, socket = %path.display(), scratch = open.scratch,
             "a moment can be attached");
-        let name = self.name().to_owned();
+        let (name, replica) = (self.name().to_owned(), self.0.clone());
         tasks.spawn(async move {
             let _ = tell.try_send(Progress::Ready { moment, size_bytes });
             let serving = serve(socket.listener, service, closing.clone());
             let watching = async {
                 tokio::select! {
                     () = tell.closed() => {}
+                    () = replica.until_stopped() => {
+                        let message = "the replica was detached".to_owned();
+                        let _ = tell.try_send(Progress::Failed { message });
+                    }
                     () = closing.cancelled() => {
                         let message = "the unit is shutting down".to_owned();
                         let _ = tell.try_send(Progress::Failed { message });
@@ -308,100 +311,45 @@ impl PastOf {
 
     /// Copies a moment into a new file; whoever no longer listens ends it, and the file goes.
     pub(crate) fn restore(&self, restore: &RestoreFile) -> Result<mpsc::Receiver<Progress>, PartError> {
-        let House { stop, tasks, .. } = self.1.clone();
         let view = self.view(&restore.at)?;
-        let path = absolute(&restore.file)?;
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
-        let file = made.map_err(|error| {
-            PartError::conflict(format!(
-                "{} cannot be made: {error}; name a new file",
-                path.display()
-            ))
-        })?;
-        let (tell, told) = mpsc::channel(4);
-        tasks.spawn(async move {
-            let (teller, stopped) = (tell.clone(), stop.clone());
-            let copied = tokio::task::spawn_blocking(move || {
-                let copied = copy(&view, &file, &teller, &stopped);
-                copied.map(|()| (view.moment().record, view.bytes()))
-            });
-            let copied = copied.await.unwrap_or_else(|error| Err(error.into()));
-            let last = match copied {
-                Ok((record, bytes)) => Progress::Done {
-                    message: format!(
-                        "{} is the disk after record {record}, {}",
-                        path.display(),
-                        counted(bytes, "byte")
-                    ),
-                },
-                Err(error) => {
-                    std::fs::remove_file(&path).ok();
-                    let message = format!("{} is not made: {error}", path.display());
-                    Progress::Failed { message }
-                }
-            };
-            // Whoever listens and does not read holds up nothing.
-            tokio::select! {
-                _ = tell.send(last) => {}
-                () = stop.cancelled() => {}
+        let (path, file) = new_file(&restore.file)?;
+        let content = MomentContent {
+            view,
+            replica: self.0.clone(),
+        };
+        Ok(copy_out(&self.1, content, file, move |copied, content| {
+            if let Err(error) = copied {
+                return not_made(&path, &error);
             }
-        });
-        Ok(told)
+            let message = format!(
+                "{} is the disk after record {}, {}",
+                path.display(),
+                content.view.moment().record,
+                counted(content.bytes(), "byte")
+            );
+            Progress::Done { message }
+        }))
     }
 }
 
-fn copy(
-    view: &View,
-    file: &File,
-    tell: &mpsc::Sender<Progress>,
-    stop: &CancellationToken,
-) -> Result<(), anyhow::Error> {
-    let total_bytes = view.bytes();
-    file.set_len(total_bytes)?;
-    let mut buffer = vec![0; COPY_STEP_BYTES];
-    let mut at = 0;
-    while at < total_bytes {
-        if tell.is_closed() || stop.is_cancelled() {
-            anyhow::bail!("it was interrupted");
-        }
-        let length = usize::try_from(total_bytes - at)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        let part = &mut buffer[..length];
-        view.read(at, part)?;
-        for (block, offset) in part.chunks(4096).zip((at..).step_by(4096)) {
-            // What is zero stays a hole.
-            if block.iter().any(|byte| *byte != 0) {
-                file.write_all_at(block, offset)?;
-            }
-        }
-        at += length as u64;
-        // Somebody who reads slowly misses some of it.
-        let _ = tell.try_send(Progress::Copied {
-            done_bytes: at,
-            total_bytes,
-        });
-    }
-    rustix::fs::fsync(file)?;
-    Ok(())
+/// A replica as it was at a moment.
+struct MomentContent {
+    view: View,
+    replica: Arc<Replica>,
 }
 
-fn absolute(path: &str) -> Result<PathBuf, PartError> {
-    let path = PathBuf::from(path);
-    if path.is_absolute() {
-        return Ok(path);
+impl Content for MomentContent {
+    fn bytes(&self) -> u64 {
+        self.view.bytes()
     }
-    Err(PartError {
-        code: ErrorCode::BadRequest,
-        message: format!(
-            "{} is no absolute path; the unit runs elsewhere than you",
-            path.display()
-        ),
-    })
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), anyhow::Error> {
+        Ok(self.view.read(offset, buffer)?)
+    }
+
+    fn is_gone(&self) -> Option<&'static str> {
+        self.replica.is_stopping().then_some("the replica was detached")
+    }
 }
 
 /// A point in time, in microseconds since 1970: RFC 3339, a civil time of this machine's zone, or a while ago.

@@ -2,7 +2,7 @@
 
 use super::Surroundings;
 use super::error::PartError;
-use super::status::{idle_replica_status, replica_status};
+use super::status::{aside_status, idle_replica_status, replica_status};
 use crate::pairing::LinkDoor;
 use farside_protocol::control::ReplicaStatus;
 use farside_remote::{Receiver, ReceiverConfig, Replica, ReplicaSet, ReplicaSetConfig};
@@ -70,6 +70,11 @@ impl LinkServer {
         Ok(())
     }
 
+    /// The replicas.
+    pub(super) fn set(&self) -> &Arc<ReplicaSet> {
+        &self.set
+    }
+
     /// The replica of this name, if it is in service.
     pub(super) fn replica(&self, name: &str) -> Option<Arc<Replica>> {
         let mut replicas = self.set.replicas().into_iter();
@@ -99,6 +104,7 @@ impl LinkServer {
                 .iter()
                 .map(|name| idle_replica_status(name, None)),
         );
+        all.extend(self.set.aside().iter().map(aside_status));
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
     }

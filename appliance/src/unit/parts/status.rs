@@ -9,7 +9,7 @@ use farside_protocol::control::{
     ReplicaStatus, SourceStatus, VolumeState, VolumeStatus, likely_behind,
 };
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Superblock};
-use farside_remote::{Replica, ReplicaLink};
+use farside_remote::{AsideReplica, Replica, ReplicaLink};
 use farside_storage::{Moment, Store, StoreFiles};
 
 /// A point in time as RFC 3339, from microseconds since 1970.
@@ -293,6 +293,27 @@ pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> R
         },
         history: history_summary(replica),
         clean_start: store.opened().clean,
+    }
+}
+
+/// A replica that is set aside.
+pub(super) fn aside_status(aside: &AsideReplica) -> ReplicaStatus {
+    let size_bytes = std::fs::metadata(&aside.image).map_or(0, |found| found.len());
+    let (record, time_us) = aside.detached_after.unwrap_or_default();
+    ReplicaStatus {
+        size_bytes,
+        state: if aside.detached_after.is_some() {
+            ReplicaState::Detached
+        } else {
+            ReplicaState::Seeded
+        },
+        received: record,
+        applied: record,
+        consistent_up_to: Some(time_us).filter(|at| *at > 0).and_then(timestamp),
+        image: ImageStatus {
+            path: aside.image.display().to_string(),
+        },
+        ..idle_replica_status(&aside.name, None)
     }
 }
 

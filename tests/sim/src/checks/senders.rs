@@ -43,6 +43,10 @@ impl Sink for Sender {
         self.0.changed()
     }
 
+    fn is_closing(&self) -> bool {
+        self.0.is_closing()
+    }
+
     async fn settle(&self) -> Result<SinkState, SinkError> {
         self.0.settle().await
     }
