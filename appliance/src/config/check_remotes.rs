@@ -9,6 +9,13 @@ use farside_protocol::link::Compression;
 use std::collections::HashSet;
 use toml::Spanned;
 
+impl RawRemote {
+    /// All addresses, in the order in which they are tried.
+    fn addresses(&self) -> impl Iterator<Item = &Spanned<String>> {
+        std::iter::once(&self.address).chain(self.other_addresses.iter().flatten())
+    }
+}
+
 impl Checker<'_> {
     pub(super) fn remotes(&mut self, raw: &RawVolume, link: &LinkConfig) -> Vec<RemoteConfig> {
         let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
@@ -25,18 +32,18 @@ impl Checker<'_> {
                     "give each remote of a volume its own name",
                 );
             }
-            if !addresses.insert(remote.address.get_ref()) {
-                let message = format!(
-                    "two remotes have the address {}",
-                    remote.address.get_ref().escape_debug()
-                );
-                self.refuse(
-                    &remote.address.span(),
-                    message,
-                    "a unit keeps one replica of a volume; remove one of them",
-                );
+            for address in remote.addresses() {
+                if !addresses.insert(address.get_ref()) {
+                    let message = format!("the address {} is named twice", address.get_ref().escape_debug());
+                    self.refuse(
+                        &address.span(),
+                        message,
+                        "a unit keeps one replica of a volume; remove one of the two",
+                    );
+                }
+                self.remote_address(address, link);
             }
-            self.remote_address(remote, link);
+            self.refuse_many(remote.other_addresses.as_deref());
             if let Some(peer) = &remote.peer {
                 self.name("unit", peer);
             }
@@ -44,6 +51,11 @@ impl Checker<'_> {
         let copy = |remote: &RawRemote| RemoteConfig {
             name: remote.name.get_ref().clone(),
             address: remote.address.get_ref().clone(),
+            other_addresses: remote
+                .addresses()
+                .skip(1)
+                .map(|address| address.get_ref().clone())
+                .collect(),
             send: remote.send.unwrap_or(true),
             peer: remote.peer.as_ref().map(|peer| peer.get_ref().clone()),
             queue: remote.queue.unwrap_or(true),
@@ -92,8 +104,22 @@ impl Checker<'_> {
         Some(bytes)
     }
 
-    fn remote_address(&mut self, remote: &RawRemote, link: &LinkConfig) {
-        let (text, span) = (remote.address.get_ref(), remote.address.span());
+    fn refuse_many(&mut self, others: Option<&[Spanned<String>]>) {
+        let Some(first_too_many) = others.and_then(|others| others.get(limits::OTHER_ADDRESSES_MAX)) else {
+            return;
+        };
+        self.refuse(
+            &first_too_many.span(),
+            format!(
+                "more than {} other addresses of one remote",
+                limits::OTHER_ADDRESSES_MAX
+            ),
+            "leave those away that are least likely to be of use",
+        );
+    }
+
+    fn remote_address(&mut self, address: &Spanned<String>, link: &LinkConfig) {
+        let (text, span) = (address.get_ref(), address.span());
         let parts = text
             .rsplit_once(':')
             .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));

@@ -46,3 +46,6 @@ pub const SOCKET_PATH_BYTES: usize = 107;
 
 /// Smallest rate of a link, in bytes per second.
 pub const RATE_BYTES_MIN: u64 = 1 << 10;
+
+/// Addresses of one remote besides the first.
+pub const OTHER_ADDRESSES_MAX: usize = 7;

@@ -165,6 +165,8 @@ pub struct RemoteConfig {
     pub name: String,
     /// `host:port`.
     pub address: String,
+    /// Where else it can be reached, in the order in which that is tried.
+    pub other_addresses: Vec<String>,
     /// The paired unit that has to be there; the one that was paired at the address if absent.
     pub peer: Option<String>,
     /// Records are sent to it.

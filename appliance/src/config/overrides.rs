@@ -61,8 +61,10 @@ impl Config {
     pub fn redirect_own_link(&mut self, address: SocketAddr) {
         let old: Vec<String> = self.link.listen.iter().map(ToString::to_string).collect();
         for remote in self.volumes.iter_mut().flat_map(|volume| &mut volume.remotes) {
-            if old.contains(&remote.address) {
-                remote.address = address.to_string();
+            for own in std::iter::once(&mut remote.address).chain(&mut remote.other_addresses) {
+                if old.contains(own) {
+                    *own = address.to_string();
+                }
             }
         }
         self.link.listen = vec![address];

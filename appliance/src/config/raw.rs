@@ -123,6 +123,7 @@ pub(super) struct RawScsi {
 pub(super) struct RawRemote {
     pub(super) name: Spanned<String>,
     pub(super) address: Spanned<String>,
+    pub(super) other_addresses: Option<Vec<Spanned<String>>>,
     pub(super) peer: Option<Spanned<String>>,
     pub(super) send: Option<bool>,
     pub(super) queue: Option<bool>,

@@ -32,6 +32,8 @@ pub struct SenderConfig {
     pub remote_name: String,
     /// Its `host:port`.
     pub address: String,
+    /// Others, which are tried after it, in this order.
+    pub other_addresses: Vec<String>,
     /// Random for each start of the process.
     pub instance: Uuid,
     /// Most bytes sent and not confirmed; raised to a minimum of 2 MiB.
@@ -59,6 +61,7 @@ impl SenderConfig {
         Self {
             remote_name: remote_name.to_owned(),
             address: address.to_owned(),
+            other_addresses: Vec::new(),
             instance,
             window_bytes: DEFAULT_WINDOW_BYTES,
             bytes_per_second: None,
@@ -69,6 +72,16 @@ impl SenderConfig {
             allow_beyond_loopback: false,
             verification: Arc::default(),
         }
+    }
+}
+
+impl SenderConfig {
+    /// One of its addresses, the first for those that are not there.
+    fn target(&self, index: usize) -> &str {
+        let other = index
+            .checked_sub(1)
+            .and_then(|other| self.other_addresses.get(other));
+        other.unwrap_or(&self.address)
     }
 }
 
@@ -125,11 +138,11 @@ impl Drop for Sender {
 }
 
 async fn dial_for_ever<S: Source>(setup: SessionSetup<S>, config: SenderConfig, stop: watch::Receiver<bool>) {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut first) = (Backoff::default(), 0);
     let mut told = stop.clone();
     loop {
         let pause = tokio::select! {
-            pause = attempt(&setup, &config, &stop, &mut backoff) => pause,
+            pause = attempt(&setup, &config, &stop, (&mut backoff, &mut first)) => pause,
             // A session ends itself and says so; only dialling is cut short here.
             () = stopped_while_dialling(&setup.status, told.clone()) => return,
         };
@@ -150,18 +163,15 @@ async fn stopped_while_dialling(status: &StatusCell, mut told: watch::Receiver<b
     }
 }
 
-/// One connection and what came of it: how long to wait before the next, or `None` to end.
+/// One connection and what came of it: how long to wait before the next, or `None` to end. `first` is which address is
+/// tried first: one where somebody answered and did not let this unit in comes last the next time.
 async fn attempt<S: Source>(
     setup: &SessionSetup<S>,
     config: &SenderConfig,
     stop: &watch::Receiver<bool>,
-    backoff: &mut Backoff,
+    (backoff, first): (&mut Backoff, &mut usize),
 ) -> Option<u64> {
-    setup.status.update(|status| {
-        status.state = LinkState::Connecting;
-        status.detail = format!("dialling {}", config.address);
-    });
-    let mut dialled = match dial(config).await {
+    let mut dialled = match dial(setup, config, *first).await {
         Ok(dialled) => dialled,
         Err(text) => {
             let pause_ms = backoff.next_ms(random());
@@ -176,6 +186,7 @@ async fn attempt<S: Source>(
         status.peer_name = None;
         status.connections = status.connections.saturating_add(1);
     });
+    let target = config.target(dialled.index).to_owned();
     let streams = (dialled.read, dialled.write);
     let (end, told) = watch::channel(false);
     let mut why = None;
@@ -184,7 +195,7 @@ async fn attempt<S: Source>(
         tokio::select! {
             biased;
             ended = &mut session => ended,
-            reason = to_end(stop.clone(), config, dialled.paired.as_mut()) => {
+            reason = to_end(stop.clone(), config, (&target, dialled.paired.as_mut())) => {
                 why = Some(reason);
                 end.send_replace(true);
                 session.await
@@ -200,6 +211,8 @@ async fn attempt<S: Source>(
         (status.peer_address, status.paired_with, status.compressed) = (None, None, None);
     });
     backoff.session(gain);
+    let was_let_in = setup.status.snapshot().peer_name.is_some() && !reason.is_lasting();
+    *first = if was_let_in { 0 } else { dialled.index + 1 };
     after_session(setup, config, &reason, backoff)
 }
 
@@ -214,13 +227,20 @@ fn after_session<S: Source>(
         show_waiting(setup, "stopped");
         return None;
     }
-    tracing::warn!(remote = %config.remote_name, address = %config.address, "link ended: {reason}");
+    let address = setup.status.snapshot().dialled.unwrap_or_default();
+    tracing::warn!(remote = %config.remote_name, address, "link ended: {reason}");
     if reason.is_lasting() {
         setup.status.update(|status| {
             status.state = LinkState::Refused;
             status.detail = reason.to_string();
         });
-        return Some(Backoff::refused_ms(random()));
+        // Another address may do.
+        let pause_ms = if config.other_addresses.is_empty() {
+            Backoff::refused_ms(random())
+        } else {
+            backoff.next_ms(random())
+        };
+        return Some(pause_ms);
     }
     show_waiting(setup, &reason.to_string());
     Some(backoff.next_ms(random()))
@@ -242,7 +262,7 @@ fn show_waiting<S: Source>(setup: &SessionSetup<S>, detail: &str) {
 async fn to_end(
     mut stop: watch::Receiver<bool>,
     config: &SenderConfig,
-    paired: Option<&mut (String, watch::Receiver<Notice>)>,
+    (target, paired): (&str, Option<&mut (String, watch::Receiver<Notice>)>),
 ) -> CloseReason {
     let noticed = async {
         match (paired, &config.pairing) {
@@ -255,9 +275,7 @@ async fn to_end(
                 }
             }
             (None, Some(pairing)) => {
-                pairing
-                    .until_paired(&config.address, config.peer.as_deref())
-                    .await;
+                pairing.until_paired(target, config.peer.as_deref()).await;
                 return CloseReason::Paired;
             }
             (None, None) => {}
@@ -276,18 +294,38 @@ struct Dialled {
     read: Box<dyn AsyncRead + Send + Unpin>,
     write: Box<dyn AsyncWrite + Send + Unpin>,
     address: SocketAddr,
+    /// Which of the configured addresses led to it.
+    index: usize,
     /// The name of the unit at the other end, if it proved to be that, and what ends the connection.
     paired: Option<(String, watch::Receiver<Notice>)>,
 }
 
-/// Tries the addresses of the remote in their order.
-async fn dial(config: &SenderConfig) -> Result<Dialled, String> {
-    let target = &config.address;
-    let found = timeout(
-        Duration::from_millis(RESOLVE_TIMEOUT_MS),
-        lookup_host(target.as_str()),
-    )
-    .await;
+/// Tries the addresses of the remote in their order, from one of them on.
+async fn dial<S: Source>(
+    setup: &SessionSetup<S>,
+    config: &SenderConfig,
+    first: usize,
+) -> Result<Dialled, String> {
+    let mut failures = Vec::new();
+    for step in 0..=config.other_addresses.len() {
+        let index = (first + step) % (config.other_addresses.len() + 1);
+        let target = config.target(index);
+        setup.status.update(|status| {
+            status.state = LinkState::Connecting;
+            status.detail = format!("dialling {target}");
+            status.dialled = Some(target.to_owned());
+        });
+        match dial_target(config, target).await {
+            Ok(dialled) => return Ok(Dialled { index, ..dialled }),
+            Err(text) => failures.push(text),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+/// Tries all that a name resolves to.
+async fn dial_target(config: &SenderConfig, target: &str) -> Result<Dialled, String> {
+    let found = timeout(Duration::from_millis(RESOLVE_TIMEOUT_MS), lookup_host(target)).await;
     let addresses = found
         .map_err(|_| format!("the name in '{target}' was not resolved in time; check the name service"))?
         .map_err(|error| {
@@ -295,7 +333,7 @@ async fn dial(config: &SenderConfig) -> Result<Dialled, String> {
         })?;
     let mut failure = format!("'{target}' has no address");
     for address in addresses.take(MAX_ADDRESSES) {
-        match dial_one(config, address).await {
+        match dial_one(config, target, address).await {
             Ok(dialled) => return Ok(dialled),
             Err(text) => failure = text,
         }
@@ -303,12 +341,16 @@ async fn dial(config: &SenderConfig) -> Result<Dialled, String> {
     Err(failure)
 }
 
-async fn dial_one(config: &SenderConfig, address: SocketAddr) -> Result<Dialled, String> {
-    let target = &config.address;
+async fn dial_one(config: &SenderConfig, target: &str, address: SocketAddr) -> Result<Dialled, String> {
     let way = match &config.pairing {
-        Some(pairing) => pairing
-            .way_to(target, config.peer.as_deref())
-            .map_err(|error| error.to_string())?,
+        Some(pairing) => {
+            let mut way = pairing.way_to(target, config.peer.as_deref());
+            if matches!(way, Ok(Way::Unknown)) {
+                // All addresses lead to the same unit.
+                way = pairing.way_to(&config.address, None);
+            }
+            way.map_err(|error| error.to_string())?
+        }
         None => Way::Unknown,
     };
     if matches!(way, Way::Unknown) && !config.allow_beyond_loopback && !address.ip().is_loopback() {
@@ -334,6 +376,7 @@ async fn dial_one(config: &SenderConfig, address: SocketAddr) -> Result<Dialled,
                 read: link.read,
                 write: link.write,
                 address,
+                index: 0,
                 paired: Some((link.peer, link.notices)),
             })
         }
@@ -343,6 +386,7 @@ async fn dial_one(config: &SenderConfig, address: SocketAddr) -> Result<Dialled,
                 read: Box::new(read),
                 write: Box::new(write),
                 address,
+                index: 0,
                 paired: None,
             })
         }

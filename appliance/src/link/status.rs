@@ -41,6 +41,8 @@ pub struct LinkStatus {
     pub peer_name: Option<String>,
     /// Its address while connected.
     pub peer_address: Option<SocketAddr>,
+    /// Which of the configured addresses was dialled last.
+    pub dialled: Option<String>,
     /// The name of the paired unit it proved to be, while connected; `None`: the link is not encrypted.
     pub paired_with: Option<String>,
     /// Nothing is sent for now: it is outside of its send windows.

@@ -196,7 +196,10 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
     };
     RemoteStatus {
         name: name.to_owned(),
-        address: link.config.address.clone(),
+        address: status
+            .dialled
+            .clone()
+            .unwrap_or_else(|| link.config.address.clone()),
         paired_with: status.paired_with.clone(),
         state: status.state,
         detail: Some(status.detail.clone()).filter(|detail| !detail.is_empty()),

@@ -162,7 +162,8 @@ impl Volume {
         let link = listed
             .entry(remote.name.clone())
             .or_insert_with(|| Link::new(remote.clone(), source.clone(), &self.served.volume));
-        if link.config.address != remote.address {
+        let led = |to: &RemoteConfig| (to.address.clone(), to.other_addresses.clone());
+        if led(&link.config) != led(remote) {
             // What was found was found elsewhere.
             link.verification = Arc::default();
         }
@@ -176,6 +177,7 @@ impl Volume {
             peer: remote.peer.clone(),
             allow_beyond_loopback: self.sending.trust_network,
             verification: link.verification.clone(),
+            other_addresses: remote.other_addresses.clone(),
             ..SenderConfig::new(&remote.name, &remote.address, self.sending.instance)
         };
         link.sender = sends.then(|| Sender::spawn(source, config));
