@@ -271,6 +271,7 @@ impl Checker<'_> {
             journal,
             access: Access {
                 read_only: raw.read_only,
+                skip_unchanged: raw.skip_unchanged,
                 require_tls: raw
                     .require_tls
                     .as_ref()

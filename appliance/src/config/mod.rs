@@ -147,11 +147,13 @@ pub struct VolumeConfig {
     pub remotes: Vec<RemoteConfig>,
 }
 
-/// Of `[[volume]]`: what hosts may do with it.
+/// Of `[[volume]]`: what hosts may do with it, and what becomes of that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// They can read only.
     pub read_only: bool,
+    /// What they write and is there already is not journaled.
+    pub skip_unchanged: bool,
     /// They can attach it over TCP only with TLS.
     pub require_tls: bool,
     /// Where initiators find it.

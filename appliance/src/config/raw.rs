@@ -105,6 +105,8 @@ pub(super) struct RawVolume {
     pub(super) journal: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) read_only: bool,
+    #[serde(default)]
+    pub(super) skip_unchanged: bool,
     pub(super) require_tls: Option<Spanned<bool>>,
     pub(super) iscsi: Option<RawScsi>,
     #[serde(default)]

@@ -196,7 +196,7 @@ mod tests {
             (
                 old.replace("size=", "read_only=true\nsize="),
                 vec![
-                    "a Access { read_only: true, require_tls: false, scsi: ScsiAddress { target: \"iqn.2026-11.dev.farside:a\", lun: 1 } }",
+                    "a Access { read_only: true, skip_unchanged: false, require_tls: false, scsi: ScsiAddress { target: \"iqn.2026-11.dev.farside:a\", lun: 1 } }",
                 ],
             ),
             (

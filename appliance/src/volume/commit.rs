@@ -5,6 +5,7 @@
 
 use super::limits::{GROUP_CHANGES, LEADER_ROUNDS, ROOM_RETRY};
 use super::shared::Shared;
+use super::unchanged::drop_unchanged;
 use crate::targets::{DiskError, Position};
 use farside_storage::{AppendError, Change};
 use parking_lot::Mutex;
@@ -119,7 +120,7 @@ impl Commit {
 pub(super) async fn commit(shared: &Arc<Shared>, changes: VecDeque<Change>) -> Result<Position, DiskError> {
     match take_turn(shared, changes, false).await {
         Outcome::Done(result) => result,
-        Outcome::Lead(changes, leadership) => lead(shared, changes, leadership).await,
+        Outcome::Lead(changes, leadership) => lead(shared, (changes, false), leadership).await,
     }
 }
 
@@ -149,17 +150,20 @@ pub(super) async fn lead_alone(shared: &Arc<Shared>) -> Result<Leadership, DiskE
     }
 }
 
-/// Commits the leader's own batch with all that is queued, then up to a few groups more for others.
+/// Commits the leader's own batch with all that is queued, then up to a few groups more for others. A batch that is
+/// `meant` is journaled as it is, although it may change nothing.
 pub(super) async fn lead(
     shared: &Arc<Shared>,
-    changes: VecDeque<Change>,
+    (changes, meant): (VecDeque<Change>, bool),
     leadership: Leadership,
 ) -> Result<Position, DiskError> {
+    let first = if meant { changes.len() } else { 0 };
     let mut group = Group {
         changes,
         done: Vec::new(),
     };
     shared.commit.take_waiting(&mut group);
+    drop_unchanged(shared, &mut group.changes, first);
     let own = match append_now(shared, &mut group) {
         Some(result) => finish(group, result),
         None => return append_later(shared, group, leadership).await,
@@ -170,6 +174,7 @@ pub(super) async fn lead(
         if group.done.is_empty() {
             break;
         }
+        drop_unchanged(shared, &mut group.changes, 0);
         match append_now(shared, &mut group) {
             Some(result) => _ = finish(group, result),
             None => {
@@ -184,7 +189,10 @@ pub(super) async fn lead(
 
 /// Appends the whole group; `None` when room has to be waited for.
 fn append_now(shared: &Shared, group: &mut Group) -> Option<Result<Position, DiskError>> {
-    let mut position = 0;
+    if group.changes.is_empty() && shared.store.failure().is_some() {
+        return Some(Err(DiskError::Io));
+    }
+    let mut position = shared.store.points().journaled.record;
     while let Some(first) = group.changes.front() {
         let (before, arrived_us) = (shared.store.points().journaled.record, first.arrived_us);
         match shared.store.append(&mut group.changes) {

@@ -8,6 +8,7 @@
 mod limits;
 mod timeline;
 mod shared;
+mod unchanged;
 mod commit;
 mod source;
 #[cfg(test)]
@@ -42,6 +43,8 @@ pub struct HostActivity {
     pub trims: u64,
     /// Waits for durability: flushes and FUA.
     pub flushes: u64,
+    /// Bytes written that were there already, and are not in the journal.
+    pub unchanged_bytes: u64,
 }
 
 /// A disk that hosts attach and remotes follow.
@@ -108,6 +111,7 @@ impl Volume {
             reads,
             read_bytes,
             flushes,
+            unchanged_bytes,
         } = &self.shared.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         HostActivity {
@@ -117,6 +121,7 @@ impl Volume {
             reads: get(reads),
             read_bytes: get(read_bytes),
             flushes: get(flushes),
+            unchanged_bytes: get(unchanged_bytes),
         }
     }
 
@@ -129,6 +134,11 @@ impl Volume {
     /// Whether hosts can read only from now on; what is under way is finished.
     pub fn set_read_only(&self, read_only: bool) {
         self.shared.read_only.store(read_only, Ordering::Relaxed);
+    }
+
+    /// Whether writes, or blocks of them, that change nothing are left out of the journal from now on.
+    pub fn set_skip_unchanged(&self, skip: bool) {
+        self.shared.skip_unchanged.store(skip, Ordering::Relaxed);
     }
 
     /// Refuses new work from now on; what waits is answered.
@@ -168,6 +178,23 @@ impl Volume {
             .write_bytes
             .fetch_add(bytes, Ordering::Relaxed);
         changes
+    }
+
+    /// Brings what writes are going to be compared with into memory.
+    async fn warm(&self, batch: &[Update]) {
+        for update in batch {
+            let Update::Write { offset, data } = update else {
+                continue;
+            };
+            if unchanged::is_cold(&self.shared, *offset, data) {
+                let (shared, offset, length) = (self.shared.clone(), *offset, data.len());
+                // If it cannot be read, the write counts as a change, and says so itself if it fails.
+                done_elsewhere(&*self.shared.workers, move || {
+                    let _ = shared.store.read(offset, &mut vec![0; length]);
+                })
+                .await;
+            }
+        }
     }
 
     fn count_read(&self, length: usize) {
@@ -219,6 +246,9 @@ impl Disk for Volume {
         if self.shared.is_stopping() {
             batch.clear();
             return Err(DiskError::ShuttingDown);
+        }
+        if self.shared.skip_unchanged.load(Ordering::Relaxed) {
+            self.warm(batch).await;
         }
         let changes = self.take(batch);
         if changes.is_empty() {
@@ -282,7 +312,9 @@ impl Disk for Volume {
             return Ok(None);
         };
         let changes = self.take(&mut vec![Update::Write { offset, data }]);
-        commit::lead(&self.shared, changes, leadership).await.map(Some)
+        commit::lead(&self.shared, (changes, true), leadership)
+            .await
+            .map(Some)
     }
 
     async fn allocation(

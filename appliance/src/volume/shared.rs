@@ -19,6 +19,7 @@ pub(super) struct HostCounters {
     pub(super) reads: AtomicU64,
     pub(super) read_bytes: AtomicU64,
     pub(super) flushes: AtomicU64,
+    pub(super) unchanged_bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) workers: Arc<dyn Workers>,
     /// Hosts may not change anything.
     pub(super) read_only: AtomicBool,
+    /// Writes that change nothing are not journaled.
+    pub(super) skip_unchanged: AtomicBool,
     /// Cancelled: no new work.
     pub(super) stopping: CancellationToken,
     /// Nothing becomes durable any more.
@@ -63,6 +66,7 @@ impl Shared {
             keeper: OnceLock::new(),
             workers,
             read_only: AtomicBool::new(false),
+            skip_unchanged: AtomicBool::default(),
             stopping: CancellationToken::new(),
             ended: AtomicBool::new(false),
         }

@@ -1,6 +1,7 @@
 //! The promises of a volume to its hosts, on disks that fail or stand still when told to.
 
 mod disk;
+mod unchanged;
 
 use super::*;
 use crate::targets::{Disk, DiskError, Update};

@@ -159,6 +159,9 @@ pub struct Counters {
     pub host_writes: u64,
     /// Bytes written by hosts.
     pub host_write_bytes: u64,
+    /// Bytes of those that were there already and were left out of the journal.
+    #[serde(default)]
+    pub host_unchanged_bytes: u64,
     /// Trims and write-zeroes by hosts.
     pub host_trims: u64,
     /// Flushes by hosts, with those that a forced write implies.

@@ -19,6 +19,7 @@ impl VolumeExports {
     pub(super) fn add(&self, served: Served, access: Access) {
         let name = served.volume.store().name().to_owned();
         served.volume.set_read_only(access.read_only);
+        served.volume.set_skip_unchanged(access.skip_unchanged);
         self.volumes.lock().insert(name, (served, access));
     }
 
@@ -26,6 +27,7 @@ impl VolumeExports {
     pub(super) fn set_access(&self, name: &str, access: Access) {
         if let Some((served, known)) = self.volumes.lock().get_mut(name) {
             served.volume.set_read_only(access.read_only);
+            served.volume.set_skip_unchanged(access.skip_unchanged);
             *known = access;
         }
     }

@@ -142,6 +142,7 @@ fn counters(served: &Served) -> CounterPair {
         host_read_bytes: activity.read_bytes,
         host_writes: activity.writes,
         host_write_bytes: activity.write_bytes,
+        host_unchanged_bytes: activity.unchanged_bytes,
         host_trims: activity.trims,
         host_flushes: activity.flushes,
         blocks_journaled: counted.blocks,
