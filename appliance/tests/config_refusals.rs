@@ -68,7 +68,7 @@ fn wrong_settings_are_refused_at_their_place() {
         ),
         (
             "[link]\nwindow = \"1K\"\n",
-            "5:10 the window must be from 1M to 1G; 16M suits most links",
+            "5:10 the window must be from 1M to 1G; 64M suits most links",
         ),
         (
             "[limits]\nnbd_connections = 0\n",
@@ -189,7 +189,7 @@ fn wrong_remotes_are_refused_at_their_place() {
             &remote(
                 "address = \"127.0.0.1:1\"\n[[volume.remote]]\nname = \"s\"\naddress = \"127.0.0.1:1\"\n",
             ),
-            "12:11 two remotes have the address 127.0.0.1:1; a unit keeps one replica of a volume; remove one of them",
+            "12:11 the address 127.0.0.1:1 is named twice; a unit keeps one replica of a volume; remove one of the two",
         ),
     ]);
     for good in [
@@ -356,7 +356,7 @@ fn defaults_and_relative_paths_are_as_documented() {
     assert_eq!(config.volumes[0].journal_size_bytes, 512 << 20);
     assert_eq!(
         (config.link.window_bytes, config.limits.nbd_connections),
-        (16 << 20, 1024)
+        (64 << 20, 1024)
     );
 }
 

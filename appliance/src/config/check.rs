@@ -171,7 +171,7 @@ impl Checker<'_> {
             self.refuse(
                 &setting.span(),
                 "the window must be from 1M to 1G",
-                "16M suits most links",
+                "64M suits most links",
             );
         }
         for name in raw.accept.iter().flatten() {

@@ -28,7 +28,7 @@ pub const JOURNAL_SIZE_DEFAULT: &str = "512M";
 pub const VOLUME_SIZE_DEFAULT: &str = "1G";
 
 /// Link window if none is named.
-pub const WINDOW_DEFAULT: &str = "16M";
+pub const WINDOW_DEFAULT: &str = "64M";
 
 /// Smallest link window: one chunk has to fit.
 pub const WINDOW_BYTES_MIN: u64 = 1024 * 1024;

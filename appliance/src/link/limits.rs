@@ -3,7 +3,7 @@
 use farside_protocol::journal::MAX_TRAIL_POINTS;
 
 /// Bytes sent and not yet acknowledged, unless configured.
-pub const DEFAULT_WINDOW_BYTES: u64 = 16 << 20;
+pub const DEFAULT_WINDOW_BYTES: u64 = 64 << 20;
 /// Smallest window that can be configured: one chunk on its way while another is acknowledged.
 pub const MIN_WINDOW_BYTES: u64 = 2 << 20;
 /// Bytes read from the journal and written to the socket at once.
