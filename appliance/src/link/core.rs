@@ -14,7 +14,7 @@ use super::limits::{BATCH_CHUNKS, COPY_PIECE_BYTES};
 use super::pace::Pace;
 use super::source::{ChunkSpan, Extent, Located, Points, SourceError};
 use super::verifying::Verifying;
-use farside_protocol::journal::{ChainPoint, ConsumerState};
+use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
 use farside_protocol::link::limits::{
     COPY_DATA_BYTES, FEATURE_COMPARE, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
 };
@@ -381,11 +381,12 @@ impl SessionCore {
 
     fn begin_at(&mut self, offset: u64) {
         self.copying = Some(Copying::new(offset));
-        // What changed since the remote had all of it is not looked for there.
-        let has_content = self
-            .peer()
-            .is_some_and(|welcome| welcome.features & FEATURE_COMPARE != 0);
-        self.comparing = (has_content && !self.progress.resync).then(|| Comparing::new(offset));
+        // What changed since the remote had all of it is not looked for there; in a copy that was interrupted, all is marked.
+        let has_content = self.peer().is_some_and(|welcome| {
+            let had_all = self.progress.resync && welcome.copy == CopyState::Complete;
+            welcome.features & FEATURE_COMPARE != 0 && !had_all
+        });
+        self.comparing = has_content.then(|| Comparing::new(offset));
     }
 
     fn compare(&mut self, extent: Extent, digests: Vec<u8>) -> Result<(), CloseReason> {

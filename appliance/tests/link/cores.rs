@@ -495,3 +495,35 @@ fn a_link_with_a_rate_keeps_it_and_loses_nothing() {
         world.run_to_the_end();
     }
 }
+
+/// The image was brought there on a disk; the journal overflows while the first copy compares. The copy that begins anew
+/// has to compare again: nothing else makes a seed worth its while on a slow line.
+#[test]
+fn a_first_copy_that_overflowed_compares_when_it_begins_anew() {
+    let mut world = prepared(7, 20);
+    let content = world.volume.state().content.clone();
+    world.replica.inner().image = content;
+    world.connect();
+    let progress = |world: &World| world.session.as_ref().unwrap().core.progress();
+    while progress(&world).same_bytes == 0 {
+        world.step(false);
+        sound(&world);
+    }
+    assert_eq!(*world.session.as_ref().unwrap().core.stage(), Stage::Copying);
+    let first = progress(&world);
+    world.volume.overflow();
+    world.run_to_the_end();
+    let second = progress(&world);
+    assert!(
+        second.same_bytes > 0,
+        "first: {:?} resync {} same {} sent {}; second: {:?} resync {} same {} sent {}",
+        first.copy_reason,
+        first.resync,
+        first.same_bytes,
+        first.sent_bytes,
+        second.copy_reason,
+        second.resync,
+        second.same_bytes,
+        second.sent_bytes
+    );
+}

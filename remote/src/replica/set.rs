@@ -8,7 +8,7 @@ pub use aside::{AsideError, AsideReplica, SeedPlace};
 
 use super::{Past, Replica};
 use crate::sink::Replicas;
-use aside::Aside;
+use aside::notes::{self, Aside};
 use farside_protocol::journal::Role;
 use farside_protocol::journal::limits::{
     BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, RING_OFFSET,
@@ -89,7 +89,7 @@ impl ReplicaSet {
         let mut slots = BTreeMap::new();
         for entry in std::fs::read_dir(&config.directory)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if let Some(slot) = aside::found(&config.directory.join(&name)) {
+            if let Some(slot) = notes::found(&config.directory.join(&name)) {
                 slots.insert(name, slot);
             } else if files_in(&config.directory, &name).journal.exists() {
                 slots.insert(name, Slot::Starting);
@@ -199,9 +199,16 @@ impl ReplicaSet {
             slots.insert(name.clone(), Slot::Starting);
             return None;
         };
-        if matches!(slot, Slot::Aside(Aside::Seeded)) {
-            slots.insert(name.clone(), Slot::Starting);
-            return None;
+        if let Slot::Aside(Aside::Seeded(owner)) = &slot {
+            if owner.is_none_or(|owner| owner.admits(hello)) {
+                slots.insert(name.clone(), Slot::Starting);
+                return None;
+            }
+            let text = format!(
+                "what is kept for replica {name} is another volume's, or another unit's, or larger; rename the volume, or, {}",
+                self.way_out(name)
+            );
+            return Some(Err(Refusal::new(RefuseCode::ForeignVolume, 0, &text)));
         }
         drop(slots);
         Some(match slot {
@@ -254,7 +261,7 @@ impl ReplicaSet {
             name,
             made: false,
         };
-        let seeded = aside::is_seeded(&self.config.directory.join(name));
+        let seeded = notes::is_seeded(&self.config.directory.join(name));
         let replica = self.make(hello, seeded).map_err(|error| {
             let text = format!("replica {name} cannot be made: {error}");
             tracing::error!(replica = name.as_str(), "{text}");
@@ -296,7 +303,7 @@ impl ReplicaSet {
         };
         create_files(&files, &parameters, mode, self.clock.wall_us())?;
         if seeded {
-            aside::taken_up(&files.maps)?;
+            notes::taken_up(&files.maps)?;
         }
         self.open_replica(&files)
     }
@@ -334,7 +341,7 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if !self.made {
             let mut slots = self.set.slots.lock();
-            match aside::found(&self.set.config.directory.join(self.name)) {
+            match notes::found(&self.set.config.directory.join(self.name)) {
                 Some(slot) => slots.insert(self.name.to_owned(), slot),
                 None => slots.remove(self.name),
             };

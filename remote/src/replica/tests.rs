@@ -12,8 +12,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use uuid::Uuid;
-
+mod aside;
 mod resync;
+
 const BYTES: u64 = 1 << 20;
 const SEGMENT: u32 = 64 << 10;
 const SOON: Duration = Duration::from_secs(20);

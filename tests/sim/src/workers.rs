@@ -120,7 +120,7 @@ impl Workers for SimWorkers {
         );
         if schedule::draw(2) == 0 {
             // The end of a history is recorded before the image goes on without it.
-            let needs = if store.history().is_some() {
+            let needs = if store.history().is_some() || store.has_past_to_heed() {
                 REMEMBERING_FREE
             } else {
                 DRAINING_FREE

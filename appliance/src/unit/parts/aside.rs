@@ -11,6 +11,8 @@ use farside_protocol::control::{ErrorCode, Progress, Reply, SeedFile, counted};
 use farside_remote::{AsideError, ReplicaSet};
 use farside_storage::{Allocation, Device, FileDevice, Store};
 use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -119,17 +121,10 @@ impl Parts {
             });
         }
         let path = absolute(&seed.file)?;
-        let opened = File::open(&path).map_err(anyhow::Error::from).and_then(|file| {
-            let kind = file.metadata()?;
-            anyhow::ensure!(!kind.is_dir(), "is a directory");
-            Ok(FileDevice::new(file, &path)?)
-        });
-        let sized = opened.and_then(|device| {
-            let bytes = device.size_bytes()?;
-            anyhow::ensure!(bytes > 0, "is empty");
-            Ok(SeedContent { device, bytes })
-        });
-        let content = sized.map_err(|error| PartError::conflict(format!("{}: {error}", path.display())))?;
+        let wanted = path.clone();
+        let opened = tokio::task::spawn_blocking(move || SeedContent::open(&wanted)).await;
+        let opened = opened.map_err(|error| PartError::failed(error.to_string()))?;
+        let content = opened.map_err(|error| PartError::conflict(format!("{}: {error}", path.display())))?;
         let wanted = name.to_owned();
         let place = self.with_replicas(move |set| set.seed(&wanted)).await?;
         let file = place.file().try_clone();
@@ -186,6 +181,22 @@ impl Content for VolumeContent {
 struct SeedContent {
     device: FileDevice,
     bytes: u64,
+}
+
+impl SeedContent {
+    fn open(path: &Path) -> Result<Self, anyhow::Error> {
+        // Before it is opened: that would wait for whoever writes to a pipe.
+        let kind = std::fs::metadata(path)?.file_type();
+        anyhow::ensure!(!kind.is_dir(), "is a directory");
+        anyhow::ensure!(
+            kind.is_file() || kind.is_block_device(),
+            "is neither a file nor a block device"
+        );
+        let device = FileDevice::new(File::open(path)?, path)?;
+        let bytes = device.size_bytes()?;
+        anyhow::ensure!(bytes > 0, "is empty");
+        Ok(Self { device, bytes })
+    }
 }
 
 impl Content for SeedContent {

@@ -302,10 +302,10 @@ pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> R
 
 /// A replica that is set aside.
 pub(super) fn aside_status(aside: &AsideReplica) -> ReplicaStatus {
-    let size_bytes = std::fs::metadata(&aside.image).map_or(0, |found| found.len());
     let (record, time_us) = aside.detached_after.unwrap_or_default();
     ReplicaStatus {
-        size_bytes,
+        size_bytes: aside.bytes,
+        consistent: aside.detached_after.is_some(),
         state: if aside.detached_after.is_some() {
             ReplicaState::Detached
         } else {
