@@ -217,8 +217,12 @@ fn a_seed_spares_the_line_all_but_what_differs() {
                 .command(&["seed", "import", "--volume", VOLUME, "--file", file])
         };
         let directory = world.file("").display().to_string();
+        let pipe = world.file("pipe");
+        Tool::new("mkfifo").path(&pipe).ok()?;
+        let pipe = pipe.display().to_string();
         for (file, says) in [
             (directory.as_str(), "is a directory"),
+            (pipe.as_str(), "neither a file nor a block device"),
             ("/absent", "No such file"),
         ] {
             let refused = import(file)?.failure()?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use uuid::Uuid;
+
 mod aside;
 mod resync;
 
@@ -490,10 +491,9 @@ async fn a_replica_that_cannot_be_opened_is_listed_with_the_reason_and_stays_as_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_greetings_at_once_make_one_replica() {
     let world = World::new();
-    let (one, other) = (world.hello(), world.hello());
-    let (first, second) = tokio::join!(world.set.open_or_create(&one), world.set.open_or_create(&other));
-    let made = [&first, &second].into_iter().flatten().count();
-    assert!(made >= 1);
+    let hello = world.hello();
+    let (first, second) = tokio::join!(world.set.open_or_create(&hello), world.set.open_or_create(&hello));
+    assert!(first.is_ok() || second.is_ok());
     for refused in [first, second].into_iter().filter_map(Result::err) {
         assert_eq!(refused.code, RefuseCode::Busy);
     }
