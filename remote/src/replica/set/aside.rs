@@ -162,6 +162,8 @@ impl ReplicaSet {
         let storage = |error| AsideError::Storage(name.to_owned(), error);
         let is_same = left.image.is_some() && stamp(&files.image).ok().flatten() == left.image;
         if is_same {
+            // Of an attempt that did not come further: the journal is of use.
+            remove_file_durably(&files.maps.join(SEED)).map_err(storage)?;
             // Before the image is opened, which changes its times; from here on it is a replica like others.
             remove_file_durably(&files.maps.join(DETACHED)).map_err(storage)?;
             return self.open_replica(&files).map(Taken::AsItWas).map_err(|error| {

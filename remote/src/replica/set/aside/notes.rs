@@ -17,6 +17,7 @@ const SEED_HEADING: &str = "farside seed 1";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// What a replica that is made anew has no use for.
 const LEFT_OVERS: [&str; 3] = ["journal", "history", "bookmarks"];
+
 /// What a file system knows of a file that is left alone. Its times may be lost with power, what was written need not be: so they
 /// tell something only until the machine is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
