@@ -1,9 +1,9 @@
-//! The addresses below a replica: its moments, bookmarks, views and copies; handing it over, and the seed it may begin with.
+//! The addresses of a replica's past: its moments, bookmarks, views and copies.
 //!
 //! Views and copies last: their answer is a line of JSON for each thing there is to say, and closing the connection ends
 //! them.
 
-use crate::control::{Answer, Lasting, ReplicaOrder, SeedOrder};
+use crate::control::{Answer, Lasting};
 use crate::routers::{Refusal, Shared, malformed, run};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use farside_protocol::control::{
-    AddBookmark, AskChanges, AskHistory, ChangesStatus, HistoryStatus, OpenView, Reply, RestoreFile, SeedFile,
+    AddBookmark, AskChanges, AskHistory, ChangesStatus, HistoryStatus, OpenView, Reply, RestoreFile,
 };
 use hyper::body::Frame;
 use std::convert::Infallible;
@@ -37,10 +37,6 @@ pub(crate) fn commands() -> Router<Shared> {
         )
         .route("/api/v1/replicas/{name}/views", post(open_view))
         .route("/api/v1/replicas/{name}/restore", post(restore))
-        .route("/api/v1/replicas/{name}/detach", post(detach))
-        .route("/api/v1/replicas/{name}/attach", post(attach))
-        .route("/api/v1/replicas/{name}/seed", post(import))
-        .route("/api/v1/volumes/{name}/seed", post(export))
 }
 
 async fn history(
@@ -95,33 +91,8 @@ async fn restore(
     lines(control.restore(name, restore)).await
 }
 
-async fn detach(State(control): State<Shared>, Path(name): Path<String>) -> Result<Json<Reply>, Refusal> {
-    run(control.replica(name, ReplicaOrder::Detach)).await
-}
-
-async fn attach(State(control): State<Shared>, Path(name): Path<String>) -> Result<Json<Reply>, Refusal> {
-    run(control.replica(name, ReplicaOrder::Attach)).await
-}
-
-async fn import(
-    State(control): State<Shared>,
-    Path(name): Path<String>,
-    body: Result<Json<SeedFile>, JsonRejection>,
-) -> Result<Response, Refusal> {
-    let Json(file) = body.map_err(|error| malformed(error.body_text()))?;
-    lines(control.seed(SeedOrder::Import(name, file))).await
-}
-
-async fn export(
-    State(control): State<Shared>,
-    Path(name): Path<String>,
-    body: Result<Json<SeedFile>, JsonRejection>,
-) -> Result<Response, Refusal> {
-    let Json(file) = body.map_err(|error| malformed(error.body_text()))?;
-    lines(control.seed(SeedOrder::Export(name, file))).await
-}
-
-async fn lines(begun: Answer<Lasting>) -> Result<Response, Refusal> {
+/// Work that lasts, a line of JSON for each thing it says.
+pub(crate) async fn lines(begun: Answer<Lasting>) -> Result<Response, Refusal> {
     let lasting = begun.await.map_err(Refusal)?;
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((kind, Body::new(Lines(lasting))).into_response())

@@ -10,6 +10,7 @@ mod host;
 mod limits;
 mod control;
 mod history;
+mod replica;
 mod verify;
 mod pairing;
 mod routers;

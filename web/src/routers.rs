@@ -1,7 +1,7 @@
 //! Which address does what.
 
 use crate::control::{Control, Execution};
-use crate::{history, host, limits, page, pairing, verify};
+use crate::{history, host, limits, page, pairing, replica, verify};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -26,6 +26,7 @@ pub fn control_router(control: Arc<dyn Control>) -> Router {
         .route("/api/v1/volumes/{name}/flow", axum::routing::put(set_flow))
         .route("/api/v1/reload", post(reload))
         .merge(history::commands())
+        .merge(replica::commands())
         .merge(verify::commands())
         .merge(pairing::commands());
     finish(views().merge(commands), control)

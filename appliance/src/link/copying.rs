@@ -19,7 +19,7 @@ pub(super) struct Copying {
     pub(super) acked_offset: u64,
     /// Whether the end was announced.
     pub(super) end_sent: bool,
-    /// Bytes confirmed over this connection that were copied, not left as they are.
+    /// Bytes confirmed over this connection that are part of the copy: sent, or found to be the same.
     pub(super) copied: u64,
     unacked: VecDeque<Range>,
 }

@@ -154,7 +154,7 @@ pub struct Progress {
     pub applied: u64,
     /// Up to where the image is copied, when a copy is under way.
     pub copied_bytes: Option<u64>,
-    /// Bytes copied over this connection, without those that were left as they are.
+    /// Bytes of the copy that were done over this connection: sent, or found to be the same.
     pub copied_now: u64,
     /// Bytes of those that the remote was found to hold already.
     pub same_bytes: u64,

@@ -1,9 +1,9 @@
 //! In from the socket: takes frames, lets the core decide, carries out what it says, one after the other.
 
 use super::copy_log::CopyLog;
-use super::core::{Action, ReceiverCore, refuse_sink};
+use super::core::{Action, ReceiverCore};
 use super::life::Life;
-use super::session::SessionError;
+use super::session::{SessionError, refused};
 use super::stream::FrameStream;
 use crate::sink::Sink;
 use farside_protocol::journal::CopyState;
@@ -100,7 +100,7 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
             return Err(SessionError::RefusedByPeer(refusal));
         }
     };
-    done.map_err(|error| SessionError::Refused(refuse_sink(&error)))
+    done.map_err(refused)
 }
 
 /// Compares a range, with everything that was received or as it lies there, and has the answer sent.
@@ -115,7 +115,7 @@ async fn compare<S: Sink>(
         return Err(SessionError::Refused(Refusal::new(RefuseCode::Protocol, 0, text)));
     }
     let read = sink.read(verify.offset, verify.length, as_it_lies).await;
-    let data = read.map_err(|error| SessionError::Refused(refuse_sink(&error)))?;
+    let data = read.map_err(refused)?;
     let answer = verify.answer(digests, data.as_deref());
     // It fails when the replier has ended, which says why.
     told.verified

@@ -219,7 +219,7 @@ async fn settle<S: Sink>(sink: &S) -> Result<SinkState, SessionError> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
-fn refused(error: SinkError) -> SessionError {
+pub(super) fn refused(error: SinkError) -> SessionError {
     SessionError::Refused(refuse_sink(&error))
 }
 

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 mod aside;
+mod greetings;
 mod resync;
 
 const BYTES: u64 = 1 << 20;
@@ -486,16 +487,4 @@ async fn a_replica_that_cannot_be_opened_is_listed_with_the_reason_and_stays_as_
         "{text}"
     );
     assert!(std::fs::read(&journal).unwrap() == bytes, "nothing was written");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_greetings_at_once_make_one_replica() {
-    let world = World::new();
-    let hello = world.hello();
-    let (first, second) = tokio::join!(world.set.open_or_create(&hello), world.set.open_or_create(&hello));
-    assert!(first.is_ok() || second.is_ok());
-    for refused in [first, second].into_iter().filter_map(Result::err) {
-        assert_eq!(refused.code, RefuseCode::Busy);
-    }
-    assert_eq!(world.set.replicas().len(), 1);
 }
