@@ -127,6 +127,7 @@ fn replica() -> ReplicaStatus {
             bookmarks: 1,
             problem: None,
         },
+        connections: 1,
         clean_start: false,
     }
 }

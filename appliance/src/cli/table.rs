@@ -165,10 +165,14 @@ fn draw_replica(out: &mut String, replica: &ReplicaStatus, style: Style) {
         Tone::Good
     };
     let state = style.word(&json_word(replica.state), tone);
+    let attached = match replica.connections {
+        0 => String::new(),
+        some => format!("  {}", counted(some.into(), "connection")),
+    };
     line(
         out,
         format_args!(
-            "\nreplica {}  {state}  {}",
+            "\nreplica {}  {state}  {}{attached}",
             replica.name,
             human_bytes(replica.size_bytes)
         ),

@@ -188,6 +188,7 @@ impl Checker<'_> {
             accept,
             journal_size_bytes,
             history_size_bytes,
+            export_replicas: raw.export_replicas,
         }
     }
 

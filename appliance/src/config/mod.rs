@@ -126,6 +126,8 @@ pub struct LinkConfig {
     pub journal_size_bytes: u64,
     /// Size of the history of a new replica; 0 for none.
     pub history_size_bytes: u64,
+    /// Hosts may attach moments of the replicas.
+    pub export_replicas: bool,
 }
 
 /// `[[volume]]`.

@@ -87,6 +87,8 @@ pub(super) struct RawLink {
     pub(super) accept: Option<Vec<Spanned<String>>>,
     pub(super) journal_size: Option<Spanned<RawSize>>,
     pub(super) history_size: Option<Spanned<RawSize>>,
+    #[serde(default)]
+    pub(super) export_replicas: bool,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

@@ -3,6 +3,7 @@
 use super::scratch::{Scratch, ScratchError};
 use crate::targets::{Disk, DiskError, DiskGeometry, Export, Exports, Position, ScsiAddress, Update};
 use bytes::Bytes;
+use farside_remote::Replica;
 use farside_storage::{Allocation, Stretch, View};
 use std::io;
 use std::path::Path;
@@ -15,6 +16,8 @@ pub struct Snapshot {
     view: View,
     scratch: Option<Scratch>,
     closing: CancellationToken,
+    /// In use until nothing of the above is: whoever takes the replica out of service waits for it.
+    _replica: Arc<Replica>,
 }
 
 impl Snapshot {
@@ -22,12 +25,17 @@ impl Snapshot {
     ///
     /// # Errors
     /// The operating system's, when there can be no scratch.
-    pub fn new(view: View, scratch: Option<&Path>, closing: CancellationToken) -> io::Result<Self> {
+    pub fn new(
+        (view, replica): (View, Arc<Replica>),
+        scratch: Option<&Path>,
+        closing: CancellationToken,
+    ) -> io::Result<Self> {
         let scratch = scratch.map(|directory| Scratch::new(directory, view.bytes()));
         Ok(Self {
             view,
             scratch: scratch.transpose()?,
             closing,
+            _replica: replica,
         })
     }
 

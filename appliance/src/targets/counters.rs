@@ -48,6 +48,17 @@ impl Counters {
         self.attached.lock().get(name).copied().unwrap_or(0)
     }
 
+    /// Connections attached now to exports whose name begins so.
+    #[must_use]
+    pub fn attached_below(&self, prefix: &str) -> u64 {
+        let attached = self.attached.lock();
+        let named = attached.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        named
+            .take_while(|(name, _)| name.starts_with(prefix))
+            .map(|(_, count)| count)
+            .sum()
+    }
+
     pub(super) fn count_refused(&self) {
         self.refused.fetch_add(1, Relaxed);
     }

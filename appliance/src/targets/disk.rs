@@ -68,6 +68,17 @@ pub enum DiskError {
     ReadOnly,
 }
 
+/// What those have in common who find a disk under one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InCommon {
+    /// The disk: there is one.
+    Disk,
+    /// What it holds: each has a disk of its own, and all are alike.
+    Content,
+    /// Nothing: what each finds is of the moment at which it looked.
+    Nothing,
+}
+
 /// A disk as its targets see it. All methods may be called at the same time from many connections.
 pub trait Disk: Send + Sync + 'static {
     /// Size and limits. The size may change while a connection is open; a target reads it for every batch.
@@ -120,6 +131,11 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Resolves when every record up to `position` is durable. One journal sync serves all who wait.
     fn durable(&self, position: Position) -> impl Future<Output = Result<(), DiskError>> + Send;
+
+    /// What it shares with what others find under its name.
+    fn in_common(&self) -> InCommon {
+        InCommon::Disk
+    }
 
     /// Cancelled when the disk goes away: connections to it end, also those without requests.
     fn closing(&self) -> CancellationToken {

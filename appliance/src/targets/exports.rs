@@ -12,6 +12,11 @@ pub trait Exports: Send + Sync + 'static {
     /// The export of this name.
     fn find(&self, name: &str) -> Option<Export<Self::Disk>>;
 
+    /// Why there is no export of this name, if there is more to say than that.
+    fn why_not(&self, _name: &str) -> Option<String> {
+        None
+    }
+
     /// Names in the order they are listed. The protocol allows 4096 bytes for each.
     fn names(&self) -> Vec<String>;
 
@@ -53,6 +58,15 @@ impl ScsiAddress {
     pub fn of_its_own(name: &str) -> Self {
         Self {
             target: format!("{TARGETS}:{name}"),
+            lun: 1,
+        }
+    }
+
+    /// That of a moment of a replica.
+    #[must_use]
+    pub fn of_moment(replica: &str, moment: &str) -> Self {
+        Self {
+            target: format!("{TARGETS}:replica:{replica}:{moment}"),
             lun: 1,
         }
     }

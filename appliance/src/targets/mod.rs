@@ -20,7 +20,7 @@ pub mod nbd;
 use counters::AttachGuard;
 
 pub use counters::Counters;
-pub use disk::{Disk, DiskError, DiskGeometry, Position, Update};
+pub use disk::{Disk, DiskError, DiskGeometry, InCommon, Position, Update};
 pub use exports::{Export, Exports, ScsiAddress};
 pub use limits::Settings;
 pub use listener::{Listener, Stream};

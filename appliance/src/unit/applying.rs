@@ -87,6 +87,9 @@ pub(super) async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
     for (name, access) in &steps.set_access {
         shared.parts.set_access(name, access.clone());
     }
+    if let Some(open) = steps.export_replicas {
+        shared.parts.open_replicas(open);
+    }
     let credentials = shared.parts.read_credentials();
     let mut failed = Vec::new();
     for (name, remote) in &steps.add_remotes {

@@ -1,6 +1,6 @@
 //! What changes between two configurations, and which of it can change while the unit runs.
 
-use crate::config::{Access, Config, RemoteConfig, VolumeConfig};
+use crate::config::{Access, Config, LinkConfig, RemoteConfig, VolumeConfig};
 
 /// The way from one configuration to another.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Changes {
     pub remove_remotes: Vec<(String, String)>,
     /// Volumes for which hosts may do something else from now on.
     pub set_access: Vec<(String, Access)>,
+    /// Whether hosts may attach replicas from now on, if that changes.
+    pub export_replicas: Option<bool>,
     /// Settings that wait for a restart, by their key.
     pub pending_restart: Vec<String>,
 }
@@ -23,6 +25,8 @@ pub struct Changes {
 pub fn changes(in_force: &Config, wanted: &Config) -> Changes {
     let mut changes = Changes {
         pending_restart: fixed_settings(in_force, wanted),
+        export_replicas: (in_force.link.export_replicas != wanted.link.export_replicas)
+            .then_some(wanted.link.export_replicas),
         ..Changes::default()
     };
     for old in in_force
@@ -53,6 +57,10 @@ pub fn in_force_after(in_force: &Config, wanted: &Config) -> Config {
     };
     Config {
         volumes: wanted.volumes.iter().map(keep_files).collect(),
+        link: LinkConfig {
+            export_replicas: wanted.link.export_replicas,
+            ..in_force.link.clone()
+        },
         ..in_force.clone()
     }
 }
@@ -173,6 +181,7 @@ mod tests {
                 .iter()
                 .map(|(name, to)| format!("{name} {to:?}")),
         );
+        steps.extend(changes.export_replicas.map(|open| format!("replicas {open}")));
         steps.extend(changes.pending_restart.iter().map(|key| format!("restart {key}")));
         steps
     }
@@ -190,6 +199,10 @@ mod tests {
             (
                 format!("{old}[[volume.remote]]\nname='s'\naddress='127.0.0.1:7'\n"),
                 vec!["+a/s=127.0.0.1:7"],
+            ),
+            (
+                format!("{old}[link]\nexport_replicas=true"),
+                vec!["replicas true"],
             ),
             (old.replace("1G", "2G"), vec![]),
             (old.replace("1G", "1M"), vec!["restart volume.a.size"]),

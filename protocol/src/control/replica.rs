@@ -66,6 +66,9 @@ pub struct ReplicaStatus {
     /// What it keeps of its past.
     #[serde(default)]
     pub history: HistorySummary,
+    /// Connections of hosts that have a moment of it attached.
+    #[serde(default)]
+    pub connections: u32,
     /// Whether the shutdown before this start was clean.
     pub clean_start: bool,
 }

@@ -1,11 +1,11 @@
 //! Targets and logical units, made of the exports.
 
 use crate::targets::scsi::LogicalUnit;
-use crate::targets::{Disk, Export, Exports};
+use crate::targets::{Disk, Export, Exports, InCommon};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// A logical unit with the name of its volume.
 pub(super) struct Found<D> {
@@ -13,8 +13,16 @@ pub(super) struct Found<D> {
     pub(super) unit: Arc<LogicalUnit<D>>,
 }
 
+/// A unit that is known.
+enum Known<D> {
+    /// As long as its disk is there.
+    Lasting(Arc<LogicalUnit<D>>),
+    /// As long as somebody uses it; then another disk may be found under its name.
+    Passing(Weak<LogicalUnit<D>>),
+}
+
 /// Units by the name of their volume.
-type Units<D> = BTreeMap<String, Arc<LogicalUnit<D>>>;
+type Units<D> = BTreeMap<String, Known<D>>;
 
 /// What can be logged in to.
 pub(super) struct Directory<E: Exports> {
@@ -65,18 +73,26 @@ impl<E: Exports> Directory<E> {
         let is_meant = |export: &Export<E::Disk>| export.scsi.target == target && export.scsi.lun == lun;
         let export = self.exported().find(is_meant)?;
         let volume = export.name;
+        let lasts = export.disk.in_common() == InCommon::Disk;
         let mut units = self.units.lock();
-        if let Some(unit) = units
-            .get(&volume)
-            .filter(|unit| unit.is(&export.uuid, &export.disk))
-        {
-            let unit = Arc::clone(unit);
+        let known = match units.get(&volume) {
+            Some(Known::Lasting(unit)) if unit.is(&export.uuid, &export.disk) => Some(Arc::clone(unit)),
+            // All sessions see one unit, whatever is found under its name by now.
+            Some(Known::Passing(unit)) if !lasts => unit.upgrade(),
+            _ => None,
+        };
+        if let Some(unit) = known {
             return Some(Found { volume, unit });
         }
         let file = self.reservations.join(format!("{volume}.json"));
         let unit = Arc::new(LogicalUnit::new(export.uuid, export.disk, file));
-        units.insert(volume.clone(), Arc::clone(&unit));
-        self.forget_when_closed(volume.clone(), &unit);
+        if lasts {
+            units.insert(volume.clone(), Known::Lasting(Arc::clone(&unit)));
+            self.forget_when_closed(volume.clone(), &unit);
+        } else {
+            units.retain(|_, known| !matches!(known, Known::Passing(unit) if unit.strong_count() == 0));
+            units.insert(volume.clone(), Known::Passing(Arc::downgrade(&unit)));
+        }
         Some(Found { volume, unit })
     }
 
@@ -87,10 +103,8 @@ impl<E: Exports> Directory<E> {
         tokio::spawn(async move {
             closing.cancelled().await;
             let mut units = units.lock();
-            if units
-                .get(&volume)
-                .is_some_and(|known| Arc::downgrade(known).ptr_eq(&unit))
-            {
+            let is_it = |known: &Known<_>| matches!(known, Known::Lasting(known) if Arc::downgrade(known).ptr_eq(&unit));
+            if units.get(&volume).is_some_and(is_it) {
                 units.remove(&volume);
             }
         });

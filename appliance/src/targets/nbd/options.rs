@@ -3,8 +3,7 @@
 use super::limits::{ALLOCATION_CONTEXT, MAX_PAYLOAD_BYTES, PREFERRED_BLOCK_BYTES};
 use super::negotiation::Terms;
 use crate::targets::exports::resolve;
-use crate::targets::{Disk, DiskGeometry};
-use crate::targets::{Export, Exports};
+use crate::targets::{Disk, DiskGeometry, Export, Exports, InCommon};
 use bytes::BytesMut;
 use farside_protocol::nbd::{
     BASE_ALLOCATION, BlockSizes, ClientFlags, ClientOption, InfoRequest, MessageStyle, MetaContextRequest,
@@ -170,7 +169,7 @@ fn meta_context<E: Exports>(
     }
     let export = resolve(exports, request.name).filter(|export| agreed.may_use(export));
     let Some(export) = export else {
-        return put_option_reply(out, code, OptionReply::Unknown, "no export of this name");
+        return unknown(out, code, exports, request.name);
     };
     if request.allocation {
         let id = if sets { ALLOCATION_CONTEXT } else { 0 };
@@ -182,6 +181,12 @@ fn meta_context<E: Exports>(
     put_option_reply(out, code, OptionReply::Ack, "");
 }
 
+fn unknown<E: Exports>(out: &mut BytesMut, code: u32, exports: &E, name: &str) {
+    let why = exports.why_not(name);
+    let text = why.as_deref().unwrap_or("no export of this name");
+    put_option_reply(out, code, OptionReply::Unknown, text);
+}
+
 /// `NBD_OPT_EXPORT_NAME` has no way to refuse but to close. It is not for clients with extended headers.
 fn attach_by_name<E: Exports>(agreed: &Agreed, name: &str, exports: &E, out: &mut BytesMut) -> Next<E::Disk> {
     let export = match resolve(exports, name) {
@@ -189,7 +194,7 @@ fn attach_by_name<E: Exports>(agreed: &Agreed, name: &str, exports: &E, out: &mu
         _ => return Next::Close,
     };
     let geometry = export.disk.geometry();
-    let flags = transmission_flags(geometry, agreed.terms(&export.name));
+    let flags = transmission_flags(&*export.disk, agreed.terms(&export.name));
     put_export_name_reply(out, geometry.size_bytes, flags, agreed.client.no_zeroes);
     Next::Transmission(export)
 }
@@ -202,7 +207,7 @@ fn describe<E: Exports>(
     out: &mut BytesMut,
 ) -> Option<Export<E::Disk>> {
     let Some(export) = resolve(exports, request.name) else {
-        put_option_reply(out, code, OptionReply::Unknown, "no export of this name");
+        unknown(out, code, exports, request.name);
         return None;
     };
     if !agreed.may_use(&export) {
@@ -214,7 +219,7 @@ fn describe<E: Exports>(
         out,
         code,
         geometry.size_bytes,
-        transmission_flags(geometry, agreed.terms(&export.name)),
+        transmission_flags(&*export.disk, agreed.terms(&export.name)),
     );
     if request.wants_name {
         put_info_name(out, code, &export.name);
@@ -230,17 +235,21 @@ fn describe<E: Exports>(
 }
 
 /// Section "Transmission flags". Multiple connections are safe because durability is a position of the disk's
-/// one journal, not of a connection.
-fn transmission_flags(geometry: DiskGeometry, terms: Terms) -> u16 {
+/// one journal, not of a connection; but they have to find the same.
+fn transmission_flags(disk: &impl Disk, terms: Terms) -> u16 {
     let always = Flags::HAS_FLAGS
         | Flags::SEND_FLUSH
         | Flags::SEND_FUA
         | Flags::SEND_TRIM
         | Flags::SEND_WRITE_ZEROES
-        | Flags::CAN_MULTI_CONN
         | Flags::SEND_CACHE
         | Flags::SEND_FAST_ZERO;
-    let read_only = if geometry.read_only { Flags::READ_ONLY } else { 0 };
+    let multiple = match disk.in_common() {
+        InCommon::Disk | InCommon::Content => Flags::CAN_MULTI_CONN,
+        InCommon::Nothing => 0,
+    };
+    let is_read_only = disk.geometry().read_only;
+    let read_only = if is_read_only { Flags::READ_ONLY } else { 0 };
     let unfragmented = if terms.style.has_chunks() {
         Flags::SEND_DF
     } else {
@@ -251,7 +260,7 @@ fn transmission_flags(geometry: DiskGeometry, terms: Terms) -> u16 {
     } else {
         0
     };
-    always | read_only | unfragmented | filtered
+    always | multiple | read_only | unfragmented | filtered
 }
 
 fn block_sizes(geometry: DiskGeometry) -> BlockSizes {

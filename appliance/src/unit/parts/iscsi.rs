@@ -1,7 +1,7 @@
 //! The iSCSI portals of a unit.
 
 use super::error::PartError;
-use super::exports::VolumeExports;
+use super::exports::UnitExports;
 use crate::config::Config;
 use crate::targets::iscsi::{Account, Policy, Portals, Setup, serve};
 use crate::targets::{Counters, Settings};
@@ -23,7 +23,7 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug)]
 pub(super) struct IscsiServer {
     counters: Arc<Counters>,
-    portals: OnceLock<Arc<Portals<VolumeExports>>>,
+    portals: OnceLock<Arc<Portals<UnitExports>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -43,7 +43,7 @@ impl IscsiServer {
     pub(super) fn start(
         &self,
         config: &Config,
-        exports: Arc<VolumeExports>,
+        exports: Arc<UnitExports>,
         listeners: Vec<TcpListener>,
     ) -> Result<(), PartError> {
         if listeners.is_empty() {

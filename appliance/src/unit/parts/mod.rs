@@ -9,10 +9,12 @@
 mod aside;
 mod copying;
 mod error;
+mod exported;
 mod exports;
 mod files;
 mod iscsi;
 mod known;
+mod moments;
 mod past;
 mod receiving;
 mod sending;
@@ -34,7 +36,7 @@ use crate::config::{Access, Config, VolumeConfig};
 use crate::pairing::Pairing;
 use crate::targets::nbd::{Service, serve};
 use crate::tls::{self, TlsError};
-use exports::VolumeExports;
+use exports::{UnitExports, moments_of};
 use farside_protocol::control::{ErrorCode, ReplicaStatus};
 use farside_storage::{Clock, SystemClock};
 use iscsi::IscsiServer;
@@ -67,7 +69,7 @@ pub(crate) struct Parts {
     /// Random for this start of the process: tells two senders with one identity apart.
     instance: Uuid,
     known: KnownVolumes,
-    exports: Arc<VolumeExports>,
+    exports: Arc<UnitExports>,
     nbd: NbdServer,
     iscsi: IscsiServer,
     link: Mutex<Option<Arc<LinkServer>>>,
@@ -76,7 +78,7 @@ pub(crate) struct Parts {
 /// The NBD listeners in service.
 #[derive(Debug)]
 struct NbdServer {
-    service: Service<VolumeExports>,
+    service: Service<UnitExports>,
     stop: CancellationToken,
     tasks: TaskTracker,
     socket: Mutex<Option<SocketFile>>,
@@ -85,7 +87,7 @@ struct NbdServer {
 impl Parts {
     /// Parts that serve nothing yet.
     pub(crate) fn new(surroundings: Surroundings) -> Self {
-        let exports = Arc::new(VolumeExports::default());
+        let exports = Arc::new(UnitExports::default());
         let mut service = Service::new(exports.clone());
         let connections = surroundings.config.limits.nbd_connections;
         service.settings.connections = usize::try_from(connections).unwrap_or(usize::MAX);
@@ -116,6 +118,9 @@ impl Parts {
         }
         let server = Arc::new(LinkServer::new(&self.surroundings, self.clock.clone())?);
         *self.link.lock() = Some(server.clone());
+        self.exports.set_replicas(Some(server.clone()));
+        self.exports
+            .open_replicas(self.surroundings.config.link.export_replicas);
         server.start(listeners).await
     }
 
@@ -134,6 +139,11 @@ impl Parts {
     /// From now on hosts may do this with a volume, if it is open.
     pub(crate) fn set_access(&self, name: &str, access: Access) {
         self.exports.set_access(name, access);
+    }
+
+    /// Whether hosts may attach replicas from now on.
+    pub(crate) fn open_replicas(&self, open: bool) {
+        self.exports.open_replicas(open);
     }
 
     /// Reads certificates and secrets again; connections that exist keep what they have.
@@ -187,10 +197,17 @@ impl Parts {
 
     /// The state of every replica; waits for nothing.
     pub(crate) fn replicas(&self) -> Vec<ReplicaStatus> {
-        self.link
-            .lock()
-            .as_ref()
-            .map_or_else(Vec::new, |link| link.status())
+        let link = self.link.lock().clone();
+        let mut all = link.map_or_else(Vec::new, |link| link.status());
+        for replica in &mut all {
+            let attached = self
+                .nbd
+                .service
+                .counters
+                .attached_below(&moments_of(&replica.name));
+            replica.connections = u32::try_from(attached).unwrap_or(u32::MAX);
+        }
+        all
     }
 
     /// The past of a replica in service.
@@ -238,6 +255,7 @@ impl Parts {
             links.stop_all().await;
         }
         let link = self.link.lock().take();
+        self.exports.set_replicas(None);
         if let Some(link) = link {
             link.stop().await;
         }

@@ -2,6 +2,7 @@
 
 use super::copying::{Content, absolute, copy_out, new_file, not_made};
 use super::error::PartError;
+use super::moments;
 use super::status::{history_summary, moment_status};
 use crate::past::{OneExport, Snapshot};
 use crate::targets::nbd::{Security, Service, serve};
@@ -43,69 +44,11 @@ impl PastOf {
     }
 
     fn refuse(&self, code: ErrorCode, problem: impl std::fmt::Display) -> PartError {
-        PartError {
-            code,
-            message: format!("replica {}: {problem}", self.name()),
-        }
+        moments::refuse(&self.0, code, problem)
     }
 
-    /// The moment that people mean: a record, a bookmark, a time, a time ago, or `now`.
     pub(crate) fn moment(&self, text: &str) -> Result<Moment, PartError> {
-        let Some(history) = self.0.store().history() else {
-            let why = self.0.past().problem().unwrap_or("link.history_size is 0");
-            return Err(self.refuse(ErrorCode::Conflict, format!("keeps no history: {why}")));
-        };
-        let state = history.state();
-        let (Some(oldest), Some(newest)) = (state.oldest, state.newest) else {
-            let why = state
-                .failure
-                .unwrap_or_else(|| "it has no complete copy yet".to_owned());
-            return Err(self.refuse(
-                ErrorCode::Conflict,
-                format!("there is no moment to be had: {why}"),
-            ));
-        };
-        if text == "now" {
-            return Ok(newest);
-        }
-        if let Some(bookmark) = self.0.past().bookmark(text) {
-            let gone = || format!("the moment of bookmark {text} is lost; the history was full");
-            return bookmark
-                .moment
-                .ok_or_else(|| self.refuse(ErrorCode::NotFound, gone()));
-        }
-        let found = if let Ok(record) = text.parse::<u64>() {
-            if record > newest.record {
-                let text = format!(
-                    "record {record} is not applied here yet; the newest is {}",
-                    newest.record
-                );
-                return Err(self.refuse(ErrorCode::NotFound, text));
-            }
-            history.at_record(record)
-        } else {
-            let time_us = time(text).ok_or_else(|| {
-                let text = text.escape_default();
-                let text = format!(
-                    "'{text}' is neither a bookmark nor a moment; write a record number, a time such as \
-                     2026-11-22T14:03:05Z or '2026-11-22 14:03:05' (of this machine's zone), a while such as '10m ago', \
-                     or now"
-                );
-                self.refuse(ErrorCode::BadRequest, text)
-            })?;
-            if time_us > self.0.store().clock().wall_us().max(newest.time_us) {
-                return Err(self.refuse(ErrorCode::BadRequest, "that time has not come yet"));
-            }
-            history.at_time(time_us)
-        };
-        found.ok_or_else(|| {
-            let oldest = moment_status(&oldest);
-            let text = format!(
-                "that is before the oldest moment kept, record {} of {}",
-                oldest.sequence, oldest.time
-            );
-            self.refuse(ErrorCode::NotFound, text)
-        })
+        moments::find(&self.0, text)
     }
 
     pub(crate) fn history(&self, ask: &AskHistory) -> Result<HistoryStatus, PartError> {
@@ -239,12 +182,6 @@ impl PastOf {
         })
     }
 
-    fn view(&self, at: &str) -> Result<View, PartError> {
-        let moment = self.moment(at)?;
-        let gone = || self.refuse(ErrorCode::NotFound, "that moment has just left the history");
-        self.0.store().view(&moment).ok_or_else(gone)
-    }
-
     /// Serves a moment at a socket until nobody listens to `tell` any more.
     pub(crate) async fn open_view(&self, open: OpenView) -> Result<mpsc::Receiver<Progress>, PartError> {
         let House {
@@ -252,14 +189,14 @@ impl PastOf {
             stop,
             tasks,
         } = &self.1;
-        let view = self.view(&open.at)?;
+        let view = moments::view(&self.0, &open.at)?;
         let (moment, size_bytes) = (moment_status(view.moment()), view.bytes());
         let path = absolute(&open.nbd_socket)?;
         let socket = bind_unix(&path, "--nbd-socket").await;
         let socket = socket.map_err(|error| PartError::conflict(error.to_string()))?;
         let closing = stop.child_token();
         let snapshot = Snapshot::new(
-            view,
+            (view, self.0.clone()),
             open.scratch.then_some(scratch_dir.as_path()),
             closing.clone(),
         );
@@ -311,7 +248,7 @@ impl PastOf {
 
     /// Copies a moment into a new file; whoever no longer listens ends it, and the file goes.
     pub(crate) fn restore(&self, restore: &RestoreFile) -> Result<mpsc::Receiver<Progress>, PartError> {
-        let view = self.view(&restore.at)?;
+        let view = moments::view(&self.0, &restore.at)?;
         let (path, file) = new_file(&restore.file)?;
         let content = MomentContent {
             view,
@@ -349,43 +286,5 @@ impl Content for MomentContent {
 
     fn is_gone(&self) -> Option<&'static str> {
         self.replica.is_stopping().then_some("the replica was detached")
-    }
-}
-
-/// A point in time, in microseconds since 1970: RFC 3339, a civil time of this machine's zone, or a while ago.
-fn time(text: &str) -> Option<u64> {
-    let ago = text.strip_suffix(" ago").or_else(|| text.strip_prefix('-'));
-    let at = if let Some(span) = ago {
-        let span: jiff::SignedDuration = span.trim().parse().ok()?;
-        jiff::Timestamp::now().checked_sub(span).ok()?
-    } else if let Ok(at) = text.parse::<jiff::Timestamp>() {
-        at
-    } else {
-        let civil: jiff::civil::DateTime = text.parse().ok()?;
-        civil.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp()
-    };
-    u64::try_from(at.as_microsecond()).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::time;
-
-    #[test]
-    fn times_are_read_as_people_write_them() {
-        let second = 1_000_000;
-        let at = 1_763_820_185 * second;
-        assert_eq!(time("2025-11-22T14:03:05Z"), Some(at));
-        assert_eq!(time("2025-11-22T14:03:05.000042Z"), Some(at + 42));
-        assert_eq!(time("2025-11-22T15:03:05+01:00"), Some(at));
-        assert!(time("2025-11-22 14:03:05").is_some() && time("2025-11-22").is_some());
-        let now = u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap();
-        for text in ["10m ago", "-10m", "1h 5m ago", "90s ago"] {
-            let ago = now - time(text).unwrap();
-            assert!(ago > 80 * second && ago < 2 * 3600 * second, "{text}: {ago}");
-        }
-        for text in ["", "yesterday", "10m", "ago", "1e9"] {
-            assert_eq!(time(text), None, "{text}");
-        }
     }
 }

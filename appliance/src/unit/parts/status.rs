@@ -296,6 +296,7 @@ pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> R
             path: replica.files().image.display().to_string(),
         },
         history: history_summary(replica),
+        connections: 0,
         clean_start: store.opened().clean,
     }
 }
@@ -343,6 +344,7 @@ pub(super) fn idle_replica_status(name: &str, problem: Option<&String>) -> Repli
         journal: JournalStatus::default(),
         image: ImageStatus::default(),
         history: HistorySummary::default(),
+        connections: 0,
         clean_start: false,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Parts;
 use super::error::PartError;
-use super::exports::VolumeExports;
+use super::exports::UnitExports;
 use super::files::{Opening, discard, files_of, open_or_create, report_start};
 use super::sending::{Link, Links, Served};
 use super::status::volume_status;
@@ -27,7 +27,7 @@ pub(crate) struct Volume {
     /// Its files were made at this opening, not found.
     made: bool,
     served: Served,
-    exports: Arc<VolumeExports>,
+    exports: Arc<UnitExports>,
     counters: Arc<Counters>,
     sending: SendingAs,
 }
