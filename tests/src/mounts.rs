@@ -77,11 +77,13 @@ impl Mount {
     /// # Errors
     /// With what `umount` said.
     pub fn unmount(self) -> Result<()> {
-        let outcome = Tool::new("umount").path(&self.path).ok().map(drop);
-        if outcome.is_ok() {
-            std::mem::forget(self);
-        }
-        outcome
+        // A program that another test is just starting holds what this process has open until it runs.
+        wait_until("the file system to be free", limits::STOP, || {
+            let done = Tool::new("umount").path(&self.path).run()?;
+            Ok(Seen::when(done.code == 0, || done.output()))
+        })?;
+        std::mem::forget(self);
+        Ok(())
     }
 }
 
