@@ -23,6 +23,7 @@ fn remote() -> RemoteStatus {
         paired_with: Some("far".into()),
         state: RemoteState::NeedsCopy,
         detail: Some("connection refused".into()),
+        merged_bytes: 77,
         compression: Some(CompressionStatus {
             algorithm: "zstd".into(),
             stream_bytes: 30,

@@ -26,6 +26,8 @@ pub struct SinkState {
     pub consistent_from: u64,
     /// What its history can keep of what is overwritten; 0 if it keeps none.
     pub history_bytes: u64,
+    /// Largest merged batch that its journal takes, in bytes of its chunks; 0 for none.
+    pub batch_bytes: u64,
 }
 
 /// Why a sink could not do what it was told. Either is final for the session.

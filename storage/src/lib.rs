@@ -47,7 +47,8 @@ pub use map_files::{open_map, remove_map, remove_maps};
 pub use overlay::{Overlay, Piece, Source};
 pub use small_file::{read_small_file, remove_file_durably, replace_file, sync_directory};
 pub use store::{
-    Allocation, AppendError, Appended, Change, Consumer, ConsumerView, CopyProgress, Counters, Points,
-    ReadOutcome, Relief, Snapshot, Store, StoreDevices, StoreParameters, Stretch, UnderWay,
+    Allocation, AppendError, Appended, Change, Consumer, ConsumerView, CopyProgress, Counters, MergePlan,
+    MergedBatch, Points, ReadOutcome, Relief, Snapshot, Store, StoreDevices, StoreParameters, Stretch,
+    UnderWay,
 };
 pub use workers::{SystemWorkers, Work, Workers, done_elsewhere};

@@ -62,6 +62,7 @@ impl Checker<'_> {
             rate_bytes: self.rate(remote.rate.as_ref()),
             compression: self.compression(remote.compression.as_ref()),
             send_windows: self.send_windows(remote.send_windows.as_ref()),
+            merge: remote.merge,
         };
         raw.remote.iter().map(copy).collect()
     }

@@ -183,6 +183,8 @@ pub struct RemoteConfig {
     pub compression: Compression,
     /// When it is sent; always if absent.
     pub send_windows: Option<SendWindows>,
+    /// Backlogs are merged before they are sent.
+    pub merge: bool,
 }
 
 /// `[limits]`.

@@ -134,6 +134,8 @@ pub(super) struct RawRemote {
     pub(super) rate: Option<Spanned<RawSize>>,
     pub(super) compression: Option<Spanned<String>>,
     pub(super) send_windows: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) merge: bool,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

@@ -12,7 +12,8 @@ use super::error::CloseReason;
 use super::events::{Effect, Input, Outgoing, Progress, SessionLimits, Stage, Verdict};
 use super::limits::{BATCH_CHUNKS, COPY_PIECE_BYTES};
 use super::pace::Pace;
-use super::source::{ChunkSpan, Extent, Located, Points, SourceError};
+use super::session::offered;
+use super::source::{ChunkSpan, Extent, InBatch, Located, Points, SourceError};
 use super::verifying::Verifying;
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
 use farside_protocol::link::limits::{
@@ -49,6 +50,8 @@ pub struct SessionCore {
     held: bool,
     /// A copy is needed, and is not begun while nothing may be sent: the replica would be no state of the volume meanwhile.
     copy_waits: bool,
+    /// Of a merged batch a part was sent: nothing but the rest of it may follow.
+    in_batch: bool,
     reading: bool,
     writing: bool,
     outbox: VecDeque<Outgoing>,
@@ -79,6 +82,7 @@ impl SessionCore {
             pace: Pace::new(limits.bytes_per_second, now_ms),
             held: false,
             copy_waits: false,
+            in_batch: false,
             reading: false,
             writing: false,
             outbox: VecDeque::new(),
@@ -247,7 +251,7 @@ impl SessionCore {
 
     fn welcomed(&mut self, welcome: Box<Welcome>, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
         use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
-        let offered = self.limits.compression.feature() | FEATURE_COMPARE;
+        let offered = offered(self.limits.compression, self.limits.merge);
         if self.stage != Stage::Greeting {
             return Err(protocol("a second Welcome"));
         }
@@ -363,14 +367,23 @@ impl SessionCore {
         let limit = self.chunk_limit();
         for span in spans {
             let follows = Some(span.after.sequence) == self.sent.sequence.checked_add(1);
-            if !follows || span.after.record <= self.sent.record || span.after.record > limit.record {
+            let follows = match span.batch {
+                // It was begun before the limit, and stays below it.
+                InBatch::More => follows && span.after.record == self.sent.record,
+                InBatch::Last => {
+                    span.after.sequence > self.sent.sequence && span.after.record > self.sent.record
+                }
+                InBatch::No => follows && span.after.record > self.sent.record && !self.in_batch,
+            };
+            if !follows || span.after.record > limit.record {
                 return Err(storage(
                     "the journal gave chunks that do not follow what was sent",
                 ));
             }
             let wire_bytes = wire_bytes(span.what.len(), span.data.len());
             self.sent = span.after;
-            self.verifying.sending(&span.after, span.touches);
+            self.in_batch = span.batch == InBatch::More;
+            self.verifying.sending(span.reaches, span.touches);
             self.unacked.push_back((span.after, wire_bytes));
             self.count_sent(wire_bytes);
             self.progress.sent_blocks = self.progress.sent_blocks.saturating_add(span.blocks);

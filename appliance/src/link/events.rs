@@ -137,6 +137,8 @@ pub struct SessionLimits {
     pub bytes_per_second: Option<u64>,
     /// What was offered.
     pub compression: Compression,
+    /// Whether backlogs may be merged, if the remote can do that.
+    pub merge: bool,
     /// Size of the volume.
     pub volume_bytes: u64,
     /// The volume's epoch.

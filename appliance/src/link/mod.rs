@@ -27,7 +27,9 @@ mod sender;
 pub use error::CloseReason;
 pub use sender::{Sender, SenderConfig};
 pub use session::{SessionSetup, run_session};
-pub use source::{ChunkSpan, ComparedPiece, Digests, Extent, Identity, Located, Points, Source, SourceError};
+pub use source::{
+    ChunkSpan, ComparedPiece, Digests, Extent, Identity, InBatch, Located, Points, Source, SourceError,
+};
 pub use status::{Compressed, CopyProgress, LinkState, LinkStatus, StatusCell};
 pub use verification::{Verification, VerifyProgress, VerifyState};
 pub use windows::SendWindows;

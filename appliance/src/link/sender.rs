@@ -42,6 +42,8 @@ pub struct SenderConfig {
     pub bytes_per_second: Option<u64>,
     /// How what is sent is compressed, if the remote can do that.
     pub compression: Compression,
+    /// Whether backlogs may be merged, if the remote can do that.
+    pub merge: bool,
     /// When it is sent; always if absent.
     pub windows: Option<SendWindows>,
     /// The units that are known, and this one's key. Without it nothing is encrypted.
@@ -66,6 +68,7 @@ impl SenderConfig {
             window_bytes: DEFAULT_WINDOW_BYTES,
             bytes_per_second: None,
             compression: Compression::None,
+            merge: false,
             windows: None,
             pairing: None,
             peer: None,
@@ -110,6 +113,7 @@ impl Sender {
             window_bytes: config.window_bytes.max(MIN_WINDOW_BYTES),
             bytes_per_second: config.bytes_per_second,
             compression: config.compression,
+            merge: config.merge,
             windows: config.windows.clone(),
             status: Arc::clone(&status),
             verification: Arc::clone(&config.verification),

@@ -15,7 +15,7 @@ use super::stream::{Bulk, FrameStream, write};
 use super::verification::Verification;
 use super::view::View;
 use super::windows::SendWindows;
-use farside_protocol::link::limits::{FEATURE_COMPARE, HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::limits::{FEATURE_COMPARE, FEATURE_MERGE, HIGHEST_VERSION, LOWEST_VERSION};
 use farside_protocol::link::{Compression, Hello, Message, Refusal, RefuseCode, digests};
 use std::future::Future;
 use std::io;
@@ -42,6 +42,8 @@ pub struct SessionSetup<S> {
     pub bytes_per_second: Option<u64>,
     /// How what is sent is compressed, if the remote can do that.
     pub compression: Compression,
+    /// Whether backlogs may be merged, if the remote can do that.
+    pub merge: bool,
     /// When it is sent; always if absent.
     pub windows: Option<SendWindows>,
     /// Where the status is put.
@@ -92,6 +94,7 @@ where
         window_bytes: setup.window_bytes,
         bytes_per_second: setup.bytes_per_second,
         compression: setup.compression,
+        merge: setup.merge,
         volume_bytes: hello.volume_bytes,
         epoch: hello.epoch,
     };
@@ -150,7 +153,7 @@ fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {
         version_min: LOWEST_VERSION,
         version_max: HIGHEST_VERSION,
         segment_bytes: identity.segment_bytes,
-        features: setup.compression.feature() | FEATURE_COMPARE,
+        features: offered(setup.compression, setup.merge),
         unit: identity.unit,
         instance: setup.instance,
         volume: identity.volume,
@@ -162,6 +165,12 @@ fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {
         volume_name: identity.volume_name,
         remote_name: setup.remote_name.clone(),
     }
+}
+
+/// The features that a link offers.
+pub(super) fn offered(compression: Compression, merge: bool) -> u64 {
+    let merge = if merge { FEATURE_MERGE } else { 0 };
+    compression.feature() | FEATURE_COMPARE | merge
 }
 
 fn stopping() -> Refusal {

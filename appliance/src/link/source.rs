@@ -49,6 +49,20 @@ pub struct WantedChunks {
     pub max_bytes: u64,
     /// Say of each whether it changes anything in this range.
     pub watched: Option<Range<u64>>,
+    /// They may be those of a merged batch of at most so many bytes of chunks. One that was begun is given to its end.
+    pub merge: Option<u64>,
+}
+
+/// What a chunk is in a merged batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InBatch {
+    /// It is one of the journal's.
+    #[default]
+    No,
+    /// More of the batch follows.
+    More,
+    /// The last of it.
+    Last,
 }
 
 /// One chunk in a buffer filled by [`Source::read_chunks`].
@@ -64,6 +78,10 @@ pub struct ChunkSpan {
     pub blocks: u64,
     /// Whether one of its records changes the range that was to be watched.
     pub touches: bool,
+    /// What it is in a merged batch.
+    pub batch: InBatch,
+    /// Nothing in it is of a later record.
+    pub reaches: u64,
 }
 
 /// A range of the volume to be compared.

@@ -85,10 +85,10 @@ impl Verifying {
         }
     }
 
-    /// A chunk goes out; whether it changes what is watched.
-    pub(super) fn sending(&mut self, after: &ChainPoint, touches: bool) {
+    /// A chunk goes out that holds nothing of a later record than this; whether it changes what is watched.
+    pub(super) fn sending(&mut self, reaches: u64, touches: bool) {
         if let Self::Read { found, changed, .. } = self
-            && after.record > found.after
+            && reaches > found.after
         {
             *changed |= touches;
         }

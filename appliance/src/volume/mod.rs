@@ -10,6 +10,7 @@ mod timeline;
 mod shared;
 mod unchanged;
 mod commit;
+mod merging;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,15 @@
 //! A volume as one of its link senders sees it.
 
 use super::limits::WARM_BYTES;
+use super::merging::Merging;
 use super::{Volume, commit};
 use crate::link::limits::{BATCH_CHUNKS, VERIFY_STILL_MS};
 use crate::link::source::WantedChunks;
 use crate::link::{
-    ChunkSpan, ComparedPiece, Digests, Extent, Identity, Located, Points, Source, SourceError,
+    ChunkSpan, ComparedPiece, Digests, Extent, Identity, InBatch, Located, Points, Source, SourceError,
 };
 use farside_protocol::journal::limits::MAX_CONSUMERS;
-use farside_protocol::journal::{ChainPoint, ConsumerState, Superblock, What};
+use farside_protocol::journal::{ChainPoint, ConsumerState, Merged, Superblock, What};
 use farside_protocol::link::{digest_bytes, digests};
 use farside_storage::{Device, ReadError, StorageError, Workers, done_elsewhere};
 use parking_lot::Mutex;
@@ -26,11 +27,12 @@ const MAX_UNCONFIRMED: usize = 1 << 16;
 /// One remote's view of a volume.
 #[derive(Debug)]
 pub struct LinkSource {
-    remote: String,
-    volume: Arc<Volume>,
+    pub(super) remote: String,
+    pub(super) volume: Arc<Volume>,
     identity: Identity,
     /// (last record, blocks) of chunks that were read and are not confirmed.
     unconfirmed: Mutex<VecDeque<(u64, u64)>>,
+    pub(super) merging: Merging,
     /// When the remote was last known to have everything, in microseconds since 1970.
     caught_up_us: AtomicU64,
 }
@@ -74,6 +76,7 @@ impl LinkSource {
             identity,
             volume,
             unconfirmed: Mutex::default(),
+            merging: Merging::default(),
             caught_up_us: AtomicU64::new(0),
         })
     }
@@ -82,6 +85,12 @@ impl LinkSource {
     #[must_use]
     pub fn caught_up_us(&self) -> u64 {
         self.caught_up_us.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that did not have to be sent, because what was written there was written over in the same backlog.
+    #[must_use]
+    pub fn merged_bytes(&self) -> u64 {
+        self.merging.saved_bytes()
     }
 
     fn count_confirmed(&self, record: u64) {
@@ -97,12 +106,63 @@ impl LinkSource {
         }
     }
 
-    fn workers(&self) -> &dyn Workers {
+    /// What is to be known of chunks that were read.
+    fn described(
+        &self,
+        wanted: &WantedChunks,
+        spans: Vec<farside_storage::ChunkSpan>,
+        buffer: &[u8],
+    ) -> Result<Vec<ChunkSpan>, SourceError> {
+        if !self.volume.store().may_send_to(&self.remote) {
+            return Err(SourceError::Behind);
+        }
+        let mut sent_blocks = 0;
+        let mut chunks = Vec::with_capacity(spans.len().min(BATCH_CHUNKS));
+        let mut unconfirmed = self.unconfirmed.lock();
+        for span in spans.into_iter().take(BATCH_CHUNKS) {
+            // The remote would refuse it, and blame the line.
+            let what = What::decode(&buffer[span.what.clone()])
+                .ok()
+                .filter(|what| what.data_is_intact(&buffer[span.data.clone()]))
+                .ok_or_else(|| damaged(self.volume.store().name(), &span))?;
+            let blocks = what.records().map(|record| record.blocks()).sum();
+            let touches = wanted.watched.as_ref().is_some_and(|watched| {
+                let mut records = what.records();
+                records.any(|record| record.offset < watched.end && record.end() > watched.start)
+            });
+            sent_blocks += blocks;
+            if unconfirmed.len() < MAX_UNCONFIRMED {
+                unconfirmed.push_back((span.after.record, blocks));
+            }
+            let batch = match what.merged {
+                None => InBatch::No,
+                Some(Merged::More) => InBatch::More,
+                Some(Merged::End(_)) => InBatch::Last,
+            };
+            chunks.push(ChunkSpan {
+                reaches: match batch {
+                    InBatch::No => span.after.record,
+                    InBatch::More | InBatch::Last => wanted.up_to.record,
+                },
+                batch,
+                what: span.what,
+                data: span.data,
+                after: span.after,
+                blocks,
+                touches,
+            });
+        }
+        drop(unconfirmed);
+        self.volume.store().count_link(sent_blocks, 0);
+        Ok(chunks)
+    }
+
+    pub(super) fn workers(&self) -> &dyn Workers {
         &*self.volume.shared.workers
     }
 
     /// Runs a step that may wait for a disk.
-    async fn waiting<T: Send + 'static>(
+    pub(super) async fn waiting<T: Send + 'static>(
         &self,
         step: impl FnOnce(&Volume) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, SourceError> {
@@ -112,12 +172,12 @@ impl LinkSource {
     }
 }
 
-fn shutting_down() -> SourceError {
+pub(super) fn shutting_down() -> SourceError {
     SourceError::Storage("the unit is shutting down".to_owned())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
-fn storage_error(error: StorageError) -> SourceError {
+pub(super) fn storage_error(error: StorageError) -> SourceError {
     SourceError::Storage(error.to_string())
 }
 
@@ -176,6 +236,7 @@ impl Source for LinkSource {
 
     async fn locate(&self, record: u64) -> Result<Located, SourceError> {
         self.unconfirmed.lock().clear();
+        self.merging.give_up();
         let remote = self.remote.clone();
         self.waiting(move |volume| {
             let store = volume.store();
@@ -195,6 +256,9 @@ impl Source for LinkSource {
         wanted: &WantedChunks,
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<ChunkSpan>, SourceError> {
+        if let Some(spans) = self.read_merged(wanted, buffer).await? {
+            return self.described(wanted, spans, buffer);
+        }
         let (from, up_to) = (wanted.from, wanted.up_to);
         let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(usize::MAX);
         let store = self.volume.store();
@@ -215,38 +279,7 @@ impl Source for LinkSource {
             ReadError::Behind(_) => SourceError::Behind,
             ReadError::Storage(error) => storage_error(error),
         })?;
-        if !store.may_send_to(&self.remote) {
-            return Err(SourceError::Behind);
-        }
-        let mut sent_blocks = 0;
-        let mut chunks = Vec::with_capacity(spans.len().min(BATCH_CHUNKS));
-        let mut unconfirmed = self.unconfirmed.lock();
-        for span in spans.into_iter().take(BATCH_CHUNKS) {
-            // The remote would refuse it, and blame the line.
-            let what = What::decode(&buffer[span.what.clone()])
-                .ok()
-                .filter(|what| what.data_is_intact(&buffer[span.data.clone()]))
-                .ok_or_else(|| damaged(self.volume.store().name(), &span))?;
-            let blocks = what.records().map(|record| record.blocks()).sum();
-            let touches = wanted.watched.as_ref().is_some_and(|watched| {
-                let mut records = what.records();
-                records.any(|record| record.offset < watched.end && record.end() > watched.start)
-            });
-            sent_blocks += blocks;
-            if unconfirmed.len() < MAX_UNCONFIRMED {
-                unconfirmed.push_back((span.after.record, blocks));
-            }
-            chunks.push(ChunkSpan {
-                what: span.what,
-                data: span.data,
-                after: span.after,
-                blocks,
-                touches,
-            });
-        }
-        drop(unconfirmed);
-        self.volume.store().count_link(sent_blocks, 0);
-        Ok(chunks)
+        self.described(wanted, spans, buffer)
     }
 
     async fn read_image(

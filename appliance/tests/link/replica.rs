@@ -222,6 +222,7 @@ impl Sink for Replica {
         let inner = self.inner();
         SinkState {
             history_bytes: 0,
+            batch_bytes: 0,
             copy: inner.copy,
             copy_id: inner.copy_id,
             received: inner.received,

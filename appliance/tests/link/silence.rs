@@ -62,6 +62,7 @@ async fn a_remote_that_stops_reading_and_answering_is_given_up_within_ten_second
         assert!(next_frame(&mut far, &mut frame).await);
         let welcome = Welcome {
             history_mib: 0,
+            batch_log2: 0,
             copy_id: 0,
             version: 2,
             copy: CopyState::Empty,

@@ -405,6 +405,8 @@ impl Volume {
                 what,
                 data,
                 after: chunk.after,
+                batch: InBatch::No,
+                reaches: chunk.after.record,
                 blocks: chunk.records.iter().map(Record::blocks).sum(),
                 touches: wanted.watched.as_ref().is_some_and(|watched| {
                     let touches =

@@ -10,7 +10,8 @@ use farside_protocol::link::limits::{FEATURE_COMPARE, HIGHEST_VERSION, LOWEST_VE
 use farside_protocol::link::{
     Assembler, CopyData, CopyHoles, CopySkip, FrameKind, Heartbeat, Hello, Message, Refusal, digests, seal,
 };
-use farside_remote::receiver::core::{Action, ReceiverCore, choose_features, negotiate, welcome};
+use farside_remote::receiver::agreement::{choose_features, negotiate, welcome};
+use farside_remote::receiver::core::{Action, ReceiverCore};
 use farside_remote::receiver::pacing::ack;
 use farside_remote::{Sink, SinkError};
 use std::collections::VecDeque;
@@ -88,6 +89,7 @@ impl World {
             window_bytes: self.window_bytes,
             bytes_per_second: self.bytes_per_second,
             compression: farside_protocol::link::Compression::None,
+            merge: false,
             volume_bytes: identity.volume_bytes,
             epoch: identity.epoch,
         };
@@ -413,7 +415,7 @@ fn receive(
     if let Message::Hello(hello) = message {
         let version = negotiate(&hello)?;
         let state = now(replica.settle()).expect("the fake does not fail");
-        let features = choose_features(hello.features, true);
+        let features = choose_features(hello.features, true, &state);
         let answer = welcome((version, features), &state, (Uuid::from_u128(0xB), "remote"));
         session
             .to_sender

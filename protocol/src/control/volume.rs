@@ -243,6 +243,9 @@ pub struct RemoteStatus {
     pub state: RemoteState,
     /// The last error, or why it was refused.
     pub detail: Option<String>,
+    /// Bytes that did not have to be sent since the unit was started, because they were overwritten in the same backlog.
+    #[serde(default)]
+    pub merged_bytes: u64,
     /// What compression saves on the way, since the connection was made; absent if nothing is compressed.
     #[serde(default)]
     pub compression: Option<CompressionStatus>,

@@ -14,6 +14,10 @@ pub const WHERE_BYTES: usize = 128;
 pub const WHERE_OFFSET: usize = BLOCK_BYTES - WHERE_BYTES;
 /// How many records one chunk can describe.
 pub const MAX_RECORDS: usize = (WHERE_OFFSET - WHAT_HEADER_BYTES) / RECORD_BYTES;
+/// What follows the fixed part in a chunk of a merged batch.
+pub const MERGED_BYTES: usize = 40;
+/// How many records such a chunk can describe.
+pub const MAX_MERGED_RECORDS: usize = (WHERE_OFFSET - WHAT_HEADER_BYTES - MERGED_BYTES) / RECORD_BYTES;
 /// The longest *what* part.
 pub const MAX_WHAT_BYTES: usize = WHAT_HEADER_BYTES + MAX_RECORDS * RECORD_BYTES;
 /// Payload of one chunk. A larger host write becomes several records.

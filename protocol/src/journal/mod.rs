@@ -22,4 +22,6 @@ pub use superblock::{
     ChainPoint, ConsumerSlot, ConsumerState, CopyState, JOURNAL_VERSION, Role, Superblock, Totals,
 };
 pub use trail::{MAX_TRAIL_BYTES, MAX_TRAIL_POINTS, decode_trail, encode_trail};
-pub use what::{CHUNK_VERSION, ChunkHeader, What, encode_what, stored_bytes, what_bytes};
+pub use what::{
+    CHUNK_VERSION, ChunkHeader, Merged, What, encode_merged, encode_what, stored_bytes, what_bytes,
+};

@@ -21,18 +21,36 @@
 //! | 80 | 8 | blocks of 4 KiB changed by all records before this chunk |
 //! | 88 | 8 | bytes changed by all records before this chunk |
 //! | 96 | 24 x n | table of records |
+//!
+//! Version 2 is a chunk of a merged batch: of the records between two points of a chain it holds those parts that none of them
+//! overwrites. Between the fixed fields and the table (which begins at 136 then) it has
+//!
+//! | offset | size | field |
+//! | --- | --- | --- |
+//! | 96 | 8 | sequence at which the chain goes on after the batch; 0 if more of it follows |
+//! | 104 | 8 | the last record of the batch |
+//! | 112 | 8 | blocks of 4 KiB changed by all records up to there |
+//! | 120 | 8 | bytes changed by all records up to there |
+//! | 128 | 4 | *what* checksum of the chunk with which it would have ended unmerged |
+//! | 132 | 4 | zero |
+//!
+//! which are zero while more follows. A batch counts as a whole or not at all.
 
 use super::error::{FormatError, take_zeroes};
 use super::limits::{
-    BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_POSITION, MAX_RECORDS, RECORD_BYTES, WHAT_HEADER_BYTES,
+    BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_MERGED_RECORDS, MAX_POSITION, MAX_RECORDS, MERGED_BYTES,
+    RECORD_BYTES, WHAT_HEADER_BYTES,
 };
 use super::record::Record;
+use super::superblock::ChainPoint;
 use crate::fields::{Reader, Writer};
 use uuid::Uuid;
 
 const MAGIC: &[u8; 8] = b"FARCHUNK";
-/// Version ladder of chunks: 1 is the first.
-pub const CHUNK_VERSION: u16 = 1;
+/// Version ladder of chunks: 1 is the first, 2 those of merged batches.
+pub const CHUNK_VERSION: u16 = 2;
+const PLAIN: u16 = 1;
+const MERGED: u16 = 2;
 const CHECKSUM_OFFSET: usize = 72;
 
 /// The fixed fields of a chunk.
@@ -56,6 +74,16 @@ pub struct ChunkHeader {
     pub bytes_before: u64,
 }
 
+/// What a chunk is in a merged batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merged {
+    /// More of the batch follows.
+    More,
+    /// The batch ends with it, and the chain goes on at this point, whose epoch and time are those of the chunk, and whose
+    /// address is not told.
+    End(ChainPoint),
+}
+
 /// A decoded *what* part: valid by construction, records still in the bytes it was decoded from.
 #[derive(Debug, Clone, Copy)]
 pub struct What<'a> {
@@ -65,6 +93,8 @@ pub struct What<'a> {
     pub checksum: u32,
     /// Bytes of payload that follow the meta-data block.
     pub data_bytes: u32,
+    /// What it is in a merged batch, if it belongs to one.
+    pub merged: Option<Merged>,
     bytes: &'a [u8],
     table: &'a [u8],
 }
@@ -74,11 +104,34 @@ pub struct What<'a> {
 /// # Panics
 /// With no record or more than [`MAX_RECORDS`], or with a block too small for them: our own mistakes.
 pub fn encode_what(block: &mut [u8], header: &ChunkHeader, records: &[Record]) -> (usize, u32) {
+    encode(block, header, records, None)
+}
+
+/// The same for a chunk of a merged batch, which holds at most [`MAX_MERGED_RECORDS`](super::limits::MAX_MERGED_RECORDS).
+///
+/// # Panics
+/// As [`encode_what`].
+pub fn encode_merged(
+    block: &mut [u8],
+    header: &ChunkHeader,
+    records: &[Record],
+    merged: Merged,
+) -> (usize, u32) {
+    encode(block, header, records, Some(merged))
+}
+
+fn encode(
+    block: &mut [u8],
+    header: &ChunkHeader,
+    records: &[Record],
+    merged: Option<Merged>,
+) -> (usize, u32) {
+    let most = max_records(merged.is_some());
     assert!(
-        !records.is_empty() && records.len() <= MAX_RECORDS,
-        "a chunk holds 1 to {MAX_RECORDS} records"
+        !records.is_empty() && records.len() <= most,
+        "a chunk holds 1 to {most} records"
     );
-    let length = what_bytes(records.len());
+    let length = fixed_bytes(merged.is_some()).saturating_add(records.len().saturating_mul(RECORD_BYTES));
     let data_bytes: u32 = records
         .iter()
         .map(Record::payload_bytes)
@@ -86,7 +139,7 @@ pub fn encode_what(block: &mut [u8], header: &ChunkHeader, records: &[Record]) -
     let part = block.get_mut(..length).expect("the block holds the whole table");
     let mut to = Writer::new(part);
     to.bytes(MAGIC)
-        .u16(CHUNK_VERSION)
+        .u16(if merged.is_some() { MERGED } else { PLAIN })
         .u16(narrow(length))
         .u16(narrow(records.len()))
         .u16(0);
@@ -101,6 +154,17 @@ pub fn encode_what(block: &mut [u8], header: &ChunkHeader, records: &[Record]) -
         .u32(0)
         .u64(header.blocks_before)
         .u64(header.bytes_before);
+    if let Some(merged) = merged {
+        let end = match merged {
+            Merged::More => ChainPoint::default(),
+            Merged::End(point) => point,
+        };
+        to.u64(end.sequence)
+            .u64(end.record)
+            .u64(end.blocks)
+            .u64(end.bytes);
+        to.u32(end.checksum).u32(0);
+    }
     for record in records {
         record.encode(&mut to);
     }
@@ -111,7 +175,24 @@ pub fn encode_what(block: &mut [u8], header: &ChunkHeader, records: &[Record]) -
     (length, checksum)
 }
 
-/// Length of a *what* part with this many records.
+/// Bytes before the table of records.
+fn fixed_bytes(is_merged: bool) -> usize {
+    if is_merged {
+        WHAT_HEADER_BYTES.saturating_add(MERGED_BYTES)
+    } else {
+        WHAT_HEADER_BYTES
+    }
+}
+
+fn max_records(is_merged: bool) -> usize {
+    if is_merged {
+        MAX_MERGED_RECORDS
+    } else {
+        MAX_RECORDS
+    }
+}
+
+/// Length of a *what* part of version 1 with this many records.
 #[must_use]
 pub fn what_bytes(records: usize) -> usize {
     records
@@ -141,11 +222,13 @@ impl<'a> What<'a> {
             return Err(FormatError::Magic);
         }
         let version = from.u16()?;
-        if version != CHUNK_VERSION {
+        if version != PLAIN && version != MERGED {
             return Err(FormatError::Version(version, CHUNK_VERSION));
         }
+        let is_merged = version == MERGED;
         let (length, count) = (usize::from(from.u16()?), usize::from(from.u16()?));
-        if count == 0 || count > MAX_RECORDS || length != what_bytes(count) {
+        let whole = fixed_bytes(is_merged).saturating_add(count.saturating_mul(RECORD_BYTES));
+        if count == 0 || count > max_records(is_merged) || length != whole {
             return Err(FormatError::Field("record count"));
         }
         let part = bytes.get(..length).ok_or(FormatError::Truncated)?;
@@ -154,13 +237,13 @@ impl<'a> What<'a> {
             return Err(FormatError::Checksum);
         }
         take_zeroes(&mut from, 2)?;
-        let what = Self::decode_fields(&mut from, part)?;
+        let what = Self::decode_fields(&mut from, part, is_merged)?;
         what.check_fields()?;
         Ok(what)
     }
 
     /// Takes what follows the counts from `from`; `part` is the whole *what* part.
-    fn decode_fields(from: &mut Reader<'a>, part: &'a [u8]) -> Result<Self, FormatError> {
+    fn decode_fields(from: &mut Reader<'a>, part: &'a [u8], is_merged: bool) -> Result<Self, FormatError> {
         let (volume, epoch, sequence, first_record) = (from.uuid()?, from.u64()?, from.u64()?, from.u64()?);
         let (sealed_at_us, data_bytes) = (from.u64()?, from.u32()?);
         let (previous_checksum, checksum) = (from.u32()?, from.u32()?);
@@ -175,11 +258,19 @@ impl<'a> What<'a> {
             blocks_before: from.u64()?,
             bytes_before: from.u64()?,
         };
-        let table = from.rest().get(..part.len().saturating_sub(WHAT_HEADER_BYTES));
+        let merged = if is_merged {
+            Some(decode_merged(from, &header)?)
+        } else {
+            None
+        };
+        let table = from
+            .rest()
+            .get(..part.len().saturating_sub(fixed_bytes(is_merged)));
         Ok(Self {
             header,
             checksum,
             data_bytes,
+            merged,
             bytes: part,
             table: table.ok_or(FormatError::Truncated)?,
         })
@@ -203,6 +294,15 @@ impl<'a> What<'a> {
         if header.sequence > MAX_POSITION || last > MAX_POSITION || header.epoch > MAX_POSITION {
             return Err(FormatError::Field("sequence"));
         }
+        // A batch stands for as many chunks as it has, or more.
+        if let Some(Merged::End(end)) = &self.merged
+            && (end.sequence < header.sequence
+                || end.record < header.first_record
+                || end.sequence > MAX_POSITION
+                || end.record > MAX_POSITION)
+        {
+            return Err(FormatError::Field("end of a merged batch"));
+        }
         Ok(())
     }
 
@@ -218,9 +318,15 @@ impl<'a> What<'a> {
         self.table.len().checked_div(RECORD_BYTES).unwrap_or(0)
     }
 
-    /// Number of the last record.
+    /// Number of the last record. What is in a merged batch has no numbers: none of its records counts before its end, where all of
+    /// those do that it stands for.
     #[must_use]
     pub fn last_record(&self) -> u64 {
+        match &self.merged {
+            Some(Merged::End(end)) => return end.record,
+            Some(Merged::More) => return self.header.first_record.saturating_sub(1),
+            None => {}
+        }
         let count = u64::try_from(self.record_count()).unwrap_or(u64::MAX);
         self.header.first_record.saturating_add(count).saturating_sub(1)
     }
@@ -232,6 +338,36 @@ impl<'a> What<'a> {
             .0
             .iter()
             .filter_map(|entry| Record::decode(entry).ok())
+    }
+
+    /// Whether the chunk is part of a batch that goes on after it: nothing counts until that has ended.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.merged == Some(Merged::More)
+    }
+
+    /// The place in the chain just after the chunk; its address is not told here.
+    #[must_use]
+    pub fn point_after(&self) -> ChainPoint {
+        if let Some(Merged::End(end)) = self.merged {
+            return end;
+        }
+        let (mut blocks, mut bytes) = (self.header.blocks_before, self.header.bytes_before);
+        for record in self.records() {
+            // Trims of the whole volume can take these sums anywhere; they are for people, the chain does without.
+            blocks = blocks.saturating_add(record.blocks());
+            bytes = bytes.saturating_add(u64::from(record.length));
+        }
+        ChainPoint {
+            address: 0,
+            sequence: self.header.sequence,
+            record: self.last_record(),
+            epoch: self.header.epoch,
+            sealed_at_us: self.header.sealed_at_us,
+            checksum: self.checksum,
+            blocks,
+            bytes,
+        }
     }
 
     /// Bytes the chunk takes in a journal: meta-data block and padded data.
@@ -253,6 +389,31 @@ impl<'a> What<'a> {
         });
         intact && from.rest().is_empty()
     }
+}
+
+/// What follows the fixed fields of a chunk of a merged batch.
+fn decode_merged(from: &mut Reader<'_>, header: &ChunkHeader) -> Result<Merged, FormatError> {
+    let (sequence, record, blocks, bytes) = (from.u64()?, from.u64()?, from.u64()?, from.u64()?);
+    let checksum = from.u32()?;
+    take_zeroes(from, 4)?;
+    if sequence == 0 {
+        let nothing = record == 0 && blocks == 0 && bytes == 0 && checksum == 0;
+        return if nothing {
+            Ok(Merged::More)
+        } else {
+            Err(FormatError::Field("end of a merged batch"))
+        };
+    }
+    Ok(Merged::End(ChainPoint {
+        address: 0,
+        sequence,
+        record,
+        epoch: header.epoch,
+        sealed_at_us: header.sealed_at_us,
+        checksum,
+        blocks,
+        bytes,
+    }))
 }
 
 /// Bytes a chunk with this much payload takes in a journal.

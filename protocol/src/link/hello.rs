@@ -4,7 +4,7 @@
 //! checksum (4), zero (4). Both tables are in `docs/link-protocol.md`.
 
 use super::error::LinkError;
-use super::limits::{HELLO_BYTES, WELCOME_BYTES};
+use super::limits::{HELLO_BYTES, MAX_BATCH_LOG2, WELCOME_BYTES};
 use super::shared::{copy_code, put_name, put_point, take_copy_state, take_name, take_point, take_zeroes};
 use crate::fields::{Reader, Writer};
 use crate::journal::{ChainPoint, CopyState};
@@ -121,6 +121,8 @@ pub struct Welcome {
     pub unit_name: String,
     /// MiB that its history can keep of what is overwritten; 0 if it keeps none.
     pub history_mib: u32,
+    /// Bytes that the chunks of a merged batch may take together, as a power of two; 0 if it takes none.
+    pub batch_log2: u8,
 }
 
 impl Welcome {
@@ -137,7 +139,7 @@ impl Welcome {
             .u64(self.copy_offset)
             .u64(self.consistent_from);
         put_name(&mut to, &self.unit_name);
-        to.u32(self.history_mib);
+        to.u32(self.history_mib).u8(self.batch_log2);
         head
     }
 
@@ -158,8 +160,12 @@ impl Welcome {
             consistent_from: from.u64()?,
             unit_name: take_name(&mut from)?,
             history_mib: from.u32()?,
+            batch_log2: from.u8()?,
         };
-        take_zeroes(&mut from, 3)?;
+        take_zeroes(&mut from, 2)?;
+        if u32::from(welcome.batch_log2) > MAX_BATCH_LOG2 {
+            return Err(LinkError::Field("size of a merged batch"));
+        }
         if welcome.applied > welcome.received.record {
             return Err(LinkError::Field("positions"));
         }

@@ -24,6 +24,10 @@ pub const FEATURE_ZSTD: u64 = 1;
 pub const FEATURE_LZ4: u64 = 2;
 /// Ranges of an image are compared before they are copied; answered by a receiver whose image may hold something of use.
 pub const FEATURE_COMPARE: u64 = 4;
+/// What of the records in a backlog is overwritten by later ones may be left out, in batches that count as a whole.
+pub const FEATURE_MERGE: u64 = 8;
+/// Largest merged batch, in bytes of its chunks, as a power of two.
+pub const MAX_BATCH_LOG2: u32 = 30;
 /// Largest window of a Zstandard stream, as a power of two: what a receiver has to hold for it.
 pub const ZSTD_WINDOW_LOG: u32 = 20;
 

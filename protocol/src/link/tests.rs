@@ -59,6 +59,7 @@ fn frames() -> Vec<Vec<u8>> {
         consistent_from: 12,
         unit_name: "remote".into(),
         history_mib: 0x0102_0304,
+        batch_log2: 25,
     };
     let ack = Ack {
         received: point(9),

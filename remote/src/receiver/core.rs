@@ -8,10 +8,10 @@
 use crate::limits::{REMEMBERED_CHUNKS, REMEMBERED_RANGES};
 use crate::sink::{SinkError, SinkState};
 use farside_protocol::journal::{ChainPoint, CopyState, Record, What};
-use farside_protocol::link::limits::{FEATURE_COMPARE, HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::limits::FEATURE_MERGE;
 use farside_protocol::link::{
-    BeginCopy, Compression, CopyData, CopyEnd, CopyHoles, CopySkip, Hello, LinkError, Message, Refusal,
-    RefuseCode, Verified, Verify, Welcome,
+    BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Hello, LinkError, Message, Refusal, RefuseCode,
+    Verified, Verify,
 };
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -82,52 +82,10 @@ pub struct ReceiverCore {
     compared: u64,
     copy_offset: u64,
     remembered: VecDeque<(u64, u32)>,
-}
-
-/// The version both speak.
-///
-/// # Errors
-/// A refusal that names both ranges.
-pub fn negotiate(hello: &Hello) -> Result<u16, Refusal> {
-    let version = hello.version_max.min(HIGHEST_VERSION);
-    if version >= hello.version_min.max(LOWEST_VERSION) {
-        return Ok(version);
-    }
-    let text = format!(
-        "no common link version: this unit speaks {LOWEST_VERSION} to {HIGHEST_VERSION}, the sender {} to {}; \
-         update the older of the two units",
-        hello.version_min, hello.version_max
-    );
-    Err(Refusal::new(RefuseCode::UnsupportedVersion, 0, &text))
-}
-
-/// What the link is to have of what was offered, for a replica whose image may hold something already, or not.
-#[must_use]
-pub fn choose_features(offered: u64, has_content: bool) -> u64 {
-    let compare = if has_content { FEATURE_COMPARE } else { 0 };
-    Compression::choose(offered).feature() | offered & compare
-}
-
-/// The answer to a hello, once the replica is open and settled.
-#[must_use]
-pub fn welcome(
-    (version, features): (u16, u64),
-    state: &SinkState,
-    (unit, unit_name): (Uuid, &str),
-) -> Welcome {
-    Welcome {
-        version,
-        features,
-        copy: state.copy,
-        copy_id: state.copy_id,
-        unit,
-        received: state.received,
-        applied: state.applied.min(state.received.record),
-        copy_offset: state.copy_offset,
-        consistent_from: state.consistent_from,
-        unit_name: unit_name.to_owned(),
-        history_mib: u32::try_from(state.history_bytes >> 20).unwrap_or(u32::MAX),
-    }
+    /// Largest merged batch; 0: there must be none.
+    batch_limit: u64,
+    /// What has come of one whose end has not, if there is such.
+    batch: Option<u64>,
 }
 
 /// How a damaged or malformed frame is refused.
@@ -171,6 +129,11 @@ impl ReceiverCore {
             compared: 0,
             copy_offset: state.copy_offset,
             remembered: VecDeque::new(),
+            batch_limit: match hello.features & FEATURE_MERGE {
+                0 => 0,
+                _ => state.batch_bytes,
+            },
+            batch: None,
         };
         core.remember(state.received.sequence, state.received.checksum);
         core
@@ -187,6 +150,13 @@ impl ReceiverCore {
     /// # Errors
     /// The refusal to send before closing.
     pub fn message<'a>(&mut self, message: &Message<'a>, body: &'a [u8]) -> Result<Action<'a>, Refusal> {
+        let goes_on = matches!(
+            message,
+            Message::Chunk(_) | Message::Heartbeat(_) | Message::Refuse(_)
+        );
+        if self.batch.is_some() && !goes_on {
+            return Err(unfinished(self.accepted.sequence));
+        }
         match message {
             Message::Chunk(what) => self.chunk(what, body),
             Message::BeginCopy(begin) => self.begin_copy(begin),
@@ -227,16 +197,13 @@ impl ReceiverCore {
         }
         self.check_chain(what)?;
         self.check_records(what)?;
+        self.check_batch(what)?;
         self.accepted = ChainPoint {
-            address: 0,
-            sequence,
-            record: what.last_record(),
-            epoch: what.header.epoch,
-            sealed_at_us: what.header.sealed_at_us,
-            checksum: what.checksum,
-            ..ChainPoint::default()
+            blocks: 0,
+            bytes: 0,
+            ..what.point_after()
         };
-        self.remember(sequence, what.checksum);
+        self.remember(self.accepted.sequence, self.accepted.checksum);
         Ok(Action::Append {
             what: what.as_bytes(),
             data,
@@ -294,6 +261,27 @@ impl ReceiverCore {
             self.volume_bytes
         );
         Err(Refusal::new(RefuseCode::Damaged, sequence, &text))
+    }
+
+    /// What was begun as a batch has to come to its end as one, and must not be longer than was agreed.
+    fn check_batch(&mut self, what: &What<'_>) -> Result<(), Refusal> {
+        let sequence = what.header.sequence;
+        if what.merged.is_none() {
+            return match self.batch {
+                Some(_) => Err(unfinished(sequence)),
+                None => Ok(()),
+            };
+        }
+        let bytes = self.batch.unwrap_or(0).saturating_add(what.stored_bytes());
+        if bytes > self.batch_limit {
+            let text = format!(
+                "a merged batch is longer than the {} bytes that this unit takes; reconnect",
+                self.batch_limit
+            );
+            return Err(Refusal::new(RefuseCode::Protocol, sequence, &text));
+        }
+        self.batch = what.has_more().then_some(bytes);
+        Ok(())
     }
 
     fn remember(&mut self, sequence: u64, checksum: u32) {
@@ -457,6 +445,11 @@ impl ReceiverCore {
         );
         Err(Refusal::new(RefuseCode::SizeDiffers, 0, &text))
     }
+}
+
+fn unfinished(sequence: u64) -> Refusal {
+    let text = "something else came before the end of a merged batch; nothing of that was applied, reconnect";
+    Refusal::new(RefuseCode::Protocol, sequence, text)
 }
 
 fn gap(sequence: u64, what: &str) -> Refusal {

@@ -5,6 +5,7 @@
 //! a take-over or the peer). One task reads (`reader.rs`), another answers (`replier.rs`), both decide by
 //! `core.rs` and `pacing.rs`, which know neither sockets nor clocks.
 
+pub mod agreement;
 pub mod core;
 pub mod pacing;
 mod greeting;

@@ -53,6 +53,7 @@ mod tests {
     fn state(applied: u64) -> SinkState {
         SinkState {
             history_bytes: 0,
+            batch_bytes: 0,
             copy_id: 0,
             copy: CopyState::Complete,
             received: ChainPoint {

@@ -4,8 +4,9 @@
 //! the peer may still understand it; when [`serve`] returns, no task of the session is left.
 
 use super::admission::Admission;
+use super::agreement::{choose_features, negotiate, welcome};
 use super::copy_log::CopyLog;
-use super::core::{ReceiverCore, choose_features, negotiate, refuse_frame, refuse_sink, welcome};
+use super::core::{ReceiverCore, refuse_frame, refuse_sink};
 use super::door::{Door, Notice, PairedUnit};
 use super::greeting::Greeting;
 use super::life::Life;
@@ -192,7 +193,7 @@ where
         .map_err(SessionError::Refused)?;
     let state = settle(&*sink).await?;
     let has_content = sink.has_content().await;
-    let features = choose_features(hello.features, has_content.map_err(refused)?);
+    let features = choose_features(hello.features, has_content.map_err(refused)?, &state);
     let answer = welcome((version, features), &state, (shared.unit, &shared.unit_name));
     let compression = Compression::choose(answer.features);
     send(write, &Message::Welcome(Box::new(answer))).await?;

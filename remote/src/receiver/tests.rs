@@ -1,6 +1,7 @@
 //! What the receiver's core refuses, and that nothing of it counts.
 
-use super::core::{Action, ReceiverCore, negotiate, refuse_frame};
+use super::agreement::negotiate;
+use super::core::{Action, ReceiverCore, refuse_frame};
 use crate::sink::SinkState;
 use farside_protocol::journal::{ChainPoint, ChunkHeader, CopyState, Record, RecordKind, What, encode_what};
 use farside_protocol::link::{
@@ -44,6 +45,7 @@ fn base() -> ChainPoint {
 fn core(copy: CopyState) -> ReceiverCore {
     let state = SinkState {
         history_bytes: 5 << 20,
+        batch_bytes: 0,
         copy_id: 0,
         copy,
         received: base(),
@@ -233,6 +235,7 @@ fn a_complete_replica_that_is_newer_than_its_sender_is_not_reset() {
             copy_offset: 0,
             consistent_from: 0,
             history_bytes: 0,
+            batch_bytes: 0,
         },
     );
     assert_eq!(

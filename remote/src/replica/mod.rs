@@ -195,6 +195,7 @@ impl Sink for Replica {
                 .store
                 .history()
                 .map_or(0, |history| history.state().ring_bytes),
+            batch_bytes: self.store.batch_bytes(),
         }
     }
 

@@ -40,6 +40,13 @@ impl Layout {
         self.segment_bytes * self.window_segments
     }
 
+    /// Largest merged batch, without what is skipped between its chunks, which is less than they and a segment together: until it
+    /// has ended it is not durable, and the search for the head relies on that. 0: there is no room for any.
+    #[must_use]
+    pub fn batch_bytes(&self) -> u64 {
+        self.segment_bytes * (self.window_segments - 1) / 2
+    }
+
     /// Where an address lies in the file.
     #[must_use]
     pub fn file_offset(&self, address: u64) -> u64 {

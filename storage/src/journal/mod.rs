@@ -134,6 +134,39 @@ impl Journal {
         Ok(point)
     }
 
+    /// The chunk after `from`, if there is one before the address `limit`: its address, its meta-data, the point after it.
+    pub(crate) fn next_chunk<'b>(
+        &self,
+        from: &ChainPoint,
+        limit: u64,
+        block: &'b mut [u8; BLOCK_BYTES],
+    ) -> Result<Option<(u64, What<'b>, ChainPoint)>, StorageError> {
+        if from.address >= limit {
+            return Ok(None);
+        }
+        let Some((after, place)) = self.ring().next_after(from, block)? else {
+            return Ok(None);
+        };
+        Ok(What::decode(block.as_slice())
+            .ok()
+            .map(|what| (place.address, what, after)))
+    }
+
+    /// Puts the payloads of the chunk at an address into `data`. False: there is none there, or they are damaged.
+    pub(crate) fn read_payloads(&self, address: u64, data: &mut Vec<u8>) -> Result<bool, StorageError> {
+        let mut block = Box::new([0_u8; BLOCK_BYTES]);
+        if !matches!(self.ring().look(address, &mut block)?, Found::Chunk(_)) {
+            return Ok(false);
+        }
+        let Ok(what) = What::decode(block.as_slice()) else {
+            return Ok(false);
+        };
+        data.resize(what.data_bytes as usize, 0);
+        let offset = self.layout.file_offset(address) + BLOCK_BYTES as u64;
+        self.device.read_at(data, offset)?;
+        Ok(what.data_is_intact(data))
+    }
+
     /// The point just after the chunk whose last record is `record`, between two points of the chain.
     pub(crate) fn locate(
         &self,

@@ -64,21 +64,9 @@ pub(super) struct Ring<'a> {
 
 /// The point just after a chunk.
 pub(crate) fn point_after(what: &What<'_>, address: u64) -> ChainPoint {
-    let (mut blocks, mut bytes) = (what.header.blocks_before, what.header.bytes_before);
-    for record in what.records() {
-        // Trims of the whole volume can take these sums anywhere; they are for people, the chain does without.
-        blocks = u64::saturating_add(blocks, record.blocks());
-        bytes = u64::saturating_add(bytes, u64::from(record.length));
-    }
     ChainPoint {
-        blocks,
-        bytes,
         address: address + what.stored_bytes(),
-        sequence: what.header.sequence,
-        record: what.last_record(),
-        epoch: what.header.epoch,
-        sealed_at_us: what.header.sealed_at_us,
-        checksum: what.checksum,
+        ..what.point_after()
     }
 }
 

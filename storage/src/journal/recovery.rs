@@ -4,7 +4,7 @@
 //! per sector. At most the window of segments is ever non-durable, so everything before the window is in
 //! order and binary search over the segments' first chunks lands inside it. From one window before that
 //! place, but never before what the image holds durably, the chain is walked, payloads checked, to its end.
-//! Sequence and checksums decide, never the clock.
+//! Sequence and checksums decide, never the clock. A merged batch that is not all there ends the chain before it.
 //!
 //! | row | the chain ends where | and | then |
 //! | --- | --- | --- | --- |
@@ -150,7 +150,8 @@ impl<'a> Search<'a> {
         Ok(matches!(found, Found::Chunk(place) if place.sequence > known.sequence))
     }
 
-    /// The point before the first chunk of a segment, as that chunk itself names it.
+    /// The point before the first chunk of a segment, as that chunk itself names it. Not of one that may be in the middle of
+    /// a merged batch: there the chain must not end.
     fn before_segment(
         &mut self,
         segment: u64,
@@ -162,18 +163,24 @@ impl<'a> Search<'a> {
         }
         Ok(What::decode(self.block.as_slice())
             .ok()
+            .filter(|what| what.merged.is_none())
             .map(|what| point_before(&what, address)))
     }
 
-    /// Follows the chain from `point` to the last chunk that is whole.
-    fn walk(&mut self, mut point: ChainPoint) -> Result<ChainPoint, StorageError> {
-        while let Some(next) = self.step(&point)? {
-            point = next;
+    /// Follows the chain from `point` to the last chunk that is whole, and does not belong to a batch whose end is missing.
+    fn walk(&mut self, point: ChainPoint) -> Result<ChainPoint, StorageError> {
+        let (mut head, mut at) = (point, point);
+        while let Some((next, has_more)) = self.step(&at)? {
+            at = next;
+            if !has_more {
+                head = next;
+            }
         }
-        Ok(point)
+        Ok(head)
     }
 
-    fn step(&mut self, point: &ChainPoint) -> Result<Option<ChainPoint>, StorageError> {
+    /// The point after the next chunk, and whether a batch goes on there.
+    fn step(&mut self, point: &ChainPoint) -> Result<Option<(ChainPoint, bool)>, StorageError> {
         for address in self.ring.candidates(point) {
             if !matches!(self.look(address)?, Found::Chunk(_)) {
                 continue;
@@ -184,7 +191,7 @@ impl<'a> Search<'a> {
             if continues(point, &what) && self.payload_is_whole(address)? {
                 return Ok(What::decode(self.block.as_slice())
                     .ok()
-                    .map(|what| point_after(&what, address)));
+                    .map(|what| (point_after(&what, address), what.has_more())));
             }
         }
         Ok(None)

@@ -68,6 +68,17 @@ pub(super) struct Appender {
     pub(super) epoch: u64,
     block: Box<[u8; BLOCK_BYTES]>,
     records: Vec<Record>,
+    /// A merged batch whose end has not come: its chunks are in the ring, and do not count yet.
+    batch: Option<Batch>,
+}
+
+/// What has come of a merged batch.
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    /// The point after its newest chunk.
+    at: ChainPoint,
+    chunks: u64,
+    records: u64,
 }
 
 static PADDING: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
@@ -79,7 +90,14 @@ impl Appender {
             epoch,
             block: Box::new([0; BLOCK_BYTES]),
             records: Vec::new(),
+            batch: None,
         }
+    }
+
+    /// From now on the next chunk follows this point; what has come of a batch is forgotten.
+    pub(super) fn go_to(&mut self, head: ChainPoint) {
+        self.head = head;
+        self.batch = None;
     }
 
     /// Describes the changes of a plan, splitting the first if it alone is too large.
@@ -140,34 +158,73 @@ impl Store {
             part
         });
         let point = self.write_chunk(block, plan.address, payloads, &points)?;
+        self.take_up(block, point);
         appender.head = point;
         consume(pending, &plan);
         Ok(Appended { point })
     }
 
     /// Appends a chunk that a link brought: `what` and `data` as another journal sealed them. The caller has
-    /// verified its payload checksums.
+    /// verified its payload checksums. Chunks of a merged batch count when the last of them has come; if another chunk comes
+    /// instead, they never were.
     ///
     /// # Errors
     /// [`AppendError`]; then nothing was taken.
     pub fn append_sealed(&self, what: &What<'_>, data: &[u8]) -> Result<Appended, AppendError> {
         let mut appender = self.appender.lock();
         self.check_usable()?;
-        if !continues(&appender.head, what) {
-            let (found, expected) = (what.header.sequence, appender.head.sequence);
-            return Err(AppendError::Gap { found, expected });
-        }
-        let address = self
-            .journal
-            .layout
-            .place(appender.head.address, what.stored_bytes());
+        let head = self.place_to_go_on(&mut appender, what)?;
+        let address = self.journal.layout.place(head.address, what.stored_bytes());
         let points = self.claim_room(address + what.stored_bytes())?;
         let block = &mut appender.block;
         block.fill(0);
         block[..what.as_bytes().len()].copy_from_slice(what.as_bytes());
         let point = self.write_chunk(block, address, std::iter::once(data), &points)?;
-        appender.head = point;
+        if what.has_more() {
+            let before = appender
+                .batch
+                .map_or((0, 0), |batch| (batch.chunks, batch.records));
+            appender.batch = Some(Batch {
+                at: point,
+                chunks: before.0 + 1,
+                records: before.1 + what.record_count() as u64,
+            });
+            return Ok(Appended { point });
+        }
+        self.take_up(&appender.block, point);
+        if let Some(batch) = appender.batch {
+            let mut state = self.state.lock();
+            state.counters.chunks += batch.chunks;
+            state.counters.records += batch.records;
+        }
+        appender.go_to(point);
         Ok(Appended { point })
+    }
+
+    /// The point after which the chunk goes into the ring.
+    fn place_to_go_on(&self, appender: &mut Appender, what: &What<'_>) -> Result<ChainPoint, AppendError> {
+        if let Some(batch) = &appender.batch {
+            if what.merged.is_some() && continues(&batch.at, what) {
+                return Ok(batch.at);
+            }
+            // Where the next chunk goes to the next segment, the batch's first would stand in its way.
+            let erased = self.journal.erase_false_successors(&appender.head);
+            self.guard(erased)?;
+            appender.batch = None;
+        }
+        if continues(&appender.head, what) {
+            return Ok(appender.head);
+        }
+        let (found, expected) = (what.header.sequence, appender.head.sequence);
+        Err(AppendError::Gap { found, expected })
+    }
+
+    /// A chunk in the journal counts from now on.
+    fn take_up(&self, block: &[u8; BLOCK_BYTES], point: ChainPoint) {
+        let what = What::decode(block.as_slice()).expect("the block was encoded or verified just before");
+        let mut state = self.state.lock();
+        state.take_up(&what, point.address - what.stored_bytes(), point);
+        state.points.assert_ordered();
     }
 
     /// Checks that the journal may grow to `end`.
@@ -189,7 +246,7 @@ impl Store {
         Ok(state.points)
     }
 
-    /// Writes meta-data block, payloads and padding with one call, then makes the chunk visible.
+    /// Writes meta-data block, payloads and padding with one call. The point after the chunk.
     fn write_chunk<'a>(
         &self,
         block: &mut [u8; BLOCK_BYTES],
@@ -197,8 +254,9 @@ impl Store {
         payloads: impl Iterator<Item = &'a [u8]>,
         points: &Points,
     ) -> Result<ChainPoint, StorageError> {
-        let what_checksum = What::decode(block.as_slice()).map(|what| (what.header.sequence, what.checksum));
-        let (sequence, what_checksum) = what_checksum.expect("the block was encoded or verified just before");
+        let what = What::decode(block.as_slice()).expect("the block was encoded or verified just before");
+        let (sequence, what_checksum) = (what.header.sequence, what.checksum);
+        let point = point_after(&what, address);
         let acked = self.acked();
         let place = Place {
             journal: self.journal.journal,
@@ -223,11 +281,6 @@ impl Store {
         }
         let offset = self.journal.layout.file_offset(address);
         self.guard(self.journal.device.write_at(&mut buffers, offset))?;
-        let what = What::decode(block.as_slice()).expect("the block was encoded or verified just before");
-        let point = point_after(&what, address);
-        let mut state = self.state.lock();
-        state.take_up(&what, address, point);
-        state.points.assert_ordered();
         Ok(point)
     }
 }

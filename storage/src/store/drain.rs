@@ -26,6 +26,14 @@ pub(super) struct Drain {
     pub(super) flushes_known: u64,
 }
 
+/// How far a step has come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reached {
+    pub(super) point: ChainPoint,
+    /// In the middle of a merged batch: that is no state of the volume.
+    pub(super) in_batch: bool,
+}
+
 impl Drain {
     pub(super) fn new(volume_bytes: u64) -> Self {
         Self {
@@ -34,6 +42,18 @@ impl Drain {
             written: Written::new(volume_bytes),
             flushes_known: 0,
         }
+    }
+}
+
+/// Leaves away what does not end at a point of the chain. True: nothing in it does, all of it is in the middle of a batch.
+fn end_at_a_point(spans: &mut Vec<ChunkSpan>, buffer: &[u8]) -> bool {
+    let ends = |span: &ChunkSpan| What::decode(&buffer[span.what.clone()]).is_ok_and(|what| !what.has_more());
+    match spans.iter().rposition(ends) {
+        Some(at) => {
+            spans.truncate(at + 1);
+            false
+        }
+        None => true,
     }
 }
 
@@ -57,6 +77,21 @@ impl Store {
         if from.address >= limit.address {
             return Ok(false);
         }
+        // A merged batch may be longer than a run: the image is at no point of the chain until all of it is there.
+        let mut reached = Reached {
+            point: from,
+            in_batch: false,
+        };
+        loop {
+            reached = self.drain_run(drain, &reached, limit.address)?;
+            if !reached.in_batch {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// One run of chunks; ends after a batch, if there is the end of one in it.
+    fn drain_run(&self, drain: &mut Drain, from: &Reached, limit: u64) -> Result<Reached, StorageError> {
         let Drain {
             buffer,
             merged,
@@ -66,14 +101,15 @@ impl Store {
         // A durable chunk that cannot be read ends the way of the image for good, like a failed write.
         let read = self
             .journal
-            .read_run(&from, limit.address, DRAIN_BATCH_BYTES, buffer);
-        let spans = self.guard(read)?;
+            .read_run(&from.point, limit, DRAIN_BATCH_BYTES, buffer);
+        let mut spans = self.guard(read)?;
+        let in_batch = end_at_a_point(&mut spans, buffer);
         let Some(last) = spans.last().map(|span| span.after) else {
-            return Err(self.fail(self.lost_chunk(&from)));
+            return Err(self.fail(self.lost_chunk(&from.point)));
         };
         let base = spans[0].address;
-        self.guard(self.merge(&from, &spans, buffer, merged))?;
-        self.commit_past(&last);
+        self.guard(self.merge(from, &spans, buffer, merged))?;
+        self.commit_past(&last, in_batch);
         self.go_on_without_past()?;
         self.image_generation.fetch_add(1, Ordering::AcqRel);
         let result = self.guard(self.write_image(merged, buffer, base));
@@ -81,12 +117,17 @@ impl Store {
             merged
                 .iter()
                 .for_each(|piece| written.mark(&(piece.offset..piece.end)));
-            self.step_applied(merged, last);
-            self.reveal_past(&last);
+            if !in_batch {
+                self.step_applied(merged, last);
+                self.reveal_past(&last);
+            }
         }
         self.image_generation.fetch_add(1, Ordering::AcqRel);
         merged.clear();
-        result.map(|()| true)
+        result.map(|()| Reached {
+            point: last,
+            in_batch,
+        })
     }
 
     fn lost_chunk(&self, after: &ChainPoint) -> StorageError {
@@ -101,7 +142,7 @@ impl Store {
     /// Collects what a batch changes, later records over earlier ones, payloads verified.
     fn merge(
         &self,
-        from: &ChainPoint,
+        from: &Reached,
         spans: &[ChunkSpan],
         buffer: &[u8],
         merged: &mut Overlay,
@@ -131,7 +172,10 @@ impl Store {
                 )));
             }
             self.keep_past(&before, &what, &Batch { merged, buffer, base });
-            before = span.after;
+            before = Reached {
+                point: span.after,
+                in_batch: what.has_more(),
+            };
             let mut data = span.address + BLOCK_BYTES_U64;
             for record in what.records() {
                 let source = match record.kind {

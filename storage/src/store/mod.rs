@@ -14,6 +14,7 @@ mod append;
 mod read;
 mod allocation;
 mod drain;
+mod merging;
 mod checkpoint;
 mod write_back;
 mod written;
@@ -46,6 +47,7 @@ pub use self::core::Relief;
 pub use allocation::{Allocation, Stretch};
 pub use append::{AppendError, Appended, Change};
 pub use consumers::ConsumerView;
+pub use merging::{MergePlan, MergedBatch};
 pub use open::{StoreDevices, StoreParameters};
 pub use read::ReadOutcome;
 pub use state::{Consumer, CopyProgress, Counters, Points};
@@ -132,6 +134,12 @@ impl Store {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Largest merged batch that the journal takes, in bytes of its chunks; 0 for none.
+    #[must_use]
+    pub fn batch_bytes(&self) -> u64 {
+        self.journal.layout.batch_bytes()
     }
 
     /// Size of the volume in bytes.

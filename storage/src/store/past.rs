@@ -4,7 +4,7 @@
 //! error.
 
 use super::Store;
-use super::drain::Drain;
+use super::drain::{Drain, Reached};
 use crate::error::StorageError;
 use crate::history::{History, Mark, Moment, View};
 use crate::limits::BEFORE_PIECE_BYTES;
@@ -83,8 +83,8 @@ impl Store {
         self.past().filter(|history| is_complete || history.has_moments())
     }
 
-    fn mark_of(&self, mut point: ChainPoint) -> Mark {
-        let settled = self.copy_progress().state == CopyState::Complete;
+    fn mark_of(&self, Reached { mut point, in_batch }: Reached) -> Mark {
+        let settled = self.copy_progress().state == CopyState::Complete && !in_batch;
         // The empty disk is as old as its journal.
         if point.record == 0 {
             point.sealed_at_us = self.created_at_us;
@@ -100,7 +100,10 @@ impl Store {
         else {
             return;
         };
-        let mark = self.mark_of(applied);
+        let mark = self.mark_of(Reached {
+            point: applied,
+            in_batch: false,
+        });
         if !history.is_marked(&mark) {
             let marked = history.mark(mark).and_then(|()| history.commit());
             self.settle(history, marked);
@@ -109,10 +112,10 @@ impl Store {
     }
 
     /// What a chunk is about to overwrite, on top of what the batch before it did.
-    pub(super) fn keep_past(&self, before: &ChainPoint, what: &What<'_>, batch: &Batch<'_>) {
+    pub(super) fn keep_past(&self, before: &Reached, what: &What<'_>, batch: &Batch<'_>) {
         let Some(history) = self
             .past_to_keep()
-            .filter(|history| before.address >= history.covered())
+            .filter(|history| before.point.address >= history.covered())
         else {
             return;
         };
@@ -172,14 +175,20 @@ impl Store {
     }
 
     /// What was told is durable, and the image goes to `last` next.
-    pub(super) fn commit_past(&self, last: &ChainPoint) {
+    pub(super) fn commit_past(&self, last: &ChainPoint, in_batch: bool) {
         let Some(history) = self
             .past_to_keep()
             .filter(|history| last.address >= history.covered())
         else {
             return;
         };
-        let committed = history.mark(self.mark_of(*last)).and_then(|()| history.commit());
+        let reached = Reached {
+            point: *last,
+            in_batch,
+        };
+        let committed = history
+            .mark(self.mark_of(reached))
+            .and_then(|()| history.commit());
         self.settle(history, committed);
     }
 

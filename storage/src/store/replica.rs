@@ -84,7 +84,7 @@ impl Store {
         self.write_superblock(&mut superblock)?;
         // Over the older copy, too: should this one be lost, that one would call an image complete which is not.
         self.write_superblock(&mut superblock)?;
-        appender.head = start;
+        appender.go_to(start);
         let mut state = self.state.lock();
         state.points = super::Points {
             tail: start,

@@ -1,5 +1,7 @@
 //! The promises of a store, on a disk that loses what was not synced.
 
+mod merging;
+
 use super::*;
 use crate::clock::SystemClock;
 use crate::journal::{ReadError, load_superblock, recover, scan_all};

@@ -15,6 +15,16 @@ pub(crate) fn what() -> Vec<u8> {
     journal::bytes(journal::WHAT)
 }
 
+/// The same as the last chunk of a merged batch; its checksum is still to be made right.
+pub(crate) fn merged() -> Vec<u8> {
+    let what = what();
+    let (fixed, table) = what.split_at(96);
+    let mut merged = [fixed, &journal::bytes(journal::MERGED), table].concat();
+    let length = u16::try_from(merged.len()).unwrap_or(0).to_be_bytes();
+    merged[8..12].copy_from_slice(&[0, 2, length[0], length[1]]);
+    merged
+}
+
 pub(crate) fn place() -> Vec<u8> {
     journal::bytes(journal::PLACE)
 }

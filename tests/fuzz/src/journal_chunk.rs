@@ -7,9 +7,11 @@ use crate::allocation::measured;
 use crate::draw::Draw;
 use crate::{golden, seal};
 use farside_protocol::journal::limits::{
-    BLOCK_BYTES, MAX_CHUNK_DATA_BYTES, MAX_POSITION, MAX_RECORDS, WHERE_BYTES, WHERE_OFFSET,
+    BLOCK_BYTES, MAX_CHUNK_DATA_BYTES, MAX_POSITION, MAX_RECORDS, MERGED_BYTES, WHERE_BYTES, WHERE_OFFSET,
 };
-use farside_protocol::journal::{Place, RecordKind, What, encode_what, stored_bytes, what_bytes};
+use farside_protocol::journal::{
+    Merged, Place, RecordKind, What, encode_merged, encode_what, stored_bytes, what_bytes,
+};
 
 pub(crate) fn run(input: &[u8]) -> bool {
     let mut draw = Draw::new(input);
@@ -51,9 +53,13 @@ fn check_what(what: &What<'_>, data: &[u8]) {
     assert_eq!(records.len(), what.record_count());
     assert!((1..=MAX_RECORDS).contains(&records.len()));
     let mut block = [0; BLOCK_BYTES];
-    let (length, checksum) = encode_what(&mut block, &what.header, &records);
+    let (length, checksum) = match what.merged {
+        None => encode_what(&mut block, &what.header, &records),
+        Some(merged) => encode_merged(&mut block, &what.header, &records, merged),
+    };
     assert_eq!((&block[..length], checksum), (what.as_bytes(), what.checksum));
-    assert_eq!(length, what_bytes(records.len()));
+    let between = if what.merged.is_some() { MERGED_BYTES } else { 0 };
+    assert_eq!(length, what_bytes(records.len()) + between);
     let mut sum = 0_u64;
     for record in &records {
         assert_eq!(
@@ -66,10 +72,15 @@ fn check_what(what: &What<'_>, data: &[u8]) {
     }
     assert_eq!(sum, u64::from(what.data_bytes));
     assert!(what.data_bytes <= MAX_CHUNK_DATA_BYTES && what.last_record() <= MAX_POSITION);
-    assert_eq!(
-        what.last_record() - what.header.first_record + 1,
-        records.len() as u64
-    );
+    let counted = what.last_record() + 1 - what.header.first_record;
+    match what.merged {
+        None => assert_eq!(counted, records.len() as u64),
+        Some(Merged::More) => assert_eq!(counted, 0),
+        Some(Merged::End(end)) => {
+            assert!(counted > 0 && end.sequence >= what.header.sequence);
+            assert_eq!(what.point_after(), end);
+        }
+    }
     assert_eq!(what.stored_bytes(), stored_bytes(what.data_bytes));
     assert!(what.stored_bytes() >= sum + 4096 && what.stored_bytes().is_multiple_of(4096));
     assert_eq!(what.data_is_intact(data), data_fits(what, data));
@@ -91,9 +102,13 @@ fn data_fits(what: &What<'_>, mut data: &[u8]) -> bool {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let (what, place) = (golden::what(), golden::place());
-    let length = u16::try_from(what.len()).unwrap_or(0).to_be_bytes();
-    let seed = |repairs: u8, data: &[u8]| [&[repairs], length.as_slice(), &what, &place, data].concat();
+    let with = |what: &[u8], repairs: u8, data: &[u8]| {
+        let length = u16::try_from(what.len()).unwrap_or(0).to_be_bytes();
+        [&[repairs], length.as_slice(), what, &place, data].concat()
+    };
+    let seed = |repairs, data: &[u8]| with(&what, repairs, data);
     vec![
+        with(&golden::merged(), 7, &[0xA5; 512]),
         seed(0, &[]),
         seed(7, &[]),
         seed(7, &[0xA5; 512]),

@@ -12,7 +12,8 @@ use farside_protocol::link::{
     RefuseCode, Verified, Verify, digests,
 };
 use farside_remote::SinkState;
-use farside_remote::receiver::core::{Action, ReceiverCore, negotiate, refuse_frame, welcome};
+use farside_remote::receiver::agreement::{negotiate, welcome};
+use farside_remote::receiver::core::{Action, ReceiverCore, refuse_frame};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -124,6 +125,7 @@ fn beginning(draw: &mut Draw<'_>) -> (Hello, SinkState) {
         copy_offset: draw.below(17) * 4096,
         consistent_from: 0,
         history_bytes: 0,
+        batch_bytes: 0,
     };
     (hello, state)
 }

@@ -9,7 +9,7 @@ use crate::points::{copy_state, point_near};
 use farside::link::core::SessionCore;
 use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage};
 use farside::link::source::WantedChunks;
-use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, Located, Points, SourceError};
+use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, InBatch, Located, Points, SourceError};
 use farside_protocol::journal::{ChainPoint, ConsumerState};
 use farside_protocol::link::limits::FEATURE_COMPARE;
 use farside_protocol::link::{
@@ -147,6 +147,8 @@ impl Volume {
                 what: 0..120,
                 data: 120..120 + data,
                 after: *end,
+                batch: InBatch::No,
+                reaches: end.record,
                 blocks: 1,
                 touches: touches && wanted.watched.is_some(),
             });
@@ -191,6 +193,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
         window_bytes: WINDOW_BYTES,
         bytes_per_second: (draw.u8() & 3 == 0).then(|| 1 + draw.u64() % (1 << 24)),
         compression: farside_protocol::link::Compression::Zstd,
+        merge: false,
         volume_bytes: VOLUME_BYTES,
         epoch: 1 + 4,
     };
@@ -317,6 +320,7 @@ impl World {
         let how = draw.u8();
         let welcome = Welcome {
             history_mib: 0,
+            batch_log2: 0,
             version: if how & 0xE0 == 0xE0 { draw.u16() } else { 2 },
             copy: copy_state(draw),
             copy_id: u32::from(draw.u8() & 1),

@@ -3,7 +3,7 @@
 //!
 //! It also knows which records are durable, by watching syncs, and which chunk every (epoch, sequence) ever stood for.
 
-use farside_protocol::journal::{ChainPoint, Record, RecordKind, What};
+use farside_protocol::journal::{ChainPoint, Merged, Record, RecordKind, What};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -275,6 +275,24 @@ impl History {
         point.record == 0 || (point.record <= self.last() && known == Some(&(point.checksum, point.record)))
     }
 
+    /// The same of the point at which a merged batch ends. What is in the batch shows when the image is there.
+    fn check_point(&self, end: &ChainPoint) -> bool {
+        if self.lost.contains(&(end.epoch, end.sequence, end.checksum)) {
+            return false;
+        }
+        assert!(
+            self.holds(end),
+            "a merged batch ends where the volume never was: {end:?}"
+        );
+        assert!(
+            end.record <= self.durable || self.lost_its_end,
+            "a replica took record {}; the journal is durable up to {} only",
+            end.record,
+            self.durable
+        );
+        true
+    }
+
     /// Checks that this is the chunk that the volume's journal had for its epoch and sequence, and durably. False: it
     /// is of a branch that was left.
     ///
@@ -282,6 +300,12 @@ impl History {
     /// When it is neither.
     pub fn check_received(&self, what: &What<'_>) -> bool {
         let header = &what.header;
+        match &what.merged {
+            None => {}
+            // It counts for nothing before the end of its batch comes.
+            Some(Merged::More) => return true,
+            Some(Merged::End(end)) => return self.check_point(end),
+        }
         let known = self.chunks.get(&(header.epoch, header.sequence));
         if self
             .lost

@@ -151,6 +151,7 @@ fn start_link(
         bytes_per_second: (schedule::draw(4) == 0).then(|| 20_000 + schedule::draw(400_000)),
         compression: [Compression::None, Compression::Lz4, Compression::Zstd]
             [usize::try_from(schedule::draw(3)).unwrap_or(0)],
+        merge: schedule::draw(2) == 0,
         windows: None,
         status,
         verification: checks::verify::begin((world, process, site), remote, volume.clone()),

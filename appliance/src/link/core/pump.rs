@@ -5,11 +5,16 @@ use crate::link::comparing::Next;
 use crate::link::events::{Effect, Outgoing, Stage};
 use crate::link::limits::{BATCH_BYTES, COPY_PIECE_BYTES, MAX_UNACKED, VERIFY_LEAD_RECORDS};
 use crate::link::source::{Extent, WantedChunks};
+use farside_protocol::link::limits::FEATURE_MERGE;
 use farside_protocol::link::{CopyEnd, Message};
 
 impl SessionCore {
     pub(super) fn pump(&mut self, effects: &mut Vec<Effect>) {
-        match self.verifying.ask(self.sent.record) {
+        let question = match self.in_batch {
+            true => None,
+            false => self.verifying.ask(self.sent.record),
+        };
+        match question {
             Some(Ok((question, digests))) => {
                 self.pace.sent(u64::try_from(digests.len()).unwrap_or(u64::MAX));
                 self.outbox.push_back(Outgoing::Verify(question, digests));
@@ -42,7 +47,7 @@ impl SessionCore {
         let others_wait = self.next_chunks().is_some();
         // The remote receives nothing while it brings the rest into its image.
         let is_close = self.sent.record.saturating_sub(self.progress.applied) <= VERIFY_LEAD_RECORDS;
-        let piece = if is_close {
+        let piece = if is_close && !self.in_batch {
             self.verifying.begin(self.now_ms, others_wait)
         } else {
             None
@@ -72,6 +77,13 @@ impl SessionCore {
         }
     }
 
+    /// Bytes of chunks in a merged batch, if there may be any: nothing of one is acknowledged before its end.
+    fn largest_batch(&self) -> Option<u64> {
+        let peer = self.peer().filter(|peer| peer.features & FEATURE_MERGE != 0)?;
+        let largest = 1_u64.checked_shl(peer.batch_log2.into())?;
+        (self.stage == Stage::Streaming).then_some(largest.min(self.limits.window_bytes / 2))
+    }
+
     fn next_chunks(&self) -> Option<Effect> {
         let limit = self.chunk_limit();
         let up_to = self
@@ -79,7 +91,8 @@ impl SessionCore {
             .limit()
             .filter(|point| point.sequence < limit.sequence)
             .unwrap_or(limit);
-        if up_to.sequence <= self.sent.sequence || self.unacked.len() >= MAX_UNACKED {
+        let is_done = up_to.sequence <= self.sent.sequence && !self.in_batch;
+        if is_done || self.unacked.len() >= MAX_UNACKED {
             return None;
         }
         let room = self.limits.window_bytes.saturating_sub(self.in_flight_bytes);
@@ -88,6 +101,7 @@ impl SessionCore {
             up_to,
             max_bytes: room.min(BATCH_BYTES).min(self.pace.most_bytes()),
             watched: self.verifying.watched(),
+            merge: self.largest_batch(),
         }))
     }
 

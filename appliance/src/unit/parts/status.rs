@@ -214,6 +214,7 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
         } else {
             "certain: it has no complete copy and is not connected".to_owned()
         },
+        merged_bytes: link.source.merged_bytes(),
         compression: status.compressed.map(|done| CompressionStatus {
             algorithm: done.algorithm.name().to_owned(),
             stream_bytes: done.before,

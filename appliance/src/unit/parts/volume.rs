@@ -172,6 +172,7 @@ impl Volume {
             window_bytes: self.sending.window_bytes,
             bytes_per_second: remote.rate_bytes,
             compression: remote.compression,
+            merge: remote.merge,
             windows: remote.send_windows.clone(),
             pairing: Some(self.sending.pairing.clone()),
             peer: remote.peer.clone(),

@@ -62,6 +62,10 @@ fn the_document_has_every_field_where_the_bytes_have_it() {
     // The document gives the table of records as what one record takes.
     what.last_mut().unwrap().1 = limits::RECORD_BYTES;
     assert_eq!(table("What part"), what);
+    let merged = layout(golden::MERGED)
+        .into_iter()
+        .map(|(at, size, name)| (96 + at, size, name));
+    assert_eq!(table("End of a merged batch"), merged.collect::<Vec<_>>());
     let mut record = parts(golden::WHAT, "table");
     record.truncate(record.len() / 5);
     assert_eq!(table("Record"), record);
@@ -82,6 +86,7 @@ fn the_document_has_the_constants_of_the_format() {
         ("WHERE_OFFSET", limits::WHERE_OFFSET as u64),
         ("WHERE_BYTES", limits::WHERE_BYTES as u64),
         ("MAX_RECORDS", limits::MAX_RECORDS as u64),
+        ("MAX_MERGED_RECORDS", limits::MAX_MERGED_RECORDS as u64),
         ("MAX_CHUNK_DATA_BYTES", limits::MAX_CHUNK_DATA_BYTES.into()),
         ("MIN_SEGMENT_BYTES", limits::MIN_SEGMENT_BYTES.into()),
         ("MAX_SEGMENT_BYTES", limits::MAX_SEGMENT_BYTES.into()),

@@ -167,6 +167,16 @@ pub(super) const WHAT: &[Field] = &[
     ("0102", 1, "table.extra"),
 ];
 
+/// What stands between the fixed fields and the table of the last chunk of a merged batch.
+pub(super) const MERGED: &[Field] = &[
+    ("000000000000004d", 1, "sequence"),
+    ("0000000000000123", 1, "last record"),
+    ("0000000000000555", 1, "blocks"),
+    ("0000000000777777", 1, "bytes"),
+    ("cafe0123", 1, "checksum"),
+    ("00", 4, "zero"),
+];
+
 /// The *where* part of the same chunk.
 pub(super) const PLACE: &[Field] = &[
     ("57484552", 1, "magic"),

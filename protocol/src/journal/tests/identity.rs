@@ -2,7 +2,9 @@
 
 use super::{golden, values};
 use crate::journal::limits::{BLOCK_BYTES, WHERE_BYTES, WHERE_OFFSET};
-use crate::journal::{BlockMapHeader, Place, Superblock, What, encode_what};
+use crate::journal::{
+    BlockMapHeader, ChainPoint, Merged, Place, Superblock, What, encode_merged, encode_what,
+};
 
 /// A meta-data block with the *where* part in its place.
 pub(super) fn block_with_place(part: &[u8]) -> Vec<u8> {
@@ -33,6 +35,63 @@ fn what_part_with_every_kind_of_record_is_golden_both_ways() {
     assert_eq!((what.record_count(), what.last_record()), (5, 0x69));
     assert_eq!((what.data_bytes, what.stored_bytes()), (512, 8192));
     assert_eq!(what.as_bytes(), golden);
+}
+
+#[test]
+fn the_end_of_a_merged_batch_is_golden_both_ways_and_nothing_else_is_one() {
+    let golden = golden::bytes(golden::MERGED);
+    let (header, records) = values::chunk();
+    let end = ChainPoint {
+        address: 0,
+        sequence: 0x4d,
+        record: 0x123,
+        epoch: header.epoch,
+        sealed_at_us: header.sealed_at_us,
+        checksum: 0xcafe_0123,
+        blocks: 0x555,
+        bytes: 0x77_7777,
+    };
+    let encoded = |merged| {
+        let mut block = [0; BLOCK_BYTES];
+        let (length, _) = encode_merged(&mut block, &header, &records, merged);
+        assert_eq!(length, 136 + 5 * 24);
+        block
+    };
+    let last = encoded(Merged::End(end));
+    assert_eq!(last[8..12], [0, 2, 1, 0]);
+    assert_eq!(last[96..136], golden);
+    let what = What::decode(&last).unwrap();
+    assert_eq!(
+        (what.merged, what.has_more(), what.last_record()),
+        (Some(Merged::End(end)), false, 0x123)
+    );
+    assert_eq!((what.point_after(), what.record_count()), (end, 5));
+    assert_eq!(what.records().collect::<Vec<_>>(), records);
+
+    let more = encoded(Merged::More);
+    assert_eq!(more[96..136], [0; 40]);
+    let what = What::decode(&more).unwrap();
+    // It is in the chain, and nothing of it counts.
+    let point = what.point_after();
+    assert_eq!((what.has_more(), what.last_record()), (true, 0x64));
+    assert_eq!(
+        (point.sequence, point.record, point.checksum),
+        (0x2b, 0x64, what.checksum)
+    );
+
+    let ends_at = |sequence, record| {
+        What::decode(&encoded(Merged::End(ChainPoint {
+            sequence,
+            record,
+            ..end
+        })))
+        .is_ok()
+    };
+    assert!(ends_at(0x2b, 0x65));
+    assert!(!ends_at(0x2a, 0x65), "fewer chunks than it is made of");
+    assert!(!ends_at(0x2b, 0x64), "no record");
+    assert!(!ends_at(0, 0x123), "half of nothing");
+    assert!(!ends_at(u64::MAX, 0x123) && !ends_at(0x4d, u64::MAX));
 }
 
 #[test]

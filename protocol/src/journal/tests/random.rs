@@ -8,7 +8,7 @@ use crate::journal::limits::{
 };
 use crate::journal::{
     BlockMapHeader, ChainPoint, ChunkHeader, ConsumerSlot, ConsumerState, CopyState, Place, Record,
-    RecordKind, Role, Superblock, Totals, What, encode_what,
+    RecordKind, Role, Superblock, Totals, What, encode_merged, encode_what,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -142,7 +142,10 @@ fn check_any(bytes: &[u8]) {
         assert_eq!(records.len(), what.record_count());
         assert!(what.data_bytes <= MAX_CHUNK_DATA_BYTES && what.last_record() <= MAX_POSITION);
         let mut block = [0; BLOCK_BYTES];
-        let (length, checksum) = encode_what(&mut block, &what.header, &records);
+        let (length, checksum) = match what.merged {
+            None => encode_what(&mut block, &what.header, &records),
+            Some(merged) => encode_merged(&mut block, &what.header, &records, merged),
+        };
         assert_eq!((&block[..length], checksum), (what.as_bytes(), what.checksum));
         assert!(!what.data_is_intact(bytes) || what.data_bytes as usize == bytes.len());
     }

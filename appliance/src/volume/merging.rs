@@ -1,0 +1,93 @@
+//! The backlog of a remote as merged batches: when one is made, and what is left of it to be sent.
+
+use super::source::{LinkSource, shutting_down, storage_error};
+use crate::link::SourceError;
+use crate::link::source::WantedChunks;
+use farside_protocol::link::same_place;
+use farside_storage::{ChunkSpan, MergePlan, MergedBatch, ReadError, done_elsewhere};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a link knows of merging.
+#[derive(Debug, Default)]
+pub(super) struct Merging {
+    /// The batch on its way.
+    batch: Mutex<Option<Box<MergedBatch>>>,
+    /// Up to this address of the journal it was found that merging is not worth it.
+    not_worth: AtomicU64,
+    saved_bytes: AtomicU64,
+}
+
+impl Merging {
+    pub(super) fn saved_bytes(&self) -> u64 {
+        self.saved_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The link begins anew.
+    pub(super) fn give_up(&self) {
+        *self.batch.lock() = None;
+        self.not_worth.store(0, Ordering::Relaxed);
+    }
+}
+
+impl LinkSource {
+    /// The next chunks of the batch on its way, or of a new one; `None`: those of the journal are to be sent as they are.
+    pub(super) async fn read_merged(
+        &self,
+        wanted: &WantedChunks,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<Vec<ChunkSpan>>, SourceError> {
+        let Some(most_bytes) = wanted.merge else {
+            return Ok(None);
+        };
+        let begun = self.merging.batch.lock().take();
+        let begun = begun.filter(|batch| same_place(batch.at(), &wanted.from));
+        let Some(mut batch) = (match begun {
+            Some(batch) => Some(batch),
+            None => self.plan(wanted, most_bytes).await?,
+        }) else {
+            return Ok(None);
+        };
+        let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(usize::MAX);
+        let (store, mut lent) = (self.volume.store().clone(), std::mem::take(buffer));
+        let reading = done_elsewhere(self.workers(), move || {
+            let read = store.read_merged(&mut batch, max_bytes, &mut lent);
+            (read, batch, lent)
+        });
+        let (read, batch, lent) = reading.await.ok_or_else(shutting_down)?;
+        *buffer = lent;
+        let spans = read.map_err(|error| match error {
+            ReadError::Behind(_) => SourceError::Behind,
+            ReadError::Storage(error) => storage_error(error),
+        })?;
+        if batch.is_done() {
+            let saved = batch.saved_bytes();
+            self.merging.saved_bytes.fetch_add(saved, Ordering::Relaxed);
+        } else {
+            *self.merging.batch.lock() = Some(batch);
+        }
+        Ok(Some(spans))
+    }
+
+    async fn plan(
+        &self,
+        wanted: &WantedChunks,
+        most_bytes: u64,
+    ) -> Result<Option<Box<MergedBatch>>, SourceError> {
+        let (from, up_to) = (wanted.from, wanted.up_to);
+        if from.address < self.merging.not_worth.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let found = self
+            .waiting(move |volume| volume.store().plan_merge(&from, &up_to, most_bytes))
+            .await?;
+        Ok(match found {
+            Some(MergePlan::Batch(batch)) => Some(batch),
+            Some(MergePlan::NotWorth(until)) => {
+                self.merging.not_worth.store(until.address, Ordering::Relaxed);
+                None
+            }
+            None => None,
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! A backlog that is sent merged: the replica is a state of the volume all the same, after whatever happens in the middle.
+
+use super::*;
+use crate::store::{MergePlan, MergedBatch};
+
+/// A chain that a replica follows, and all of which is still in its journal.
+fn backlog(random: &mut Random) -> World {
+    let mut world = World::new(Role::Volume);
+    while world.store.points().journaled.address < 200 << 10 {
+        let mut pending = world.random_changes(random);
+        // Some blocks are written again and again.
+        for change in &mut pending {
+            if random.below(2) == 0 {
+                change.offset %= 16 << 10;
+            }
+        }
+        while !pending.is_empty() {
+            world.append(&mut pending);
+        }
+        world.store.sync().unwrap();
+    }
+    world
+}
+
+fn complete_replica() -> World {
+    let far = World::new(Role::Replica);
+    far.store
+        .begin_copy(&ChainPoint::default(), Uuid::nil(), 1)
+        .unwrap();
+    far.store.zero_copy(0, VOLUME_BYTES).unwrap();
+    far.store.end_copy(0).unwrap();
+    far.store.checkpoint().unwrap();
+    assert_eq!(far.store.copy_progress().state, CopyState::Complete);
+    far
+}
+
+/// Chunks as they travel: *what* part and payloads.
+type Chunks = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn split(buffer: &[u8], spans: &[crate::ChunkSpan]) -> Chunks {
+    let both = |span: &crate::ChunkSpan| {
+        (
+            buffer[span.what.clone()].to_vec(),
+            buffer[span.data.clone()].to_vec(),
+        )
+    };
+    spans.iter().map(both).collect()
+}
+
+/// What is sent next: a batch if that is worth it, else a few chunks as they are. True: a batch.
+fn next(near: &World, from: &ChainPoint, limit: &ChainPoint, random: &mut Random) -> (Chunks, bool) {
+    let (most, mut buffer) = (near.store.batch_bytes(), Vec::new());
+    let mut chunks = Chunks::new();
+    if random.below(4) > 0
+        && let Some(MergePlan::Batch(mut batch)) = near.store.plan_merge(from, limit, most).unwrap()
+    {
+        assert!(batch.saved_bytes() > 0);
+        read_all(near, &mut batch, random, &mut chunks);
+        let stored: u64 = chunks
+            .iter()
+            .map(|(what, _)| What::decode(what).unwrap().stored_bytes())
+            .sum();
+        assert!(stored <= most, "{stored} bytes");
+        return (chunks, true);
+    }
+    let spans = near.store.read_chunks(from, limit, 8 << 10, &mut buffer).unwrap();
+    (split(&buffer, &spans), false)
+}
+
+fn read_all(near: &World, batch: &mut MergedBatch, random: &mut Random, chunks: &mut Chunks) {
+    let mut buffer = Vec::new();
+    while !batch.is_done() {
+        let most = usize::try_from(random.below(20 << 10)).unwrap();
+        let spans = near.store.read_merged(batch, most, &mut buffer).unwrap();
+        assert!(!spans.is_empty());
+        chunks.extend(split(&buffer, &spans));
+    }
+}
+
+fn receive(far: &World, (what, data): &(Vec<u8>, Vec<u8>)) {
+    let what = What::decode(what).unwrap();
+    assert!(what.data_is_intact(data));
+    while let Err(error) = far.store.append_sealed(&what, data) {
+        match error {
+            AppendError::NotDurable => drop(far.store.sync().unwrap()),
+            AppendError::Full => {
+                far.store.sync().unwrap();
+                far.store.drain().unwrap();
+                far.store.relieve().unwrap();
+            }
+            error => panic!("{error}"),
+        }
+    }
+}
+
+/// The image is what the volume was after the record that it is said to be after.
+fn check(near: &World, far: &World) {
+    let applied = far.store.points().applied.record;
+    assert!(
+        far.image.bytes() == near.state_after(applied),
+        "after record {applied}"
+    );
+}
+
+fn point_at(near: &World, record: u64) -> ChainPoint {
+    let found = near
+        .store
+        .locate(record)
+        .unwrap()
+        .expect("a batch ends at a point of the chain");
+    assert_eq!(found.record, record);
+    found
+}
+
+#[test]
+fn a_merged_backlog_is_a_state_of_the_volume_through_cuts_and_power_losses() {
+    let (mut batches, mut cut, mut lost, mut chunks_of_batches) = (0, 0, 0, 0);
+    for seed in 0..150 {
+        let mut random = Random::new(seed);
+        let near = backlog(&mut random);
+        let mut far = complete_replica();
+        let head = near.store.points().durable;
+        while far.store.points().journaled.record < head.record {
+            let from = point_at(&near, far.store.points().journaled.record);
+            assert_eq!(far.store.points().journaled.checksum, from.checksum);
+            let (chunks, merged) = next(&near, &from, &head, &mut random);
+            let arrive = match random.below(3) {
+                0 => usize::try_from(random.below(chunks.len() as u64)).unwrap(),
+                _ => chunks.len(),
+            };
+            for (count, chunk) in chunks.iter().enumerate().take(arrive) {
+                let before = far.store.points().journaled;
+                receive(&far, chunk);
+                let counts = !merged || count + 1 == chunks.len();
+                assert_eq!(far.store.points().journaled != before, counts);
+            }
+            batches += usize::from(merged && arrive == chunks.len());
+            chunks_of_batches += if merged { chunks.len() } else { 0 };
+            cut += usize::from(merged && arrive < chunks.len());
+            match random.below(6) {
+                0 => drop(far.store.sync().unwrap()),
+                1 | 2 => {
+                    far.store.sync().unwrap();
+                    while far.store.drain().unwrap() {
+                        check(&near, &far);
+                    }
+                }
+                3 => {
+                    let durable = far.store.points().durable;
+                    let keep = random.below(4);
+                    let journal = Arc::new(far.journal.crash(&mut random, keep));
+                    let image = Arc::new(far.image.crash(&mut random, keep));
+                    let map = far.map.clone();
+                    far.store = open(&journal, &image, &map).unwrap();
+                    (far.journal, far.image) = (journal, image);
+                    lost += 1;
+                    let head = far.store.points().journaled;
+                    assert!(head.record >= durable.record);
+                    point_at(&near, head.record);
+                    let superblock = load_superblock(far.journal.as_ref()).unwrap();
+                    assert_eq!(
+                        scan_all(far.journal.as_ref(), &superblock).unwrap().record,
+                        head.record
+                    );
+                    while far.store.drain().unwrap() {}
+                    check(&near, &far);
+                }
+                _ => {}
+            }
+        }
+        far.store.sync().unwrap();
+        while far.store.drain().unwrap() {}
+        check(&near, &far);
+        assert_eq!(far.store.points().applied.record, head.record);
+    }
+    assert!(batches > 150 && cut > 30 && lost > 100, "{batches} {cut} {lost}");
+    assert!(
+        chunks_of_batches > batches + 100,
+        "{chunks_of_batches} chunks of {batches}"
+    );
+}
