@@ -6,7 +6,7 @@ use farside_tests::nbd::{Endpoint, NbdClient};
 use farside_tests::proxy::Way;
 use farside_tests::status::{number, text};
 use farside_tests::units::{Sizes, TwoUnits, VOLUME, configured, local_unit, unit_toml, volume_toml};
-use farside_tests::{BlockClient as _, Random, images, limits, ports, promise};
+use farside_tests::{BlockClient as _, Random, World, images, limits, ports, promise};
 use std::path::Path;
 
 const SIZES: Sizes = Sizes {
@@ -378,5 +378,89 @@ fn the_operator_is_told_before_a_copy_that_the_history_has_no_room_for_it() {
         ensure!(log.contains("has room for"), "{log}");
         host.disconnect()?;
         Ok(())
+    });
+}
+
+/// The remote of the local unit gets merged backlogs, and slowly, so that there is a middle.
+fn with_merging(world: &World) -> Result<()> {
+    let file = world.file("local.toml");
+    let text = std::fs::read_to_string(&file)?;
+    Ok(std::fs::write(
+        &file,
+        format!("{text}merge = true\nrate = \"2M\"\n"),
+    )?)
+}
+
+#[test]
+fn a_merged_backlog_is_sent_once_and_counts_as_a_whole() {
+    const MIB: u64 = 1 << 20;
+    promise(|world| {
+        let sizes = Sizes {
+            disk_mib: 64,
+            journal_mib: 256,
+        };
+        let two = TwoUnits::prepare(world, sizes)?;
+        with_merging(world)?;
+        two.remote.start()?;
+        two.local.start()?;
+        two.local.wait_remote_state("streaming", limits::CATCH_UP)?;
+        let mut random = Random::new(world.seed());
+        write_some(&two, &mut random)?;
+        two.local.wait_applied()?;
+        let merged = || number(two.local.status()?.remote(VOLUME)?, &["merged_bytes"]);
+        // The same four MiB again and again, and something beside them.
+        let pile_up = |random: &mut Random| -> Result<()> {
+            two.local.command(&["journal", "stop-send"])?.success()?;
+            two.local.wait_remote_state("held", limits::STATUS)?;
+            let mut host = two.connect()?;
+            for round in 0..10 {
+                for at in 0..64 {
+                    host.write(at << 16, &random.bytes(64 << 10))?;
+                }
+                host.trim((16 << 20) + (round << 16), 64 << 10)?;
+                host.write((32 << 20) + (round << 20), &random.bytes(4096))?;
+            }
+            host.flush()?;
+            Ok(host.disconnect()?)
+        };
+        let (before, sent) = (applied(&two)?, two.proxy.passed_bytes(Way::Out));
+        pile_up(&mut random)?;
+        two.local.command(&["journal", "start-send"])?.success()?;
+        two.expect_same_on_both_sides()?;
+        let sent = two.proxy.passed_bytes(Way::Out) - sent;
+        ensure!(
+            (4 * MIB..6 * MIB).contains(&sent),
+            "{sent} bytes were sent of 40 MiB"
+        );
+        ensure!(
+            (34 * MIB..37 * MIB).contains(&merged()?),
+            "{} bytes were merged",
+            merged()?
+        );
+        // Nothing in between is a moment of the replica.
+        let args = ["history", "list", "--volume", VOLUME, "--json", "--limit", "1000"];
+        let list: serde_json::Value = serde_json::from_str(&two.remote.command(&args)?.success()?.stdout)?;
+        let end = applied(&two)?;
+        for moment in list["moments"].as_array().into_iter().flatten() {
+            let record = moment["sequence"].as_u64().unwrap_or(0);
+            ensure!(
+                record <= before || record == end,
+                "record {record} of {before} to {end}"
+            );
+        }
+
+        // The link is cut, and the remote dies, in the middle of a batch; it never shows a part of it.
+        let before = applied(&two)?;
+        pile_up(&mut random)?;
+        let middle = two.proxy.passed_bytes(Way::Out) + 2 * MIB;
+        two.local.command(&["journal", "start-send"])?.success()?;
+        wait_until("half of a batch to be sent", limits::CATCH_UP, || {
+            let passed = two.proxy.passed_bytes(Way::Out);
+            Ok(Seen::when(passed > middle, || format!("{passed} of {middle}")))
+        })?;
+        two.remote.kill9()?;
+        two.remote.start()?;
+        ensure!(applied(&two)? == before, "a part of a batch shows");
+        two.expect_same_on_both_sides()
     });
 }

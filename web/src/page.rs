@@ -167,6 +167,13 @@ fn remote_block(out: &mut String, remote: &RemoteStatus) {
     if let Some(unit) = &remote.paired_with {
         pair(out, "Link", &format!("encrypted, unit {unit}"));
     }
+    if remote.merged_bytes > 0 {
+        pair(
+            out,
+            "Merged",
+            &format!("{} not sent", human_bytes(remote.merged_bytes)),
+        );
+    }
     if let Some(compression) = &remote.compression {
         pair(out, "Compression", &compression.text());
     }

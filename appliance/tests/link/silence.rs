@@ -35,6 +35,7 @@ fn setup() -> SessionSetup<Volume> {
         window_bytes: 1 << 20,
         bytes_per_second: None,
         compression: farside_protocol::link::Compression::None,
+        merge: false,
         windows: None,
         status: Arc::new(StatusCell::default()),
         verification: Arc::default(),

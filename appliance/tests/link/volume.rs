@@ -3,7 +3,9 @@
 
 use crate::random::Random;
 use farside::link::source::WantedChunks;
-use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, Identity, Located, Points, SourceError};
+use farside::link::{
+    ChunkSpan, ComparedPiece, Digests, Extent, Identity, InBatch, Located, Points, SourceError,
+};
 use farside_protocol::journal::{
     ChainPoint, ChunkHeader, ConsumerState, Record, RecordKind, encode_what, stored_bytes,
 };

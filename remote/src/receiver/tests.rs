@@ -3,9 +3,13 @@
 use super::agreement::negotiate;
 use super::core::{Action, ReceiverCore, refuse_frame};
 use crate::sink::SinkState;
-use farside_protocol::journal::{ChainPoint, ChunkHeader, CopyState, Record, RecordKind, What, encode_what};
+use farside_protocol::journal::{
+    ChainPoint, ChunkHeader, CopyState, Merged, Record, RecordKind, What, encode_merged, encode_what,
+};
+use farside_protocol::link::limits::FEATURE_MERGE;
 use farside_protocol::link::{
-    BeginCopy, CopyData, CopyEnd, CopyHoles, Hello, LinkError, Message, Refusal, RefuseCode,
+    BeginCopy, CopyData, CopyEnd, CopyHoles, Heartbeat, Hello, LinkError, Message, Refusal, RefuseCode,
+    Verify,
 };
 use uuid::Uuid;
 
@@ -43,9 +47,14 @@ fn base() -> ChainPoint {
 }
 
 fn core(copy: CopyState) -> ReceiverCore {
+    core_taking(copy, 0)
+}
+
+/// One that takes merged batches of so many bytes, if that is not 0.
+fn core_taking(copy: CopyState, batch_bytes: u64) -> ReceiverCore {
     let state = SinkState {
         history_bytes: 5 << 20,
-        batch_bytes: 0,
+        batch_bytes,
         copy_id: 0,
         copy,
         received: base(),
@@ -53,7 +62,11 @@ fn core(copy: CopyState) -> ReceiverCore {
         copy_offset: 0,
         consistent_from: 0,
     };
-    ReceiverCore::new(&hello(), &state)
+    let hello = Hello {
+        features: FEATURE_MERGE,
+        ..hello()
+    };
+    ReceiverCore::new(&hello, &state)
 }
 
 fn header() -> ChunkHeader {
@@ -98,6 +111,93 @@ fn offer(core: &mut ReceiverCore, what: &[u8], data: &[u8]) -> Result<bool, Refu
     let message = Message::Chunk(What::decode(what).unwrap());
     core.message(&message, data)
         .map(|action| matches!(action, Action::Append { .. }))
+}
+
+/// The chunks of a merged batch of three, which ends at chunk 20, record 99.
+fn batch(payload: &[u8]) -> Vec<Vec<u8>> {
+    let (mut header, mut chunks) = (header(), Vec::new());
+    for at in 0..3 {
+        let end = ChainPoint {
+            sequence: 20,
+            record: 99,
+            checksum: 1234,
+            ..ChainPoint::default()
+        };
+        let merged = if at < 2 { Merged::More } else { Merged::End(end) };
+        let mut block = vec![0; 4096];
+        let (length, checksum) = encode_merged(&mut block, &header, &[write(0, payload)], merged);
+        block.truncate(length);
+        chunks.push(block);
+        (header.sequence, header.previous_checksum) = (header.sequence + 1, checksum);
+    }
+    chunks
+}
+
+#[test]
+fn a_merged_batch_is_taken_whole_and_as_long_as_agreed_and_nothing_comes_between() {
+    let payload = [7; 512];
+    let chunks = batch(&payload);
+    // Each takes two blocks.
+    let taking = |blocks: u64| core_taking(CopyState::Complete, blocks << 12);
+    let mut core = taking(6);
+    for (count, chunk) in chunks.iter().enumerate() {
+        assert_eq!(offer(&mut core, chunk, &payload), Ok(true));
+        let record = if count < 2 { 10 } else { 99 };
+        assert_eq!(core.accepted().record, record);
+    }
+    assert_eq!((core.accepted().sequence, core.accepted().checksum), (20, 1234));
+    let next = ChunkHeader {
+        sequence: 21,
+        first_record: 100,
+        previous_checksum: 1234,
+        ..header()
+    };
+    let next = sealed(&next, &[write(0, &payload)]);
+    assert_eq!(offer(&mut core, &next, &payload), Ok(true), "the chain goes on");
+
+    for (blocks, taken) in [(0, 0), (1, 0), (3, 1), (5, 2)] {
+        let mut core = taking(blocks);
+        let refused = chunks
+            .iter()
+            .find_map(|chunk| offer(&mut core, chunk, &payload).err());
+        let refusal = refused.expect("it is too long");
+        assert_eq!(refusal.code, RefuseCode::Protocol, "{refusal}");
+        assert_eq!(core.accepted().sequence, 4 + taken, "{blocks} blocks");
+    }
+    let begun = || {
+        let mut core = taking(6);
+        assert_eq!(offer(&mut core, &chunks[0], &payload), Ok(true));
+        core
+    };
+    let heartbeat = Message::Heartbeat(Heartbeat {
+        durable: 1,
+        journaled: 1,
+        time_us: 1,
+    });
+    assert_eq!(begun().message(&heartbeat, &[]), Ok(Action::None));
+    let plain = ChunkHeader {
+        sequence: 6,
+        previous_checksum: What::decode(&chunks[0]).unwrap().checksum,
+        ..header()
+    };
+    let plain = sealed(&plain, &[write(0, &payload)]);
+    let verify = Verify::new(10, (0, 4096), &[0; 8]);
+    let end = CopyEnd {
+        consistent_from: 1,
+        volume_bytes: VOLUME_BYTES,
+    };
+    let refusals = [
+        offer(&mut begun(), &plain, &payload).err(),
+        begun().message(&Message::Verify(verify), &[0; 8]).err(),
+        begun().message(&Message::CopyEnd(end), &[]).err(),
+    ];
+    for refusal in refusals {
+        let refusal = refusal.expect("the batch has not ended");
+        assert!(
+            refusal.to_string().contains("before the end of a merged batch"),
+            "{refusal}"
+        );
+    }
 }
 
 #[test]

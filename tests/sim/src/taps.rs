@@ -7,9 +7,9 @@ use crate::history::History;
 use crate::local::Site;
 use crate::platter::{Platter, Tap};
 use crate::remote::Home;
-use crate::stats::Stats;
-use farside_protocol::journal::What;
+use crate::stats::{Stats, happened};
 use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
+use farside_protocol::journal::{Merged, What};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -194,6 +194,9 @@ impl Tap for ReplicaTap {
             let key = (what.header.epoch, what.header.sequence, what.checksum);
             if self.taken.lock().insert(key) {
                 assert!(what.data_is_intact(data), "a replica journaled a damaged chunk");
+                if let Some(Merged::End(_)) = what.merged {
+                    happened("merged batches received");
+                }
                 if !self.history.lock().check_received(&what) {
                     self.is_off_branch.store(true, Ordering::Relaxed);
                 }
