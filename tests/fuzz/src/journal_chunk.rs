@@ -108,7 +108,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     };
     let seed = |repairs, data: &[u8]| with(&what, repairs, data);
     vec![
-        with(&golden::merged(), 7, &[0xA5; 512]),
+        with(&golden::merged(), 6, &[]),
         seed(0, &[]),
         seed(7, &[]),
         seed(7, &[0xA5; 512]),
