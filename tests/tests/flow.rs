@@ -464,3 +464,59 @@ fn a_merged_backlog_is_sent_once_and_counts_as_a_whole() {
         two.expect_same_on_both_sides()
     });
 }
+
+#[test]
+fn a_queue_that_is_given_up_is_sent_as_what_it_changed() {
+    const MIB: u64 = 1 << 20;
+    promise(|world| {
+        let two = TwoUnits::start(world, SIZES)?;
+        let mut random = Random::new(world.seed());
+        write_some(&two, &mut random)?;
+        two.local.wait_applied()?;
+        let discard = ["journal", "discard", "--volume", VOLUME];
+        let said = two.local.command(&discard)?.success()?.stdout;
+        ensure!(said.contains("nothing was queued for remote"), "{said}");
+        for (args, says) in [
+            (["journal", "discard", "--remote", "absent"], "no remote 'absent'"),
+            (["journal", "discard", "--volume", "absent"], "no volume 'absent'"),
+        ] {
+            let refused = two.local.command(&args)?.failure()?;
+            ensure!(refused.output().contains(says), "{}", refused.output());
+        }
+        // A restore that is aborted and begun again, while the link is held.
+        two.local.command(&["journal", "stop-send"])?.success()?;
+        two.local.wait_remote_state("held", limits::STATUS)?;
+        let mut host = two.connect()?;
+        for _ in 0..5 {
+            for at in 0..64 {
+                host.write(at << 16, &random.bytes(64 << 10))?;
+            }
+        }
+        host.flush()?;
+        let used = || number(two.local.status()?.volume(VOLUME)?, &["journal", "used_bytes"]);
+        ensure!(used()? > 20 * MIB, "{}", used()?);
+        let before = applied(&two)?;
+        let said = two.local.command(&discard)?.success()?.stdout;
+        ensure!(said.contains("320 records for remote given up"), "{said}");
+        wait_until("the journal to have room", limits::CATCH_UP, || {
+            let used = used()?;
+            Ok(Seen::when(used < 5 * MIB, || format!("{used} bytes in use")))
+        })?;
+        // What comes then is queued as always.
+        host.write(40 << 20, &random.bytes(4096))?;
+        host.flush()?;
+        host.disconnect()?;
+        ensure!(applied(&two)? == before, "nothing was sent");
+        let sent = two.proxy.passed_bytes(Way::Out);
+        two.local.command(&["journal", "start-send"])?.success()?;
+        two.expect_same_on_both_sides()?;
+        let sent = two.proxy.passed_bytes(Way::Out) - sent;
+        ensure!(
+            (4 * MIB..6 * MIB).contains(&sent),
+            "{sent} bytes were sent of 20 MiB"
+        );
+        let log = two.local.process()?.log_text();
+        ensure!(log.contains("resync of what changed begins"), "{log}");
+        Ok(())
+    });
+}

@@ -9,8 +9,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, SetFlow, Status,
-    VersionInfo, VolumeStatus,
+    Command, ControlError, CreateVolume, DiscardQueue, ErrorCode, RemoveVolume, Reply, ResizeVolume, SetFlow,
+    Status, VersionInfo, VolumeStatus,
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -24,6 +24,10 @@ pub fn control_router(control: Arc<dyn Control>) -> Router {
         .route("/api/v1/volumes/{name}", axum::routing::delete(remove_volume))
         .route("/api/v1/volumes/{name}/size", axum::routing::put(resize_volume))
         .route("/api/v1/volumes/{name}/flow", axum::routing::put(set_flow))
+        .route(
+            "/api/v1/volumes/{name}/queue",
+            axum::routing::delete(discard_queue),
+        )
         .route("/api/v1/reload", post(reload))
         .merge(history::commands())
         .merge(replica::commands())
@@ -161,6 +165,21 @@ async fn set_flow(
         queue,
     };
     run(control.execute(Command::SetFlow(flow))).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueueQuery {
+    remote: Option<String>,
+}
+
+async fn discard_queue(
+    State(control): State<Shared>,
+    Path(volume): Path<String>,
+    query: Result<Query<QueueQuery>, QueryRejection>,
+) -> Result<Json<Reply>, Refusal> {
+    let Query(QueueQuery { remote }) = query.map_err(|error| malformed(error.body_text()))?;
+    run(control.execute(Command::DiscardQueue(DiscardQueue { volume, remote }))).await
 }
 
 #[derive(Debug, Deserialize)]

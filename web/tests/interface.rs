@@ -280,7 +280,14 @@ async fn control_socket_takes_commands_whole() {
     assert_eq!(status, StatusCode::OK);
     let (status, _) = ask(&control, "PUT", "/api/v1/volumes/a/flow", r#"{"send":false}"#).await;
     assert_eq!(status, StatusCode::OK);
+    let (status, _) = ask(&control, "DELETE", "/api/v1/volumes/a/queue?remote=r", "").await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, _) = ask(&control, "DELETE", "/api/v1/volumes/a/queue?remotes=r", "").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
     let seen = unit.seen.lock().unwrap();
+    assert!(
+        matches!(&seen[4], Command::DiscardQueue(discard) if discard.volume == "a" && discard.remote.as_deref() == Some("r"))
+    );
     assert!(matches!(&seen[3], Command::SetFlow(flow) if flow.volume == "a" && flow.send == Some(false)));
     assert!(matches!(&seen[2], Command::ResizeVolume(resize) if resize.name == "a" && resize.size == "2G"));
     assert!(matches!(&seen[0], Command::CreateVolume(create) if create.name == "a" && create.size == "1G"));

@@ -68,6 +68,14 @@ impl Client {
     }
 
     /// Both must be valid names.
+    pub(super) async fn discard_queue(&self, volume: &str, remote: Option<&str>) -> Result<Reply, CliError> {
+        let which = remote.map_or_else(String::new, |remote| format!("?remote={remote}"));
+        let path = format!("/api/v1/volumes/{volume}/queue{which}");
+        self.ask(Method::DELETE, &path, String::new(), limits::COMMAND_TIMEOUT)
+            .await
+    }
+
+    /// Both must be valid names.
     pub(super) async fn verify_status(
         &self,
         volume: &str,

@@ -17,6 +17,8 @@ pub(super) enum JournalCommand {
     StopQueue(WhichArgs),
     /// Keep records again; a remote that missed some gets what changed first
     StartQueue(WhichArgs),
+    /// Give up what is queued: only what it changed is sent, once, as it is by then
+    Discard(WhichArgs),
 }
 
 /// For which remotes.
@@ -33,6 +35,7 @@ pub(super) struct WhichArgs {
 /// Carries out a journal command.
 pub(super) async fn journal(client: &Client, command: JournalCommand) -> Result<(), CliError> {
     let (which, send, queue) = match command {
+        JournalCommand::Discard(which) => return discard(client, which).await,
         JournalCommand::StopSend(which) => (which, Some(false), None),
         JournalCommand::StartSend(which) => (which, Some(true), None),
         JournalCommand::StopQueue(which) => (which, None, Some(false)),
@@ -46,6 +49,16 @@ pub(super) async fn journal(client: &Client, command: JournalCommand) -> Result<
         queue,
     };
     let reply = client.set_flow(&flow).await?;
+    output::print(&format!("{}\n", reply.message))
+}
+
+async fn discard(client: &Client, which: WhichArgs) -> Result<(), CliError> {
+    let volume = volume_or_only(client, which.volume).await?;
+    if let Some(remote) = which.remote.as_ref().filter(|remote| !is_name(remote)) {
+        let message = format!("'{}' cannot be the name of a remote", remote.escape_default());
+        return Err(CliError::new(Exit::Usage, message));
+    }
+    let reply = client.discard_queue(&volume, which.remote.as_deref()).await?;
     output::print(&format!("{}\n", reply.message))
 }
 

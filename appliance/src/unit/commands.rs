@@ -1,12 +1,13 @@
 //! Commands: each a change of the configuration file and of the running unit, made whole or taken back.
 
 use super::applying::{apply, grow, grow_all, keeps_its_size, open_volume, reload};
+use super::control::refused;
 use super::parts::files_of as files_of_store;
 use super::shared::{Shared, Slot};
 use crate::config::{ConfigError, VolumeConfig, edit, read_text, write_text};
 use farside_protocol::control::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoveVolume, Reply, ResizeVolume, SetFlow, counted,
-    human_bytes,
+    Command, ControlError, CreateVolume, DiscardQueue, ErrorCode, RemoveVolume, Reply, ResizeVolume, SetFlow,
+    counted, human_bytes,
 };
 use farside_storage::remove_maps;
 
@@ -18,6 +19,7 @@ pub(super) async fn execute(shared: &Shared, command: Command) -> Result<Reply, 
         Command::CreateVolume(create) => create_volume(shared, create).await,
         Command::ResizeVolume(resize) => resize_volume(shared, resize).await,
         Command::SetFlow(flow) => set_flow(shared, &flow).await,
+        Command::DiscardQueue(discard) => discard_queue(shared, &discard).await,
         Command::RemoveVolume(remove) => remove_volume(shared, remove).await,
         Command::Reload => reload(shared).await,
     }
@@ -150,6 +152,38 @@ async fn set_flow(shared: &Shared, flow: &SetFlow) -> Result<Reply, ControlError
     if let Some(problem) = &shared.view.read().config_error {
         message += &format!("; not everything could be done: {problem}");
     }
+    tracing::info!("{message}");
+    Ok(Reply {
+        message,
+        files: Vec::new(),
+    })
+}
+
+/// Gives up what is queued, and says how much that was.
+async fn discard_queue(shared: &Shared, discard: &DiscardQueue) -> Result<Reply, ControlError> {
+    let DiscardQueue { volume: name, remote } = discard;
+    let volume = open_volume(shared, name).ok_or_else(|| no_such_volume(name))?;
+    let remotes: Vec<String> = match remote {
+        Some(remote) => vec![remote.clone()],
+        None => volume.remotes(),
+    };
+    let mut said = Vec::new();
+    for remote in &remotes {
+        let given_up = volume.discard_queue(remote).await;
+        let given_up = given_up.map_err(refused)?;
+        said.push(match given_up {
+            None => return Err(no_such_remote(name, Some(remote))),
+            Some(0) => format!("nothing was queued for {remote}"),
+            Some(records) => format!(
+                "{} for {remote} given up; it gets what they changed as that is by then",
+                counted(records, "record")
+            ),
+        });
+    }
+    if said.is_empty() {
+        return Err(no_such_remote(name, None));
+    }
+    let message = format!("volume {name}: {}", said.join("; "));
     tracing::info!("{message}");
     Ok(Reply {
         message,

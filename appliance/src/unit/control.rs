@@ -137,7 +137,7 @@ impl Control for UnitControl {
     }
 }
 
-fn refused(error: PartError) -> ControlError {
+pub(super) fn refused(error: PartError) -> ControlError {
     ControlError::plain(error.code, error.message)
 }
 

@@ -12,6 +12,8 @@ pub enum Command {
     ResizeVolume(ResizeVolume),
     /// Stop or start sending or queuing, also in the configuration file.
     SetFlow(SetFlow),
+    /// Give up what is queued for remotes: what it changed is sent as it is by then.
+    DiscardQueue(DiscardQueue),
     /// Take a volume out of service and out of the configuration file.
     RemoveVolume(RemoveVolume),
     /// Read the configuration file again, as SIGHUP does.
@@ -78,6 +80,17 @@ pub struct SetFlow {
     /// Whether records are kept in the journal until they are sent; as before if absent.
     #[serde(default)]
     pub queue: Option<bool>,
+}
+
+/// Whose queue is given up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiscardQueue {
+    /// Name of the volume.
+    pub volume: String,
+    /// Name of the remote; all of them if absent.
+    #[serde(default)]
+    pub remote: Option<String>,
 }
 
 /// A volume to be removed.

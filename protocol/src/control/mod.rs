@@ -17,8 +17,8 @@ mod pairing;
 mod text;
 
 pub use command::{
-    Command, ControlError, CreateVolume, ErrorCode, RemoteAddress, RemoveVolume, Reply, ResizeVolume,
-    SetFlow, VersionInfo,
+    Command, ControlError, CreateVolume, DiscardQueue, ErrorCode, RemoteAddress, RemoveVolume, Reply,
+    ResizeVolume, SetFlow, VersionInfo,
 };
 pub use forecast::{Forecast, human_seconds};
 pub use history::{

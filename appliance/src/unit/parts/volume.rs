@@ -222,6 +222,30 @@ impl Volume {
         self.forget(name).await;
     }
 
+    /// The names of its remotes.
+    pub(crate) fn remotes(&self) -> Vec<String> {
+        self.served.links.links.lock().keys().cloned().collect()
+    }
+
+    /// Gives up what is queued for a remote, which gets what that changed as it is by then. How many records; `None`: there is
+    /// no such remote.
+    pub(crate) async fn discard_queue(&self, remote: &str) -> Result<Option<u64>, PartError> {
+        let store = self.served.volume.store().clone();
+        let Some(view) = store.consumer(remote) else {
+            return Ok(None);
+        };
+        let queued = store.points().journaled.record.saturating_sub(view.acked.record);
+        if view.state == ConsumerState::NeedsCopy || queued == 0 {
+            return Ok(Some(0));
+        }
+        let name = remote.to_owned();
+        let done = tokio::task::spawn_blocking(move || store.let_go(&name)).await;
+        done.map_err(|error| PartError::failed(error.to_string()))??;
+        // The link notices that it cannot go on, and begins anew.
+        self.served.volume.remote_moved();
+        Ok(Some(queued))
+    }
+
     /// Makes the volume larger while hosts use it; remotes are greeted anew, with the new size.
     pub(crate) async fn grow(&self, bytes: u64) -> Result<(), PartError> {
         let (store, files) = (self.served.volume.store().clone(), self.files.clone());
