@@ -220,3 +220,66 @@ fn a_mirror_on_a_device_that_is_too_small_keeps_its_size_and_its_hosts() {
         Ok(())
     });
 }
+
+#[test]
+fn a_journal_gets_another_size_at_a_start_and_loses_nothing_of_what_it_holds() {
+    promise(|world| {
+        let (two, mut random) = (TwoUnits::start(world, SIZES)?, Random::new(world.seed()));
+        let set = |from: &str, to: &str| -> Result<()> {
+            let file = world.file("local.toml");
+            let old = std::fs::read_to_string(&file)?;
+            let new = old.replace(
+                &format!("journal_size = \"{from}\""),
+                &format!("journal_size = \"{to}\""),
+            );
+            ensure!(new != old, "{old}");
+            Ok(std::fs::write(&file, new)?)
+        };
+        let journal = two.mirror().with_file_name("journal");
+        let mut write = |mib: std::ops::Range<u64>| -> Result<()> {
+            let mut host = two.connect()?;
+            for at in mib {
+                host.write(at << 20, &random.bytes(1 << 20))?;
+            }
+            host.flush()?;
+            Ok(host.disconnect()?)
+        };
+        write(0..40)?;
+        two.local.wait_applied()?;
+        two.local.command(&["journal", "stop-send"])?.success()?;
+        two.local.wait_remote_state("held", limits::STATUS)?;
+        write(20..40)?;
+        two.local.kill9()?;
+        set("32M", "128M")?;
+        two.local.start()?;
+        ensure!(
+            two.local
+                .process()?
+                .log_text()
+                .contains("the journal has its new size")
+        );
+        let told = length(&journal)?;
+        ensure!((127 << 20..=128 << 20).contains(&told), "{told}");
+        // More than the old one had room for.
+        write(0..60)?;
+        let lag = number(two.local.status()?.remote(VOLUME)?, &["lag", "bytes"])?;
+        ensure!(lag == 80 << 20, "{lag}");
+        // It does not become smaller than what it holds.
+        two.local.shut_down()?;
+        set("128M", "64M")?;
+        two.local.start()?;
+        let log = two.local.process()?.log_text();
+        ensure!(log.contains("keeps its size: it holds"), "{log}");
+        ensure!(length(&journal)? == told);
+        two.local.command(&["journal", "start-send"])?.success()?;
+        two.expect_same_on_both_sides()?;
+        let log = two.local.process()?.log_text();
+        ensure!(!log.contains("copy begins") && !log.contains("resync"), "{log}");
+        two.local.shut_down()?;
+        two.local.start()?;
+        let told = length(&journal)?;
+        ensure!((63 << 20..=64 << 20).contains(&told), "{told}");
+        write(50..64)?;
+        two.expect_same_on_both_sides()
+    });
+}

@@ -48,6 +48,7 @@ pub use allocation::{Allocation, Stretch};
 pub use append::{AppendError, Appended, Change};
 pub use consumers::ConsumerView;
 pub use merging::{MergePlan, MergedBatch};
+pub(crate) use open::window_segments;
 pub use open::{StoreDevices, StoreParameters};
 pub use read::ReadOutcome;
 pub use state::{Consumer, CopyProgress, Counters, Points};

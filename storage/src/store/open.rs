@@ -51,7 +51,6 @@ impl StoreParameters {
             (1 << sixteenth.ilog2()).min(DEFAULT_SEGMENT_BYTES)
         });
         let segment_count = u32::try_from(ring / u64::from(segment_bytes)).unwrap_or(u32::MAX);
-        let window = u32::try_from(MAX_WINDOW_BYTES / u64::from(segment_bytes)).unwrap_or(u32::MAX);
         Superblock {
             role: self.role,
             clean: true,
@@ -61,7 +60,7 @@ impl StoreParameters {
             volume_bytes: self.volume_bytes,
             segment_bytes,
             segment_count,
-            window_segments: window.min(segment_count / 4).max(1),
+            window_segments: window_segments(segment_bytes, segment_count),
             created_at_us: now_us,
             epoch: 1,
             starts: 0,
@@ -84,6 +83,12 @@ impl StoreParameters {
             consumers: Vec::new(),
         }
     }
+}
+
+/// Segments of a ring that may be non-durable at once.
+pub(crate) fn window_segments(segment_bytes: u32, segment_count: u32) -> u32 {
+    let window = u32::try_from(MAX_WINDOW_BYTES / u64::from(segment_bytes)).unwrap_or(u32::MAX);
+    window.min(segment_count / 4).max(1)
 }
 
 /// The devices of a store.

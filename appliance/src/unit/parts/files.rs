@@ -5,6 +5,7 @@ use crate::config::VolumeConfig;
 use farside_protocol::journal::{Role, Superblock};
 use farside_storage::{
     Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
+    resize_journal,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -161,27 +162,28 @@ fn open_existing(
     config: &VolumeConfig,
     clock: &Arc<dyn Clock>,
 ) -> Result<Store, StorageError> {
+    let resized = resize_journal(&files.journal, &config.name, config.journal_size_bytes);
     let set = open_files(files)?;
     check_superblock(&set.superblock, files, config)?;
-    warn_of_other_journal_size(files, config);
     let store = Store::open(set.devices, clock.clone())?;
     set.mark.settle()?;
+    tell_size(config, resized);
     Ok(store)
 }
 
-/// A journal keeps the size it was made with; a configuration that says otherwise should not pass in silence.
-fn warn_of_other_journal_size(files: &StoreFiles, config: &VolumeConfig) {
-    let size = std::fs::metadata(&files.journal)
-        .ok()
-        .filter(std::fs::Metadata::is_file)
-        .map(|found| found.len());
-    if let Some(size) = size.filter(|size| *size != config.journal_size_bytes) {
-        tracing::warn!(
-            volume = config.name,
-            made_with = size,
-            configured = config.journal_size_bytes,
-            "the journal keeps the size it was made with; set journal_size back"
-        );
+/// A journal that has to keep its size is no reason not to start.
+fn tell_size(config: &VolumeConfig, resized: Result<bool, StorageError>) {
+    let (volume, bytes) = (&config.name, config.journal_size_bytes);
+    match resized {
+        Ok(true) => tracing::info!(volume, bytes, "the journal has its new size"),
+        Ok(false) => {}
+        Err(error) => {
+            tracing::error!(
+                volume,
+                bytes,
+                "the journal could not be given the size that is configured: {error}"
+            );
+        }
     }
 }
 

@@ -1,0 +1,184 @@
+//! Journals that get another size, on real files: what they held is there, at the same addresses.
+
+use crate::clock::SystemClock;
+use crate::files::{OpenMode, StoreFiles, create_files, open_files};
+use crate::map_files::open_map;
+use crate::resize::resize_journal;
+use crate::store::{AppendError, Change, Store, StoreParameters};
+use crate::test_disk::Random;
+use farside_protocol::journal::{ChainPoint, RecordKind, Role};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use uuid::Uuid;
+
+const VOLUME_BYTES: u64 = 1 << 20;
+const MIB: u64 = 1 << 20;
+
+fn made(directory: &tempfile::TempDir) -> StoreFiles {
+    let path = |name: &str| directory.path().join(name);
+    let files = StoreFiles {
+        journal: path("journal"),
+        image: path("mirror.img"),
+        maps: path("."),
+    };
+    let parameters = StoreParameters {
+        role: Role::Volume,
+        name: "disk0".to_owned(),
+        volume: Uuid::from_u128(7),
+        journal: Uuid::from_u128(8),
+        volume_bytes: VOLUME_BYTES,
+        journal_bytes: 2 * MIB,
+        segment_bytes: None,
+        source: Uuid::nil(),
+    };
+    create_files(&files, &parameters, OpenMode::Careful, 1).unwrap();
+    files
+}
+
+fn open(files: &StoreFiles) -> Store {
+    let set = open_files(files).unwrap();
+    let store = Store::open(set.devices, Arc::new(SystemClock::new())).unwrap();
+    set.mark.settle().unwrap();
+    store
+}
+
+/// Writes so many blocks, of which a remote that is away lets none go, and gives the chunks that are held for it.
+fn write(store: &Store, random: &mut Random, count: u64, content: &mut [u8]) {
+    for _ in 0..count {
+        let (block, fill) = (random.below(VOLUME_BYTES >> 12), random.below(255) as u8 + 1);
+        let from = usize::try_from(block << 12).unwrap();
+        content[from..from + 4096].fill(fill);
+        let mut pending = VecDeque::from([Change {
+            offset: block << 12,
+            length: 4096,
+            kind: RecordKind::Write,
+            data: vec![fill; 4096].into(),
+            arrived_us: 0,
+        }]);
+        loop {
+            match store.append(&mut pending) {
+                Ok(_) => break,
+                Err(AppendError::NotDurable) => drop(store.sync().unwrap()),
+                Err(AppendError::Full) => {
+                    store.sync().unwrap();
+                    while store.drain().unwrap() {}
+                    store.relieve().unwrap();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    store.sync().unwrap();
+}
+
+fn held(store: &Store) -> Vec<u8> {
+    let (mut all, mut buffer) = (Vec::new(), Vec::new());
+    let (mut point, limit) = (store.consumer("far").unwrap().acked, store.points().durable);
+    loop {
+        let spans = store.read_chunks(&point, &limit, 1 << 20, &mut buffer).unwrap();
+        let Some(last) = spans.last() else { return all };
+        point = last.after;
+        for span in &spans {
+            all.extend_from_slice(&buffer[span.what.clone()]);
+            all.extend_from_slice(&buffer[span.data.clone()]);
+        }
+    }
+}
+
+/// A remote that has everything up to now, and then goes away.
+fn follow(store: &Store, files: &StoreFiles) {
+    if store.consumer("far").is_none() {
+        let map = open_map(files, "far", &store.superblock()).unwrap();
+        store.add_consumer("far", map).unwrap();
+        store.begin_consumer_copy("far", true).unwrap();
+    }
+    while store.drain().unwrap() {}
+    let now = store.points().durable;
+    store.acknowledge("far", now, true).unwrap();
+    store.checkpoint().unwrap();
+}
+
+#[test]
+fn a_journal_grows_and_shrinks_and_keeps_what_it_holds_wherever_the_ring_stands() {
+    for seed in 0..12 {
+        let directory = tempfile::tempdir().unwrap();
+        let files = made(&directory);
+        let (mut random, mut content) = (Random::new(seed), vec![0; VOLUME_BYTES as usize]);
+        let mut sizes = [2 * MIB, 5 * MIB, 3 * MIB, 16 * MIB, 2 * MIB].into_iter().cycle();
+        for _ in 0..6 {
+            let store = open(&files);
+            // Somewhere in some lap.
+            follow(&store, &files);
+            for _ in 0..random.below(20) {
+                write(&store, &mut random, 47, &mut content);
+                follow(&store, &files);
+            }
+            let kept = random.below(100);
+            write(&store, &mut random, kept, &mut content);
+            let (chunks, head) = (held(&store), store.points().durable);
+            if seed % 2 == 0 {
+                store.shut_down().unwrap();
+            }
+            drop(store);
+            let size = sizes.next().unwrap();
+            let was = std::fs::metadata(&files.journal).unwrap().len();
+            let changed = resize_journal(&files.journal, "disk0", size).unwrap();
+            let is = std::fs::metadata(&files.journal).unwrap().len();
+            assert_eq!(changed, is != was);
+            assert!(is <= size && is > size - (512 << 10), "{is} of {size}");
+            assert!(
+                !resize_journal(&files.journal, "disk0", size).unwrap(),
+                "once is enough"
+            );
+
+            let store = open(&files);
+            let key = |point: &ChainPoint| (point.address, point.sequence, point.record, point.checksum);
+            assert_eq!(key(&store.points().durable), key(&head));
+            assert!(held(&store) == chunks, "what is held for the remote");
+            while store.drain().unwrap() {}
+            let mut found = vec![0; content.len()];
+            store.read(0, &mut found).unwrap();
+            assert!(found == content, "the disk");
+            drop(store);
+        }
+        let names = std::fs::read_dir(directory.path()).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["dirty-disk0@far.map", "journal", "mirror.img"]);
+    }
+}
+
+#[test]
+fn a_larger_journal_holds_more_and_one_too_small_for_what_is_held_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = made(&directory);
+    let (mut random, mut content) = (Random::new(7), vec![0; VOLUME_BYTES as usize]);
+    let store = open(&files);
+    follow(&store, &files);
+    store.shut_down().unwrap();
+    drop(store);
+    assert!(resize_journal(&files.journal, "disk0", 16 * MIB).unwrap());
+    // A file that an attempt left goes.
+    std::fs::write(directory.path().join("journal.resized"), "half of one").unwrap();
+    let store = open(&files);
+    write(&store, &mut random, 1500, &mut content);
+    assert!(
+        held(&store).len() as u64 > 5 * MIB,
+        "more than the old one had room for"
+    );
+    let chunks = held(&store);
+    drop(store);
+    let refused = resize_journal(&files.journal, "disk0", 8 * MIB)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("keeps its size: it holds"), "{refused}");
+    assert!(!directory.path().join("journal.resized").exists());
+    // The size that is named suffices.
+    let least = refused.split("to have ").nth(1).unwrap();
+    let least: u64 = least.split(' ').next().unwrap().parse().unwrap();
+    assert!((12 * MIB..15 * MIB).contains(&least), "{least}");
+    assert!(resize_journal(&files.journal, "disk0", least).unwrap());
+    let store = open(&files);
+    assert!(held(&store) == chunks);
+    assert!(!resize_journal(&files.journal, "another", 32 * MIB).unwrap_or(false));
+}
