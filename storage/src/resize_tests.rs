@@ -45,7 +45,8 @@ fn open(files: &StoreFiles) -> Store {
 /// Writes so many blocks, of which a remote that is away lets none go, and gives the chunks that are held for it.
 fn write(store: &Store, random: &mut Random, count: u64, content: &mut [u8]) {
     for _ in 0..count {
-        let (block, fill) = (random.below(VOLUME_BYTES >> 12), random.below(255) as u8 + 1);
+        let block = random.below(VOLUME_BYTES >> 12);
+        let fill = u8::try_from(random.below(255)).unwrap() + 1;
         let from = usize::try_from(block << 12).unwrap();
         content[from..from + 4096].fill(fill);
         let mut pending = VecDeque::from([Change {
@@ -103,7 +104,7 @@ fn a_journal_grows_and_shrinks_and_keeps_what_it_holds_wherever_the_ring_stands(
     for seed in 0..12 {
         let directory = tempfile::tempdir().unwrap();
         let files = made(&directory);
-        let (mut random, mut content) = (Random::new(seed), vec![0; VOLUME_BYTES as usize]);
+        let (mut random, mut content) = (Random::new(seed), vec![0; usize::try_from(VOLUME_BYTES).unwrap()]);
         let mut sizes = [2 * MIB, 5 * MIB, 3 * MIB, 16 * MIB, 2 * MIB].into_iter().cycle();
         for _ in 0..6 {
             let store = open(&files);
@@ -152,7 +153,7 @@ fn a_journal_grows_and_shrinks_and_keeps_what_it_holds_wherever_the_ring_stands(
 fn a_larger_journal_holds_more_and_one_too_small_for_what_is_held_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let files = made(&directory);
-    let (mut random, mut content) = (Random::new(7), vec![0; VOLUME_BYTES as usize]);
+    let (mut random, mut content) = (Random::new(7), vec![0; usize::try_from(VOLUME_BYTES).unwrap()]);
     let store = open(&files);
     follow(&store, &files);
     store.shut_down().unwrap();
