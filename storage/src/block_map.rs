@@ -63,6 +63,13 @@ const _: () = assert!(BLOCK_MAP_HEADER_BYTES <= SUMS_OFFSET);
 /// Blocks that are looked at in one go for the end of a run.
 const LONGEST_RUN: u64 = 1 << 12;
 
+/// Without a trail nothing is proved by it, which only ever refuses more.
+fn read_trail(device: &dyn Device, header: &BlockMapHeader) -> Result<Vec<ChainPoint>, StorageError> {
+    let mut bytes = vec![0; MAX_TRAIL_BYTES];
+    device.read_at(&mut bytes, trail_offset(header))?;
+    Ok(decode_trail(&bytes).unwrap_or_default())
+}
+
 /// One bit per block of a volume.
 #[derive(Debug)]
 pub struct BlockMap {
@@ -103,23 +110,22 @@ impl BlockMap {
         let mut block = [0_u8; BLOCK_BYTES];
         device.read_at(&mut block, 0)?;
         let found = BlockMapHeader::decode(&block[..BLOCK_MAP_HEADER_BYTES]).ok();
-        let known = found.filter(|found| {
-            // One of a larger volume does not fit the file.
-            let fits = found.block_bytes >= BLOCK_MAP_MIN_BYTES && found.bits <= wanted.bits;
-            found.volume == volume && fits
-        });
+        let found = found.filter(|found| found.volume == volume && found.block_bytes >= BLOCK_MAP_MIN_BYTES);
+        // One of a larger volume is left of a growth that a loss of power took back: of its bits nothing is used.
+        let known = found.filter(|found| found.bits <= wanted.bits);
         // One of another geometry was made by another version.
         let header = known.unwrap_or(wanted);
         let mut bits = vec![0xff_u8; usize::try_from(header.bits.div_ceil(8)).unwrap_or(usize::MAX)];
-        // Without a trail nothing is proved by it, which only ever refuses more.
-        let mut trail = Vec::new();
         if known.is_some() {
             device.read_at(&mut bits, BLOCK_BYTES_U64)?;
             mark_damaged(&mut bits, &block);
-            let mut bytes = vec![0; MAX_TRAIL_BYTES];
-            device.read_at(&mut bytes, trail_offset(&header))?;
-            trail = decode_trail(&bytes).unwrap_or_default();
         }
+        let trail = match (found, known) {
+            (Some(_), Some(known)) => read_trail(&*device, &known)?,
+            // Its file may be shorter than it.
+            (Some(found), None) => read_trail(&*device, &found).unwrap_or_default(),
+            (None, _) => Vec::new(),
+        };
         let mut map = Self {
             device,
             header,

@@ -69,7 +69,8 @@ pub fn open_map(
     settle_new_map(&new_map_path(files, &superblock.name, consumer), &path, &header)?;
     let file = FileDevice::new(create_file(&path)?, &path)?;
     refuse_foreign_map(&file)?;
-    let bytes = BlockMap::file_bytes(&header);
+    // A longer one is a larger volume's: a growth that a loss of power took back. Its trail is at its end, and still true.
+    let bytes = BlockMap::file_bytes(&header).max(file.size_bytes()?);
     let sized = file.file().set_len(bytes);
     sized
         .map_err(|error| StorageError::io(Operation::Allocate, &path.display().to_string(), bytes, error))?;

@@ -128,6 +128,28 @@ fn what_a_remote_may_have_received_is_known_with_the_new_map_as_with_the_old_one
     assert!(world.store.trail_point("far", acked + 1).is_some());
 }
 
+/// A process that is killed between the superblock of a growth and its sync, a start that gives the new map its place, and a
+/// loss of power before that start has written anything: the volume is as small as before, beside a map of a larger one.
+#[test]
+fn what_a_remote_may_have_received_is_known_after_a_growth_that_a_loss_of_power_took_back() {
+    let world = world();
+    world.write(21, 3).unwrap();
+    world.store.sync().unwrap();
+    while world.store.drain().unwrap() {}
+    world.store.checkpoint().unwrap();
+    let acked = world.store.consumer("far").unwrap().acked.record;
+    assert!(world.store.trail_point("far", acked + 1).is_some());
+    let (before, map) = (world.journal.inner().crash(&mut Random::new(1), 0), new_map());
+    world.store.grow(LARGER, &maps(&map)).unwrap();
+    let store = open(&FaultDisk::new(Arc::new(before)), &world.image, &map).unwrap();
+    assert_eq!(store.volume_bytes(), VOLUME_BYTES);
+    assert!(dirty(&store) >= BLOCK, "a block that the remote misses is forgotten");
+    assert!(
+        store.trail_point("far", acked + 1).is_some(),
+        "a remote that holds this record would be refused for ever"
+    );
+}
+
 #[test]
 fn a_map_that_cannot_be_written_leaves_everything_as_it_was() {
     let mut world = world();
