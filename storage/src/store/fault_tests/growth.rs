@@ -143,7 +143,10 @@ fn what_a_remote_may_have_received_is_known_after_a_growth_that_a_loss_of_power_
     world.store.grow(LARGER, &maps(&map)).unwrap();
     let store = open(&FaultDisk::new(Arc::new(before)), &world.image, &map).unwrap();
     assert_eq!(store.volume_bytes(), VOLUME_BYTES);
-    assert!(dirty(&store) >= BLOCK, "a block that the remote misses is forgotten");
+    assert!(
+        dirty(&store) >= BLOCK,
+        "a block that the remote misses is forgotten"
+    );
     assert!(
         store.trail_point("far", acked + 1).is_some(),
         "a remote that holds this record would be refused for ever"
