@@ -11,6 +11,7 @@ pub use receiver::{
     Answer, Door, Notice, PairedUnit, PlainDoor, Receiver, ReceiverConfig, ReplicaLink, SessionError, Visitor,
 };
 pub use replica::{
-    AsideError, AsideReplica, Bookmark, FailedReplica, Past, Replica, ReplicaSet, ReplicaSetConfig, SeedPlace,
+    AsideError, AsideReplica, Bookmark, FailedReplica, Past, Replica, ReplicaSet, ReplicaSetConfig,
+    SeedPlace, aside,
 };
 pub use sink::{Replicas, Sink, SinkError, SinkState};

@@ -10,7 +10,7 @@ mod set;
 mod tests;
 
 pub use past::{Bookmark, Past};
-pub use set::{AsideError, AsideReplica, FailedReplica, ReplicaSet, ReplicaSetConfig, SeedPlace};
+pub use set::{AsideError, AsideReplica, FailedReplica, ReplicaSet, ReplicaSetConfig, SeedPlace, aside};
 
 use crate::limits::SYNC_INTERVAL;
 use crate::sink::{Sink, SinkError, SinkState};

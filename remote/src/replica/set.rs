@@ -2,13 +2,15 @@
 //!
 //! Whose replica it is, is checked against its own superblock before anything is written.
 
-mod aside;
+pub mod aside;
 
 pub use aside::{AsideError, AsideReplica, SeedPlace};
 
 use super::{Past, Replica};
 use crate::sink::Replicas;
-use aside::notes::{self, Aside};
+use aside::notes::SEED;
+use aside::shelf::Directory;
+use aside::{Aside, Shelf, found, taken_up};
 use farside_protocol::journal::Role;
 use farside_protocol::journal::limits::{
     BLOCK_BYTES_U64, MAX_CHUNK_DATA_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS, RING_OFFSET,
@@ -79,6 +81,13 @@ fn files_in(directory: &Path, name: &str) -> StoreFiles {
     }
 }
 
+/// The slot of a directory whose replica is set aside.
+fn slot_of(directory: &Path) -> Option<Slot> {
+    let shelf = Directory::new(directory);
+    shelf.tidy_up();
+    Some(found(&shelf)?.map_or_else(Slot::Failed, Slot::Aside))
+}
+
 impl ReplicaSet {
     /// Finds the replicas in the directory; none is in service before [`open_all`](Self::open_all).
     ///
@@ -89,7 +98,7 @@ impl ReplicaSet {
         let mut slots = BTreeMap::new();
         for entry in std::fs::read_dir(&config.directory)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if let Some(slot) = notes::found(&config.directory.join(&name)) {
+            if let Some(slot) = slot_of(&config.directory.join(&name)) {
                 slots.insert(name, slot);
             } else if files_in(&config.directory, &name).journal.exists() {
                 slots.insert(name, Slot::Starting);
@@ -261,7 +270,7 @@ impl ReplicaSet {
             name,
             made: false,
         };
-        let seeded = notes::is_seeded(&self.config.directory.join(name));
+        let seeded = Directory::new(&self.config.directory.join(name)).has(SEED);
         let replica = self.make(hello, seeded).map_err(|error| {
             let text = format!("replica {name} cannot be made: {error}");
             tracing::error!(replica = name.as_str(), "{text}");
@@ -303,7 +312,7 @@ impl ReplicaSet {
         };
         create_files(&files, &parameters, mode, self.clock.wall_us())?;
         if seeded {
-            notes::taken_up(&files.maps)?;
+            taken_up(&Directory::new(&files.maps))?;
         }
         self.open_replica(&files)
     }
@@ -341,7 +350,7 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if !self.made {
             let mut slots = self.set.slots.lock();
-            match notes::found(&self.set.config.directory.join(self.name)) {
+            match slot_of(&self.set.config.directory.join(self.name)) {
                 Some(slot) => slots.insert(self.name.to_owned(), slot),
                 None => slots.remove(self.name),
             };

@@ -5,14 +5,17 @@
 //! it sends.
 
 pub(super) mod notes;
+pub(super) mod shelf;
+
+pub use notes::{Aside, Left, Owner, found, taken_up};
+pub use shelf::{Image, Shelf, Stamp};
 
 use super::{IMAGE, ReplicaSet, Slot, files_in};
 use crate::replica::Replica;
-use farside_protocol::journal::CopyState;
-use farside_storage::{
-    FileDevice, StorageError, load_superblock, remove_file_durably, replace_file, sync_directory,
-};
-use notes::{Aside, DETACHED, Left, Owner, SEED, clear, lay_down, stamp};
+use farside_protocol::journal::{ChainPoint, CopyState};
+use farside_storage::{FileDevice, StorageError, sync_directory};
+use notes::{DETACHED, SEED, clear, lay_down};
+use shelf::Directory;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -144,7 +147,9 @@ impl ReplicaSet {
             slots.insert(name.to_owned(), Slot::Starting);
             left
         };
-        let (slot, done) = match self.take_back(name, &mut left) {
+        let files = files_in(&self.config.directory, name);
+        let shelf = Directory::new(&files.maps);
+        let (slot, done) = match take_back(name, &shelf, &mut left, || self.open_replica(&files)) {
             Ok(Taken::Changed(owner)) => (Slot::Aside(Aside::Seeded(Some(owner))), Ok(true)),
             Ok(Taken::AsItWas(replica)) => {
                 self.settle_slot(name.to_owned(), Ok(replica));
@@ -154,48 +159,6 @@ impl ReplicaSet {
         };
         self.slots.lock().insert(name.to_owned(), slot);
         done
-    }
-
-    /// How it is left may change, should that fail.
-    fn take_back(&self, name: &str, left: &mut Left) -> Result<Taken, AsideError> {
-        let files = files_in(&self.config.directory, name);
-        let storage = |error| AsideError::Storage(name.to_owned(), error);
-        let is_same = left.image.is_some() && stamp(&files.image).ok().flatten() == left.image;
-        if is_same {
-            // Of an attempt that did not come further: the journal is of use.
-            remove_file_durably(&files.maps.join(SEED)).map_err(storage)?;
-            // Before the image is opened, which changes its times; from here on it is a replica like others.
-            remove_file_durably(&files.maps.join(DETACHED)).map_err(storage)?;
-            return self.open_replica(&files).map(Taken::AsItWas).map_err(|error| {
-                left.image = stamp(&files.image).ok().flatten();
-                // Should that fail, too, the next start opens it, or says why it cannot.
-                let _ = replace_file(&files.maps.join(DETACHED), left.text().as_bytes());
-                storage(error)
-            });
-        }
-        if !files.image.exists() {
-            let text = format!(
-                "its image {} is not there; mount or put back what held it, or move the replica's directory away: it then \
-                 gets a full copy",
-                files.image.display()
-            );
-            return Err(AsideError::Unfit(name.to_owned(), text));
-        }
-        let opened = File::open(&files.journal).map_err(|error| {
-            let text = format!("{}: {error}", files.journal.display());
-            AsideError::Unfit(name.to_owned(), text)
-        });
-        let journal = FileDevice::new(opened?, &files.journal).map_err(storage)?;
-        let superblock = load_superblock(&journal).map_err(storage)?;
-        let owner = Owner {
-            volume: superblock.volume,
-            unit: superblock.source,
-            bytes: superblock.volume_bytes,
-        };
-        lay_down(&files.maps, Some(owner)).map_err(storage)?;
-        remove_file_durably(&files.maps.join(DETACHED)).map_err(storage)?;
-        clear(&files.maps).map_err(storage)?;
-        Ok(Taken::Changed(owner))
     }
 
     /// Begins to lay down what a volume's replica may hold already, before its first greeting. Blocks.
@@ -239,9 +202,66 @@ impl ReplicaSet {
 }
 
 /// A replica that was taken back.
-enum Taken {
-    AsItWas(Arc<Replica>),
+#[derive(Debug)]
+pub enum Taken<R> {
+    /// Its image is what it was: it is in service again.
+    AsItWas(R),
+    /// Its image was changed, or may have been: it is a seed for its volume.
     Changed(Owner),
+}
+
+/// Takes a replica back, by its files; `open` takes it into service. How it is left may change, should that fail.
+///
+/// # Errors
+/// [`AsideError`]; it is detached as before.
+pub fn take_back<R>(
+    name: &str,
+    shelf: &impl Shelf,
+    left: &mut Left,
+    open: impl FnOnce() -> Result<R, StorageError>,
+) -> Result<Taken<R>, AsideError> {
+    let storage = |error| AsideError::Storage(name.to_owned(), error);
+    let is_same = left.image.is_some() && shelf.stamp().ok().flatten() == left.image;
+    if is_same {
+        // Of an attempt that did not come further: the journal is of use.
+        shelf.remove(SEED).map_err(storage)?;
+        // Before the image is opened, which changes its times; from here on it is a replica like others.
+        shelf.remove(DETACHED).map_err(storage)?;
+        return open().map(Taken::AsItWas).map_err(|error| {
+            left.image = shelf.stamp().ok().flatten();
+            // Should that fail, too, the next start opens it, or says why it cannot.
+            let _ = shelf.replace(DETACHED, left.text().as_bytes());
+            storage(error)
+        });
+    }
+    if shelf.image() != Image::There {
+        let text = format!(
+            "its image {} is not there; mount or put back what held it, or move the replica's directory away: it then \
+             gets a full copy",
+            shelf.name_of(IMAGE)
+        );
+        return Err(AsideError::Unfit(name.to_owned(), text));
+    }
+    let owner = shelf.owner().map_err(storage)?;
+    lay_down(shelf, Some(owner)).map_err(storage)?;
+    shelf.remove(DETACHED).map_err(storage)?;
+    clear(shelf).map_err(storage)?;
+    Ok(Taken::Changed(owner))
+}
+
+/// Notes how a replica is left that nobody uses any more, after this point of its volume.
+///
+/// # Errors
+/// The shelf's; it is a replica like others.
+pub fn leave(shelf: &impl Shelf, applied: &ChainPoint, bytes: u64) -> Result<Left, StorageError> {
+    let left = Left {
+        record: applied.record,
+        time_us: applied.sealed_at_us,
+        bytes,
+        image: shelf.stamp()?,
+    };
+    shelf.replace(DETACHED, left.text().as_bytes())?;
+    Ok(left)
 }
 
 /// Brings everything received into the image, ends every use of it, and notes how it is left.
@@ -270,16 +290,7 @@ fn close(name: &str, replica: Arc<Replica>) -> Result<Left, AsideError> {
         let text = "a copy of it has just begun; wait until that is complete";
         return Err(AsideError::Unfit(name.to_owned(), text.to_owned()));
     }
-    let image = stamp(&files.image)
-        .map_err(|error| AsideError::Unfit(name.to_owned(), format!("{}: {error}", files.image.display())))?;
-    let left = Left {
-        record: applied.record,
-        time_us: applied.sealed_at_us,
-        bytes,
-        image,
-    };
-    replace_file(&files.maps.join(DETACHED), left.text().as_bytes()).map_err(storage)?;
-    Ok(left)
+    leave(&Directory::new(&files.maps), &applied, bytes).map_err(storage)
 }
 
 /// Where a seed is put. Dropped before [`keep`](Self::keep), nothing of it stays.
@@ -319,7 +330,7 @@ impl SeedPlace {
             FileDevice::new(self.file().try_clone().map_err(failed)?, &self.path).map_err(storage)?;
         device.sync_with_attributes().map_err(storage)?;
         // The word first: an image without it would be taken for somebody's.
-        lay_down(&directory, None).map_err(storage)?;
+        lay_down(&Directory::new(&directory), None).map_err(storage)?;
         std::fs::rename(&self.path, directory.join(IMAGE)).map_err(failed)?;
         self.done = true;
         sync_directory(&directory).map_err(storage)
