@@ -10,8 +10,9 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Longest extent that is reported at once: a copy takes several steps, however small the volume.
-const EXTENT_BYTES: u64 = 4 << 10;
+/// Longest extents that are reported at once, each as often as the others: a copy takes several steps, however small the
+/// volume.
+const EXTENT_BYTES: [u64; 4] = [4 << 10, 4 << 10, 4 << 10, 64 << 10];
 
 /// Reads that memory cannot answer.
 const COLD_PERCENT: u64 = 30;
@@ -248,7 +249,8 @@ impl Device for SimDisk {
         let has_data = |at: u64| content.pages.get(index(at) / PAGE).is_some_and(Option::is_some);
         let data = has_data(offset);
         let mut at = (offset / PAGE as u64 + 1) * PAGE as u64;
-        while at < end && at - offset < EXTENT_BYTES && has_data(at) == data {
+        let most = EXTENT_BYTES[index(schedule::draw(EXTENT_BYTES.len() as u64))];
+        while at < end && at - offset < most && has_data(at) == data {
             at += PAGE as u64;
         }
         let length = at.min(end) - offset;

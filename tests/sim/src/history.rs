@@ -3,6 +3,9 @@
 //!
 //! It also knows which records are durable, by watching syncs, and which chunk every (epoch, sequence) ever stood for.
 
+mod damage;
+mod left_out;
+
 use farside_protocol::journal::{ChainPoint, Merged, Record, RecordKind, What};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -30,6 +33,8 @@ struct Asked {
     offset: u64,
     bytes: Arc<[u8]>,
     kind: RecordKind,
+    /// Last record when it was asked for.
+    since: u64,
     /// Bytes of it that were journaled.
     journaled: usize,
     /// The record of the last of them.
@@ -58,6 +63,8 @@ pub struct History {
     /// What was answered with an error and is in the journal, in part or whole.
     refused: Vec<Asked>,
     next_number: u64,
+    /// Writes that change nothing may be missing in the journal.
+    pub leaves_out: bool,
     /// Records that had been durable were damaged: the mirror may hold more than the journal knows.
     pub lost_its_end: bool,
     /// Since the volume was last opened its disks lost what was not durable.
@@ -86,6 +93,7 @@ impl History {
             asked: Vec::new(),
             refused: Vec::new(),
             next_number: 0,
+            leaves_out: false,
             lost_its_end: false,
             power_was_lost: false,
             acknowledged: 0,
@@ -162,6 +170,7 @@ impl History {
             offset,
             bytes,
             kind,
+            since: self.entries.len() as u64,
             journaled: 0,
             last: 0,
         });
@@ -187,6 +196,11 @@ impl History {
             if asked.journaled > 0 {
                 self.refused.push(asked);
             }
+            return last;
+        }
+        if self.leaves_out && asked.kind == RecordKind::Write {
+            let last = self.took_effect(&asked, covered);
+            self.acknowledged = self.acknowledged.max(last);
             return last;
         }
         let own = value(&asked);
@@ -405,6 +419,10 @@ impl History {
 
     /// Finds whose change this is, or the next part of.
     fn was_asked_for(&mut self, record: &Record, bytes: &[u8]) {
+        if self.leaves_out && record.kind == RecordKind::Write && self.is_part_of_what_is_asked(record, bytes)
+        {
+            return;
+        }
         // Only a write may be split; two changes that look alike are told apart by their length.
         let fits = |asked: &Asked, whole: bool| {
             let rest = &asked.bytes[asked.journaled..];
@@ -428,28 +446,6 @@ impl History {
         };
         asked.journaled += bytes.len();
         asked.last = number;
-    }
-
-    /// The same, but up to `bits` bits of each sector may differ from that state.
-    #[must_use]
-    pub fn explains_nearly(&self, offset: usize, found: &[u8], (from, to): (u64, u64), bits: u32) -> bool {
-        let mut state = self.range_after(from, offset..offset + found.len());
-        let differ = |state: &[u8]| {
-            let pairs = state.iter().zip(found).enumerate();
-            let mut sectors = BTreeMap::<usize, u32>::new();
-            for (at, (ours, theirs)) in pairs.filter(|(_, (ours, theirs))| ours != theirs) {
-                *sectors.entry((offset + at) / SECTOR).or_default() += (ours ^ theirs).count_ones();
-            }
-            let differ = sectors.into_iter().filter(|(_, differ)| *differ > bits);
-            differ.map(|(sector, _)| sector).collect::<BTreeSet<_>>()
-        };
-        let mut open = differ(&state);
-        for entry in self.between(from, to) {
-            if entry.apply(&mut state, offset) {
-                open = open.intersection(&differ(&state)).copied().collect();
-            }
-        }
-        open.is_empty()
     }
 
     /// Which states a range may show: one after at least `from` and at most `to`, the same for each sector.

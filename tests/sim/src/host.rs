@@ -138,7 +138,9 @@ impl Host {
             rest(Duration::from_micros(pause)).await;
             let begun = Instant::now();
             let waiting = checks::waiting::Waiting::new(&self.site);
-            let result = match ask(&mut self.random, self.site.volume_bytes()) {
+            let mut question = ask(&mut self.random, self.site.volume_bytes());
+            self.site.history.lock().repeat(&mut self.random, &mut question);
+            let result = match question {
                 Question::Read { offset, length } => self.read(offset, length).await,
                 Question::Flush => self.flush().await,
                 first @ Question::Change { .. } => self.change(first).await,
@@ -165,7 +167,11 @@ impl Host {
         let mut is_durable = false;
         let more = self.random.below(3);
         let rest: Vec<_> = (0..more)
-            .map(|_| change(&mut self.random, self.site.volume_bytes()))
+            .map(|_| {
+                let mut next = change(&mut self.random, self.site.volume_bytes());
+                self.site.history.lock().repeat(&mut self.random, &mut next);
+                next
+            })
             .collect();
         for question in std::iter::once(first).chain(rest) {
             if let Question::Change {

@@ -100,6 +100,8 @@ fn open(world: &Rc<World>, process: &Arc<Process>, site: &Rc<Site>, instance: Uu
     }
     let workers = Arc::new(SimWorkers::new(process));
     let volume = Volume::start(store, workers).expect("simulated threads start");
+    // The operator may have changed his mind meanwhile.
+    volume.set_skip_unchanged(site.history.lock().leaves_out && schedule::draw(8) > 0);
     *site.volume.borrow_mut() = Some(volume.clone());
     start_links(world, process, (site, &volume), instance);
     if world.hosts_speak_nbd {

@@ -147,11 +147,12 @@ impl Host {
                 cookie += 1;
                 // Some flush after each change, as a database does, until they do something else now and then.
                 pair ^= most == 1 && self.random.chance(2);
-                let question = match (pair, flush) {
+                let mut question = match (pair, flush) {
                     (false, _) => ask(&mut self.random, self.site.volume_bytes()),
                     (true, false) => change(&mut self.random, self.site.volume_bytes()),
                     (true, true) => Question::Flush,
                 };
+                self.site.history.lock().repeat(&mut self.random, &mut question);
                 flush = matches!(question, Question::Change { .. });
                 let bytes = self.request(cookie, &question);
                 self.world

@@ -115,6 +115,7 @@ impl Site {
         let capacity = volume_bytes + 4096 * random.below(24);
         let segment_bytes: u32 = *random.pick(&[16 << 10, 16 << 10, 32 << 10]);
         let journal_bytes = (64 << 10) + u64::from(segment_bytes) * *random.pick(&[4, 4, 4, 5, 6, 8, 12]);
+        let leaves_out = random.chance(25);
         drop(random);
         let site = Self {
             uuid: Uuid::from_u128(0xd15c_0000 + number),
@@ -145,6 +146,7 @@ impl Site {
             tail: Arc::default(),
             name,
         };
+        site.history.lock().leaves_out = leaves_out;
         let parameters = StoreParameters {
             role: Role::Volume,
             name: site.name.clone(),
