@@ -18,7 +18,7 @@ use tokio::time::Instant;
 impl World {
     /// Something goes wrong.
     pub(crate) async fn misfortune(self: &Rc<Self>) {
-        let kinds = if self.kind == Kind::Plain { 20 } else { 26 };
+        let kinds = if self.kind == Kind::Plain { 23 } else { 29 };
         match self.draw(kinds) {
             0..3 => self.kill_local(),
             3..6 => self.kill_remote(),
@@ -41,6 +41,9 @@ impl World {
             15 => self.restart_cleanly().await,
             16 => self.change_remotes().await,
             17 => self.arm(),
+            18..20 => self.hand_over(),
+            20 if self.chance(50) => self.hand_over(),
+            20 => self.replace_by_a_seed().await,
             _ => self.mishap_of_its_kind().await,
         }
     }
@@ -142,8 +145,11 @@ impl World {
         let remote = self.a_remote();
         let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
         for home in homes {
-            checks::recovery::remote_now(self, &remote, &home);
+            if remote.directory(&home.name).handed_over().is_none() {
+                checks::recovery::remote_now(self, &remote, &home);
+            }
         }
+        self.look_at_what_is_aside(&remote);
     }
 
     /// The local unit is dead from now on, say: what would it come up with?
@@ -208,11 +214,12 @@ impl World {
                 return;
             }
             remote.homes.lock().remove(&site.name);
-            site.left_ahead.borrow_mut().remove(&remote.name);
-            self.backups
-                .borrow_mut()
-                .remove(&format!("{}/{}", remote.name, site.name));
-            site.confirmed.borrow_mut().remove(&remote.name);
+            self.give_up(&site, &remote);
+            if self.chance(50) {
+                self.bring_a_seed(&site, &remote);
+            } else {
+                remote.directory(&site.name).lay_down(None);
+            }
             site.remotes.borrow_mut().push(remote.name.clone());
             self.plan_restart(&remote.name);
         }
@@ -307,6 +314,9 @@ impl World {
         remote::shut_down(self, &remote).await;
         if remote.process().is_some() {
             return;
+        }
+        if remote.directory(&home.name).handed_over().is_some() {
+            return self.plan_restart(&remote.name);
         }
         let mut backups = self.backups.borrow_mut();
         let copies = backups

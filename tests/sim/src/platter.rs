@@ -369,6 +369,19 @@ impl Platter {
         content.given_up.clear();
     }
 
+    /// Somebody else writes these bytes, as he writes to any disk: what watches it for the product does not see that.
+    pub fn scribble(&self, offset: u64, bytes: &[u8]) {
+        self.content.lock().write(index(offset), bytes);
+    }
+
+    /// What is beyond becomes a hole, durably.
+    pub fn cut(&self, bytes: u64) {
+        let mut content = self.content.lock();
+        content.zero(index(bytes), index(self.bytes - bytes), false);
+        let version = content.version;
+        content.settle(version, Lost::Nothing);
+    }
+
     /// Flips a bit in a range of the medium, if anything was ever written there. True if a bit was flipped.
     pub fn flip_bit(&self, random: &mut Random, range: std::ops::Range<u64>) -> bool {
         let mut content = self.content.lock();

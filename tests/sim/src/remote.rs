@@ -1,11 +1,13 @@
 //! A remote unit: its replicas with their disks, and the receiver that feeds them.
 
+use crate::aside::{self, Slot};
 use crate::checks::full_copies::Copies;
 use crate::checks::senders::{Sender, Senders};
-use crate::checks::tail::DurableTail;
 use crate::checks::{self, views};
+use crate::directory::Directory;
 use crate::disk::SimDisk;
 use crate::history::History;
+pub use crate::home::{Home, Homes};
 use crate::local::Site;
 use crate::platter::{Platter, index, is_any_faulty};
 use crate::process::{Death, Process};
@@ -18,75 +20,18 @@ use crate::world::World;
 use farside_protocol::journal::Role;
 use farside_protocol::journal::limits::{MIN_SEGMENTS, RING_OFFSET};
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
+use farside_remote::aside::{found, taken_up};
 use farside_remote::{Past, Receiver, ReceiverConfig, Replica, Replicas};
 use farside_storage::{
-    Clock, StorageError, Store, StoreDevices, StoreFiles, StoreParameters, done_elsewhere, load_superblock,
+    Clock, StorageError, Store, StoreFiles, StoreParameters, done_elsewhere, load_superblock,
 };
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use uuid::Uuid;
-
-/// A replica's disks.
-#[derive(Debug)]
-pub struct Home {
-    /// Name of the volume.
-    pub name: String,
-    /// Its journal's disk.
-    pub journal: Arc<Platter>,
-    /// Its image's disk.
-    pub image: Arc<Platter>,
-    /// The disk of what its image held before. Its faults are no excuse for the replica.
-    pub past: Arc<Platter>,
-    /// That disk met a fault or damage.
-    pub past_is_ill: AtomicBool,
-    /// Damage: what is lost of the end of the ring cannot be told from what never was durable.
-    pub past_is_damaged: AtomicBool,
-    /// What really happened to the volume.
-    pub history: Arc<Mutex<History>>,
-    /// Its files were damaged or exchanged.
-    pub hurt: AtomicBool,
-    /// It was exchanged for an old copy: the volume believes that it holds more.
-    pub went_back: AtomicBool,
-    /// It holds what its volume, having gone back in time, does not know any more.
-    pub is_off_branch: Arc<AtomicBool>,
-    /// A disk of it met a fault.
-    pub faulty: AtomicBool,
-    /// The highest record it was seen to be complete with, after a recovery.
-    pub reached: AtomicU64,
-    /// What its superblocks say durably of its tail.
-    pub tail: Arc<DurableTail>,
-}
-
-impl Home {
-    /// Its devices, as `open` gives them.
-    #[must_use]
-    pub fn devices(&self, open: impl Fn(&Arc<Platter>) -> Arc<SimDisk>) -> StoreDevices {
-        StoreDevices {
-            journal: open(&self.journal),
-            image: open(&self.image),
-            maps: Vec::new(),
-        }
-    }
-
-    /// Nothing is wrong with its disks any more.
-    pub fn heal(&self) {
-        let disks = self.platters();
-        disks
-            .iter()
-            .chain([&self.past])
-            .for_each(|platter| platter.heal());
-    }
-
-    /// The disks that the replica depends on.
-    #[must_use]
-    pub fn platters(&self) -> [Arc<Platter>; 2] {
-        [self.journal.clone(), self.image.clone()]
-    }
-}
 
 /// A remote unit, whichever process serves it.
 #[derive(Debug)]
@@ -98,7 +43,8 @@ pub struct Remote {
     /// Its clock.
     pub clock: Arc<SimClock>,
     /// Its replicas' disks, by volume.
-    pub homes: Arc<Mutex<BTreeMap<String, Arc<Home>>>>,
+    pub homes: Homes,
+    directories: RefCell<BTreeMap<String, Arc<Directory>>>,
     life: RefCell<Option<Life>>,
     lives: Cell<u64>,
 }
@@ -117,11 +63,13 @@ pub struct SimReplicas {
     process: Arc<Process>,
     clock: Arc<SimClock>,
     number: u64,
-    homes: Arc<Mutex<BTreeMap<String, Arc<Home>>>>,
+    homes: Homes,
+    pub(crate) directories: BTreeMap<String, Arc<Directory>>,
     histories: BTreeMap<String, Arc<Mutex<History>>>,
     copies: BTreeMap<String, Arc<Mutex<Copies>>>,
     journal_bytes: u64,
-    open: Mutex<BTreeMap<String, Result<Arc<Replica>, String>>>,
+    pub(crate) open: Mutex<BTreeMap<String, Result<Arc<Replica>, String>>>,
+    pub(crate) aside: Mutex<BTreeMap<String, Slot>>,
     senders: Senders,
 }
 
@@ -129,8 +77,10 @@ impl Replicas for SimReplicas {
     type Sink = Sender;
 
     async fn open_or_create(&self, hello: &Hello) -> Result<Arc<Sender>, Refusal> {
+        let aside = self.aside.lock().get(&hello.volume_name).copied();
+        aside.map_or(Ok(()), |slot| slot.admits(hello))?;
         let known = self.open.lock().get(&hello.volume_name).cloned();
-        let replica = known.unwrap_or_else(|| self.make(hello).map_err(|error| error.to_string()));
+        let replica = known.unwrap_or_else(|| self.make_alone(hello).map_err(|error| error.to_string()));
         let replica = replica.map_err(|problem| Refusal::new(RefuseCode::Degraded, 0, &problem))?;
         self.grow(&replica, hello.volume_bytes).await?;
         Ok(self.senders.admit(&hello.volume_name, replica))
@@ -161,31 +111,54 @@ impl SimReplicas {
         }
     }
 
-    fn make(&self, hello: &Hello) -> Result<Arc<Replica>, StorageError> {
+    /// Makes a replica; nobody else does meanwhile.
+    fn make_alone(&self, hello: &Hello) -> Result<Arc<Replica>, StorageError> {
+        let name = &hello.volume_name;
+        let before = self.aside.lock().insert(name.clone(), Slot::Busy);
+        let made = self.make(hello, before.is_some());
+        match &made {
+            Ok(_) => _ = self.aside.lock().remove(name),
+            Err(_) => self.find_aside(name),
+        }
+        made
+    }
+
+    /// What of a directory is set aside.
+    pub(crate) fn find_aside(&self, name: &str) {
+        let found = found(&self.directories[name].held_by(&self.process));
+        match found {
+            Some(Ok(aside)) => _ = self.aside.lock().insert(name.to_owned(), Slot::Aside(aside)),
+            Some(Err(problem)) => _ = self.open.lock().insert(name.to_owned(), Err(problem)),
+            None => _ = self.aside.lock().remove(name),
+        }
+    }
+
+    fn make(&self, hello: &Hello, seeded: bool) -> Result<Arc<Replica>, StorageError> {
         let history = &self.histories[&hello.volume_name];
         let smallest = u64::from(hello.segment_bytes) * u64::from(MIN_SEGMENTS) * 2 + RING_OFFSET;
         let journal_bytes = self.journal_bytes.max(smallest);
         let at = |what: &str| format!("far{}/{}/{what}", self.number, hello.volume_name);
         let whole_pages = schedule::draw(100) < 30;
-        let home = Arc::new(Home {
-            name: hello.volume_name.clone(),
-            journal: Platter::new(&at("journal"), journal_bytes, whole_pages),
-            image: Platter::new(&at("replica"), history.lock().capacity(), whole_pages),
-            past: Platter::new(
-                &at("history"),
-                [256 << 10, 1 << 20][index(schedule::draw(2))],
-                whole_pages,
-            ),
-            past_is_ill: AtomicBool::new(false),
-            past_is_damaged: AtomicBool::new(false),
-            history: history.clone(),
-            hurt: AtomicBool::new(false),
-            went_back: AtomicBool::new(false),
-            is_off_branch: Arc::default(),
-            faulty: AtomicBool::new(false),
-            reached: AtomicU64::new(0),
-            tail: Arc::default(),
-        });
+        let past_bytes = [256 << 10, 1 << 20][index(schedule::draw(2))];
+        let directory = &self.directories[&hello.volume_name];
+        let image = match directory.image().filter(|_| seeded) {
+            Some(image) => {
+                image.cut(hello.volume_bytes);
+                image
+            }
+            None => Platter::new(&at("replica"), history.lock().capacity(), whole_pages),
+        };
+        if !seeded {
+            directory.lay_down(Some(image.clone()));
+        }
+        let home = Home::new(
+            (&hello.volume_name, history),
+            Platter::new(&at("journal"), journal_bytes, whole_pages),
+            image,
+            Platter::new(&at("history"), past_bytes, whole_pages),
+        );
+        home.faulty
+            .store(is_any_faulty(&home.platters()), Ordering::Relaxed);
         let parameters = StoreParameters {
             role: Role::Replica,
             name: hello.volume_name.clone(),
@@ -206,12 +179,16 @@ impl SimReplicas {
         home.image
             .watch(ImageTap::new(history, Some(&home.is_off_branch)));
         self.homes.lock().insert(home.name.clone(), home.clone());
+        if seeded {
+            taken_up(&directory.held_by(&self.process))?;
+        }
         let replica = self.start(&home)?;
         self.open.lock().insert(home.name.clone(), Ok(replica.clone()));
         Ok(replica)
     }
 
-    fn start(&self, home: &Home) -> Result<Arc<Replica>, StorageError> {
+    pub(crate) fn start(&self, home: &Home) -> Result<Arc<Replica>, StorageError> {
+        self.directories[&home.name].opens();
         if let Ok(superblock) = load_superblock(&*SimDisk::quietly(&home.journal)) {
             let mut copies = self.copies[&home.name].lock();
             copies.replica_starts(self.process.name(), &superblock);
@@ -242,6 +219,7 @@ impl Remote {
             number,
             clock: Arc::new(SimClock::new()),
             homes: Arc::default(),
+            directories: RefCell::default(),
             life: RefCell::default(),
             lives: Cell::new(0),
         }
@@ -278,6 +256,32 @@ impl Remote {
         life.as_ref()?.replicas.open.lock().get(volume).cloned()?.err()
     }
 
+    /// What of its replicas is set aside, and its process, once it takes connections.
+    #[must_use]
+    pub fn replicas(&self) -> Option<(Arc<Process>, Arc<SimReplicas>)> {
+        let (process, _) = self.running()?;
+        let life = self.life.borrow();
+        life.as_ref().map(|life| (process, life.replicas.clone()))
+    }
+
+    /// The directory of a replica.
+    #[must_use]
+    pub fn directory(&self, volume: &str) -> Arc<Directory> {
+        let mut directories = self.directories.borrow_mut();
+        let directory = directories.entry(volume.to_owned());
+        directory
+            .or_insert_with(|| Directory::new(volume, &self.homes))
+            .clone()
+    }
+
+    /// Nothing is wrong with its disks any more.
+    pub fn heal(&self) {
+        self.homes.lock().values().for_each(|home| home.heal());
+        let directories = self.directories.borrow();
+        let images = directories.values().filter_map(|directory| directory.image());
+        images.for_each(|image| image.heal());
+    }
+
     /// A replica's disks.
     #[must_use]
     pub fn home(&self, volume: &str) -> Option<Arc<Home>> {
@@ -304,10 +308,16 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
         clock: remote.clock.clone(),
         number: remote.number * 1000 + remote.lives.get(),
         homes: remote.homes.clone(),
+        directories: world
+            .sites()
+            .iter()
+            .map(|site| (site.name.clone(), remote.directory(&site.name)))
+            .collect(),
         histories,
         copies,
         journal_bytes: (64 << 10) + world.random.borrow_mut().between(64 << 10, 384 << 10),
         open: Mutex::default(),
+        aside: Mutex::default(),
         senders: Senders::default(),
     });
     let config = ReceiverConfig {
@@ -325,32 +335,52 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
     world.stats.trace(&remote.name, || "starts".to_owned());
     let (world, remote) = (world.clone(), remote.clone());
     spawn(&process.clone(), Needs::Everything, async move {
-        let homes: Vec<_> = remote.homes.lock().values().cloned().collect();
-        for home in homes {
-            home.faulty
-                .store(is_any_faulty(&home.platters()), Ordering::Relaxed);
-            let expected = checks::recovery::remote_before_start(&world, &remote, &home);
-            let opened = replicas.start(&home);
+        for site in world.sites() {
+            open(&world, &remote, &site, (&process, &replicas));
             if process.is_dead() {
                 return;
             }
-            if let Err(error) = &opened {
-                let excused = home.hurt.load(Ordering::Relaxed) || home.faulty.load(Ordering::Relaxed);
-                assert!(
-                    excused,
-                    "replica {} on {} was not opened: {error}",
-                    home.name, remote.name
-                );
-            }
-            if let (Ok(replica), Some(expected)) = (&opened, expected) {
-                checks::recovery::remote_started(&remote, &home, replica.store(), &expected);
-            }
-            let opened = opened.map_err(|error| error.to_string());
-            replicas.open.lock().insert(home.name.clone(), opened);
         }
         ready.set(true);
         views::go_on(&world, &remote, &process).await;
     });
+}
+
+/// Recovers the replica of one volume, unless it is set aside.
+fn open(
+    world: &Rc<World>,
+    remote: &Rc<Remote>,
+    site: &Rc<Site>,
+    (process, replicas): (&Arc<Process>, &Arc<SimReplicas>),
+) {
+    aside::find(world, remote, site, (process, replicas));
+    let is_aside = replicas.aside.lock().contains_key(&site.name);
+    let Some(home) = remote
+        .home(&site.name)
+        .filter(|_| !is_aside && !process.is_dead())
+    else {
+        return;
+    };
+    home.faulty
+        .store(is_any_faulty(&home.platters()), Ordering::Relaxed);
+    let expected = checks::recovery::remote_before_start(world, remote, &home);
+    let opened = replicas.start(&home);
+    if process.is_dead() {
+        return;
+    }
+    if let Err(error) = &opened {
+        let excused = home.hurt.load(Ordering::Relaxed) || home.faulty.load(Ordering::Relaxed);
+        assert!(
+            excused,
+            "replica {} on {} was not opened: {error}",
+            home.name, remote.name
+        );
+    }
+    if let (Ok(replica), Some(expected)) = (&opened, expected) {
+        checks::recovery::remote_started(remote, &home, replica.store(), &expected);
+    }
+    let opened = opened.map_err(|error| error.to_string());
+    replicas.open.lock().insert(home.name.clone(), opened);
 }
 
 /// Buries a remote unit that died.
@@ -368,6 +398,9 @@ pub fn bury(world: &Rc<World>, remote: &Rc<Remote>, process: &Arc<Process>) {
                 platter.lose_power(&mut world.random.borrow_mut());
             }
             checks::recovery::lost_power(world, &remote.name, home);
+        }
+        for directory in remote.directories.borrow().values() {
+            directory.lose_power(&mut world.random.borrow_mut());
         }
     }
     world.net.gone(process, how == Some(Death::PowerLost));

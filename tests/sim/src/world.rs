@@ -180,6 +180,11 @@ impl World {
             site.remotes.borrow_mut().extend(names);
             world.sites.borrow_mut().push(site);
         }
+        for remote in &world.remotes {
+            for site in world.sites().iter().filter(|_| world.chance(20)) {
+                world.bring_a_seed(site, remote);
+            }
+        }
         world.stats.trace("world", || {
             format!(
                 "seed {seed}: {:?}, {} remotes, {volumes} volumes",
@@ -317,8 +322,9 @@ impl World {
         }
     }
 
-    /// Units that died are buried, and those whose time has come start again.
+    /// Units that died are buried, those whose time has come start again, and what is set aside comes back.
     fn bury_and_revive(self: &Rc<Self>) {
+        self.go_on_with_what_is_aside();
         let process = self.local.borrow().process.clone();
         match process {
             Some(process) if process.is_dead() => {
@@ -417,9 +423,7 @@ impl World {
             site.platters().iter().for_each(|platter| platter.heal());
         }
         for remote in &self.remotes {
-            for home in remote.homes.lock().values() {
-                home.heal();
-            }
+            remote.heal();
             if let Some(process) = remote.process() {
                 process.spare();
             }

@@ -100,9 +100,11 @@ fn is_beyond_proof(world: &World, site: &Site, remote: &str) -> bool {
     site.history.lock().has_branches() && held < volume.store().points().tail.record && confirmed <= held
 }
 
-/// A unit that lost its power is taken for a second copy of itself until its old connection is given up.
+/// A unit that lost its power is taken for a second copy of itself until its old connection is given up; a replica that was
+/// handed over, or is kept for a larger volume, waits for its operator, who comes.
 fn is_for_a_while(reason: &CloseReason) -> bool {
-    matches!(reason, CloseReason::Refused(refusal) if refusal.code == RefuseCode::SecondSender)
+    use RefuseCode::{ForeignVolume, NotAccepted, SecondSender};
+    matches!(reason, CloseReason::Refused(refusal) if matches!(refusal.code, SecondSender | NotAccepted | ForeignVolume))
 }
 
 /// Takes down what each remote is believed to hold.

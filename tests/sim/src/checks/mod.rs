@@ -12,6 +12,7 @@ pub mod waiting;
 pub mod tail;
 pub mod copies;
 pub mod senders;
+pub mod handed_over;
 pub mod bounds;
 pub mod catching_up;
 pub mod full_copies;
