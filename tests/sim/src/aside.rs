@@ -128,18 +128,18 @@ impl World {
         let Some((process, replicas)) = remote.replicas() else {
             return;
         };
-        self.endanger_steps(&process);
-        let (world, needs) = (self.clone(), Needs::Everything);
-        spawn(&process.clone(), needs, async move {
+        self.endanger_steps(&process, 10);
+        let world = self.clone();
+        spawn(&process.clone(), Needs::Everything, async move {
             detach(&world, &remote, &site, (&process, &replicas)).await;
         });
     }
 
-    /// A few calls to disks, and dangerous ones.
-    fn endanger_steps(&self, process: &Process) {
+    /// A few writes, and dangerous ones.
+    fn endanger_steps(&self, process: &Process, writes: u64) {
         if !self.is_calm() && self.chance(40) {
             let how = self.pick(&[Death::Killed, Death::PowerLost]);
-            process.dies_in_write(1 + self.draw(6), how);
+            process.dies_in_write(1 + self.draw(writes), how);
         }
     }
 
@@ -152,7 +152,7 @@ impl World {
             for site in self.sites() {
                 match replicas.slot(&site.name) {
                     Some(Slot::Aside(Aside::Detached(_))) if self.is_calm() || self.chance(10) => {
-                        self.endanger_steps(&process);
+                        self.endanger_steps(&process, 4);
                         attach(self, &remote, &site, (&process, &replicas));
                     }
                     Some(Slot::Aside(Aside::Detached(_))) if self.chance(10) => {

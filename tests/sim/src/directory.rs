@@ -6,6 +6,7 @@ use crate::platter::{Platter, index};
 use crate::process::Process;
 use crate::remote::Homes;
 use crate::schedule;
+use crate::stats::happened;
 use farside_remote::aside::{Image, Owner, Shelf, Stamp};
 use farside_storage::{Operation, StorageError, load_superblock};
 use farside_tests::random::Random;
@@ -139,6 +140,9 @@ impl Directory {
     pub fn lose_power(&self, random: &mut Random) {
         let mut files = self.files.lock();
         files.boot += 1;
+        if files.shown != files.durable {
+            happened("small files that a loss of power may take back");
+        }
         let all: Vec<_> = files.shown.keys().chain(files.durable.keys()).cloned().collect();
         for name in all {
             let survivor = if random.chance(50) {
@@ -185,13 +189,18 @@ impl Held {
         }
     }
 
-    /// Changes a file, durably unless the process dies in it.
-    fn change(&self, file: &str, content: Option<&[u8]>) -> Result<(), StorageError> {
+    /// A call begins: others may go first, and the process may die in it, which a number tells.
+    fn enter(&self, file: &str) -> Result<Option<u64>, StorageError> {
         schedule::at_device();
         if self.process.is_dead() {
             return Err(self.failed(file));
         }
-        let ends = self.process.call(true);
+        Ok(self.process.call(true))
+    }
+
+    /// Changes a file, durably unless the process dies in it.
+    fn change(&self, file: &str, content: Option<&[u8]>) -> Result<(), StorageError> {
+        let ends = self.enter(file)?;
         let mut files = self.directory.files.lock();
         let (is_done, is_durable) = ends.map_or((true, true), |number| {
             [(false, false), (true, false), (true, true)][index(number % 3)]
@@ -244,6 +253,15 @@ impl Shelf for Held {
             return Ok(());
         }
         self.change(file, None)
+    }
+
+    fn settle(&self) -> Result<(), StorageError> {
+        if self.enter("")?.is_some() {
+            return Err(self.failed(""));
+        }
+        let mut files = self.directory.files.lock();
+        files.durable = files.shown.clone();
+        Ok(())
     }
 
     fn image(&self) -> Image {

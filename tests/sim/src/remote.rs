@@ -354,7 +354,8 @@ fn open(
     (process, replicas): (&Arc<Process>, &Arc<SimReplicas>),
 ) {
     aside::find(world, remote, site, (process, replicas));
-    let is_aside = replicas.aside.lock().contains_key(&site.name);
+    let is_aside =
+        replicas.aside.lock().contains_key(&site.name) || replicas.open.lock().contains_key(&site.name);
     let Some(home) = remote
         .home(&site.name)
         .filter(|_| !is_aside && !process.is_dead())

@@ -57,6 +57,11 @@ impl Owner {
 
 /// What is set aside there, or why nobody can say; a change of that which was interrupted is finished. `None`: nothing is.
 pub fn found(shelf: &impl Shelf) -> Option<Result<Aside, String>> {
+    // A word that comes back with a loss of power, or goes with it, would no longer be true of the image.
+    let is_ours = [DETACHED, SEED, "journal"].iter().any(|file| shelf.has(file));
+    if is_ours && let Err(error) = shelf.settle() {
+        return Some(Err(error.to_string()));
+    }
     if shelf.has(DETACHED) {
         return Some(read(shelf, DETACHED, Left::parse).map(Aside::Detached));
     }

@@ -5,6 +5,7 @@ use super::notes::Owner;
 use crate::replica::set::IMAGE;
 use farside_storage::{
     FileDevice, Operation, StorageError, load_superblock, read_small_file, remove_file_durably, replace_file,
+    sync_directory,
 };
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -58,6 +59,11 @@ pub trait Shelf {
     /// # Errors
     /// [`StorageError`].
     fn remove(&self, file: &str) -> Result<(), StorageError>;
+    /// Makes durable which files are there: a process that was killed may have left that to be lost with power.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    fn settle(&self) -> Result<(), StorageError>;
     /// Whether the image is there.
     fn image(&self) -> Image;
     /// What the file system says of the image now; `None` for a block device, or if nobody knows when the machine was
@@ -107,6 +113,10 @@ impl Shelf for Directory {
 
     fn remove(&self, file: &str) -> Result<(), StorageError> {
         remove_file_durably(&self.0.join(file))
+    }
+
+    fn settle(&self) -> Result<(), StorageError> {
+        sync_directory(&self.0)
     }
 
     fn image(&self) -> Image {
