@@ -3,7 +3,7 @@
 //! The steps between the product's own are those of `ReplicaSet`: who claims a replica, who waits for whom.
 
 use crate::checks::{self, handed_over};
-use crate::platter::{PAGE, Platter};
+use crate::platter::{PAGE, Platter, is_any_faulty};
 use crate::process::{Death, Process};
 use crate::remote::{Home, Remote, SimReplicas};
 use crate::schedule::{Needs, spawn};
@@ -309,6 +309,9 @@ fn attach(
         .trace(&remote.name, || format!("takes {} back", site.name));
     let directory = remote.directory(&site.name);
     handed_over::is_a_plain_disk(world, remote, site, &left);
+    if is_any_faulty(&home.platters()) {
+        home.faulty.store(true, Ordering::Relaxed);
+    }
     let (was, mut expected) = (directory.handed_over(), None);
     let taken = take_back(&site.name, &directory.held_by(process), &mut left, || {
         handed_over::is_taken_as_it_was(site, was);

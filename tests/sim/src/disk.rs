@@ -189,6 +189,17 @@ impl Device for SimDisk {
         let fault = content.fault(&[Fault::Write, Fault::NoSpace]);
         if let Some(part) = part_done(life, fault, (at, bytes.len())) {
             content.write(at, &bytes[..part]);
+            let mut found = vec![0; bytes.len()];
+            content.read(at, &mut found);
+            drop(content);
+            let begins = found
+                .iter()
+                .zip(&bytes)
+                .take(PAGE)
+                .all(|(found, byte)| found == byte);
+            if let Some(tap) = self.platter.tap().filter(|_| begins && !self.quiet) {
+                tap.left(offset, &found);
+            }
             return Err(self.io(Operation::Write, offset, code(fault)));
         }
         content.write(at, &bytes);

@@ -23,6 +23,9 @@ const VERSIONS: usize = 4;
 pub trait Tap: Debug + Send + Sync {
     /// These bytes stand at `offset` now, in the cache.
     fn wrote(&self, offset: u64, bytes: &[u8]);
+    /// A write failed or was cut short after its first page, and this stands there now: what was written of it, and what was
+    /// there before.
+    fn left(&self, _offset: u64, _found: &[u8]) {}
     /// This range reads as zeroes now.
     fn zeroed(&self, offset: u64, length: u64);
     /// A sync succeeded.

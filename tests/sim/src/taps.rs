@@ -9,7 +9,7 @@ use crate::platter::{Platter, Tap};
 use crate::remote::Home;
 use crate::stats::{Stats, happened};
 use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
-use farside_protocol::journal::{Merged, What};
+use farside_protocol::journal::{Merged, Place, What};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,6 +83,17 @@ impl Tap for JournalTap {
                 self.journaled(offset, &what, data);
             }
             (offset, bytes) = (offset + length, rest);
+        }
+    }
+
+    /// Hosts that say what is there already repeat what a chunk of an earlier lap, or one that was lost, left in this place:
+    /// then the first half of a chunk is all of it.
+    fn left(&self, offset: u64, found: &[u8]) {
+        if let Some((what, data)) = chunk_in(offset, found)
+            && what.data_is_intact(data)
+            && Place::decode(found).is_ok()
+        {
+            self.journaled(offset, &what, data);
         }
     }
 
