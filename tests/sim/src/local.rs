@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 /// Most bytes sent and not confirmed.
-pub const WINDOW_BYTES: u64 = 64 << 10;
+pub const WINDOW_BYTES: u64 = 128 << 10;
 
 /// What becomes of a process after its death.
 #[derive(Debug, Default)]
@@ -145,6 +145,12 @@ fn start_link(
     };
     let status = Arc::new(StatusCell::default());
     site.links.borrow_mut().insert(remote.to_owned(), status.clone());
+    let merge = schedule::draw(2) == 0;
+    if merge {
+        site.merging.borrow_mut().insert(remote.to_owned());
+    } else {
+        site.merging.borrow_mut().remove(remote);
+    }
     let setup = SessionSetup {
         source,
         remote_name: remote.to_owned(),
@@ -153,7 +159,7 @@ fn start_link(
         bytes_per_second: (schedule::draw(4) == 0).then(|| 20_000 + schedule::draw(400_000)),
         compression: [Compression::None, Compression::Lz4, Compression::Zstd]
             [usize::try_from(schedule::draw(3)).unwrap_or(0)],
-        merge: schedule::draw(2) == 0,
+        merge,
         windows: None,
         status,
         verification: checks::verify::begin((world, process, site), remote, volume.clone()),

@@ -25,6 +25,7 @@ use farside_remote::{Past, Receiver, ReceiverConfig, Replica, Replicas};
 use farside_storage::{
     Clock, StorageError, Store, StoreFiles, StoreParameters, done_elsewhere, load_superblock,
 };
+use farside_tests::random::Random;
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -315,7 +316,7 @@ pub fn start(world: &Rc<World>, remote: &Rc<Remote>) {
             .collect(),
         histories,
         copies,
-        journal_bytes: (64 << 10) + world.random.borrow_mut().between(64 << 10, 384 << 10),
+        journal_bytes: (64 << 10) + ring_bytes(&mut world.random.borrow_mut()),
         open: Mutex::default(),
         aside: Mutex::default(),
         senders: Senders::default(),
@@ -454,4 +455,12 @@ pub async fn shut_down(world: &Rc<World>, remote: &Rc<Remote>) {
     world.net.gone(&life.process, false);
     life.process.leave();
     remote.life.take();
+}
+
+/// A ring that is soon full, or one with room for merged batches of many chunks.
+fn ring_bytes(random: &mut Random) -> u64 {
+    match random.below(3) {
+        0 => random.between(1 << 20, 3 << 20),
+        _ => random.between(64 << 10, 384 << 10),
+    }
 }

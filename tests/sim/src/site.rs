@@ -15,7 +15,7 @@ use farside_storage::{BlockMap, Clock, Device, Store, StoreDevices, StoreParamet
 use farside_tests::random::Random;
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -74,6 +74,8 @@ pub struct Site {
     pub broken: RefCell<Option<String>>,
     /// Where its links stand.
     pub links: RefCell<BTreeMap<String, Arc<StatusCell>>>,
+    /// Those whose backlogs are merged.
+    pub merging: RefCell<BTreeSet<String>>,
     /// What its links said last.
     pub refusals: RefCell<BTreeMap<String, String>>,
     /// Since when hosts wait for an answer.
@@ -114,7 +116,7 @@ impl Site {
         let volume_bytes = 4096 * random.between(8, 32);
         let capacity = volume_bytes + 4096 * random.below(24);
         let segment_bytes: u32 = *random.pick(&[16 << 10, 16 << 10, 32 << 10]);
-        let journal_bytes = (64 << 10) + u64::from(segment_bytes) * *random.pick(&[4, 4, 4, 5, 6, 8, 12]);
+        let journal_bytes = (64 << 10) + u64::from(segment_bytes) * *random.pick(&[4, 4, 4, 5, 6, 8, 12, 48]);
         let leaves_out = random.chance(25);
         drop(random);
         let site = Self {
@@ -141,6 +143,7 @@ impl Site {
             volume: RefCell::default(),
             broken: RefCell::default(),
             links: RefCell::default(),
+            merging: RefCell::default(),
             refusals: RefCell::default(),
             waiting: RefCell::default(),
             tail: Arc::default(),

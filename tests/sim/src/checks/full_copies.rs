@@ -100,7 +100,8 @@ impl Copies {
         self.head = self.head.max(superblock.head.address);
         // A write waits for room when its chunk and the rest of a segment that it skips do not fit any more. Whoever is
         // nearly as far behind as the slowest remote goes with it.
-        let spared = 2 * u64::from(superblock.segment_bytes);
+        let nearly = self.ring_bytes * (100 - HIGH_WATER_PERCENT) / 100;
+        let spared = nearly.max(2 * u64::from(superblock.segment_bytes));
         let much = (self.ring_bytes * HIGH_WATER_PERCENT / 100).saturating_sub(spared);
         let recorded = recorded(superblock);
         for (name, (state, _)) in &recorded {
