@@ -4,7 +4,7 @@ use farside_protocol::control::{
     BufferStatus, Command, CompressionStatus, ControlError, CopyProgress, CounterPair, CreateVolume,
     ErrorCode, Forecast, HistorySummary, ImageStatus, JournalStatus, Lag, MomentStatus, Positions,
     RemoteAddress, RemoteState, RemoteStatus, RemoveVolume, ReplicaState, ReplicaStatus, Reply, ResizeVolume,
-    SCHEMA, SetFlow, SourceStatus, Status, UnitStatus, VolumeState, VolumeStatus,
+    RoundsStatus, SCHEMA, SetFlow, SourceStatus, Status, UnitStatus, VolumeState, VolumeStatus,
 };
 
 fn journal(path: &str) -> JournalStatus {
@@ -23,6 +23,14 @@ fn remote() -> RemoteStatus {
         paired_with: Some("far".into()),
         state: RemoteState::NeedsCopy,
         detail: Some("connection refused".into()),
+        rounds: Some(RoundsStatus {
+            every_seconds: 604_800,
+            all_since: Some("2026-01-01T03:04:05Z".into()),
+            began: Some("2026-01-02T03:04:05Z".into()),
+            compared_bytes: 4096,
+            total_bytes: 8192,
+            differing_bytes: 1,
+        }),
         merged_bytes: 77,
         compression: Some(CompressionStatus {
             algorithm: "zstd".into(),

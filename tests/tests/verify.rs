@@ -1,6 +1,7 @@
 //! Both sides are compared while they are in use, and what differs is named and repaired.
 
 use anyhow::{Context, Result, ensure};
+use farside_tests::clock::{Seen, wait_until};
 use farside_tests::status::{flag, number, text};
 use farside_tests::tools::Done;
 use farside_tests::units::{Sizes, TwoUnits, VOLUME};
@@ -239,6 +240,68 @@ fn a_comparison_waits_for_the_link_is_stopped_and_refused_where_there_is_nothing
             "{}",
             held.output()
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn all_of_it_is_compared_in_the_background_again_and_again_also_by_the_next_start() {
+    promise(|world| {
+        let two = TwoUnits::prepare(world, SIZES)?;
+        let file = world.file("local.toml");
+        let text = std::fs::read_to_string(&file)?;
+        std::fs::write(&file, format!("{text}verify_every = \"10s\"\n"))?;
+        two.remote.start()?;
+        two.local.start()?;
+        two.local.wait_remote_state("streaming", limits::CATCH_UP)?;
+        fill(&two, &mut Random::new(world.seed()))?;
+        let rounds = || -> Result<Value> { Ok(two.local.status()?.remote(VOLUME)?["rounds"].clone()) };
+        let wait = |what: &str, is: &dyn Fn(&Value) -> bool| -> Result<Value> {
+            let mut found = Value::Null;
+            wait_until(what, limits::CATCH_UP, || {
+                found = rounds()?;
+                Ok(Seen::when(is(&found), || found.to_string()))
+            })?;
+            Ok(found)
+        };
+        // At an even pace.
+        let found = wait("a round to begin", &|found| {
+            found["compared_bytes"].as_u64() > Some(0)
+        })?;
+        ensure!(
+            found["all_since"].is_null() && found["every_seconds"] == 10,
+            "{found}"
+        );
+        ensure!(found["compared_bytes"].as_u64() < Some(64 << 20), "{found}");
+        let first = wait("a round to end", &|found| !found["all_since"].is_null())?;
+        ensure!(first["differing_bytes"] == 0, "{first}");
+        // One that somebody asks for comes first, and the round goes on after it.
+        let (found, done) = verify(&two, &[])?;
+        ensure!(done.code == 0 && flag(&found, &["identical"])?, "{found}");
+
+        two.local.kill9()?;
+        two.local.start()?;
+        two.local.wait_remote_state("streaming", limits::CATCH_UP)?;
+        let again = rounds()?;
+        ensure!(again["all_since"] == first["all_since"], "{again} after {first}");
+        rot(&two, &[5000, 40 << 20])?;
+        wait("what differs to be found", &|found| {
+            found["differing_bytes"] == 8192
+        })?;
+        let log = two.local.process()?.log_text();
+        ensure!(
+            log.contains("compared in the background: the sides differ"),
+            "{log}"
+        );
+        let table = two.local.command(&["status"])?.success()?.stdout;
+        ensure!(table.contains("DIFFER, see 'farside verify'"), "{table}");
+        let (found, _) = verify(&two, &["--repair"])?;
+        ensure!(found["remotes"][0]["repaired_bytes"] == 8192, "{found}");
+        wait("a round without a difference", &|found| {
+            found["differing_bytes"] == 0 && found["compared_bytes"] == 64 << 20
+        })?;
+        let kept = two.mirror().with_file_name("compared-disk0@remote.json");
+        ensure!(kept.exists(), "{}", kept.display());
         Ok(())
     });
 }

@@ -167,6 +167,9 @@ fn remote_block(out: &mut String, remote: &RemoteStatus) {
     if let Some(unit) = &remote.paired_with {
         pair(out, "Link", &format!("encrypted, unit {unit}"));
     }
+    if let Some(rounds) = &remote.rounds {
+        pair(out, "Compared", &rounds.text());
+    }
     if remote.merged_bytes > 0 {
         pair(
             out,

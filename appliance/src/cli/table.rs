@@ -152,6 +152,9 @@ fn draw_remote(out: &mut String, remote: &RemoteStatus, style: Style) {
         "  consistent",
         consistency(remote.consistent, remote.consistent_up_to.as_deref()),
     );
+    if let Some(rounds) = &remote.rounds {
+        row(out, "  compared", &rounds.text());
+    }
     if remote.merged_bytes > 0 {
         let saved = human_bytes(remote.merged_bytes);
         row(out, "  merged", &format!("{saved} did not have to be sent"));

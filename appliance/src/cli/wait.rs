@@ -200,6 +200,7 @@ mod tests {
             paired_with: None,
             state: RemoteState::Copying,
             detail: None,
+            rounds: None,
             merged_bytes: 0,
             compression: None,
             sent: received,

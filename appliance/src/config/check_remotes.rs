@@ -7,6 +7,7 @@ use super::{LinkConfig, RemoteConfig, limits};
 use crate::link::SendWindows;
 use farside_protocol::link::Compression;
 use std::collections::HashSet;
+use std::time::Duration;
 use toml::Spanned;
 
 impl RawRemote {
@@ -63,6 +64,7 @@ impl Checker<'_> {
             compression: self.compression(remote.compression.as_ref()),
             send_windows: self.send_windows(remote.send_windows.as_ref()),
             merge: remote.merge,
+            verify_every: self.verify_every(remote.verify_every.as_ref()),
         };
         raw.remote.iter().map(copy).collect()
     }
@@ -91,6 +93,24 @@ impl Checker<'_> {
             }
         }
         SendWindows::new(settings.iter().map(|setting| setting.get_ref().as_str())).ok()
+    }
+
+    fn verify_every(&mut self, setting: Option<&Spanned<String>>) -> Option<Duration> {
+        let setting = setting?;
+        let days_are_equal = jiff::SpanRelativeTo::days_are_24_hours();
+        let every = setting.get_ref().parse::<jiff::Span>().ok();
+        let every = every.and_then(|span| span.to_duration(days_are_equal).ok());
+        let every = every.and_then(|every| Duration::try_from(every).ok());
+        let fits = every.filter(|every| limits::VERIFY_EVERY.contains(every));
+        if fits.is_none() {
+            let message = format!(
+                "'{}' is no time in which a volume could be compared",
+                setting.get_ref().escape_debug()
+            );
+            let remedy = "write a time such as \"7d\", \"36h\" or \"30m\", of 10 seconds at least";
+            self.refuse(&setting.span(), message, remedy);
+        }
+        fits
     }
 
     fn rate(&mut self, setting: Option<&Spanned<RawSize>>) -> Option<u64> {

@@ -1,5 +1,8 @@
 //! Bounds of what a configuration may say, and its defaults.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 /// Largest configuration file read.
 pub const FILE_BYTES: u64 = 1024 * 1024;
 
@@ -46,6 +49,10 @@ pub const SOCKET_PATH_BYTES: usize = 107;
 
 /// Smallest rate of a link, in bytes per second.
 pub const RATE_BYTES_MIN: u64 = 1 << 10;
+
+/// Shortest time in which a volume is compared with a remote in the background, and longest.
+pub const VERIFY_EVERY: RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(10 * 366 * 86_400);
 
 /// Addresses of one remote besides the first.
 pub const OTHER_ADDRESSES_MAX: usize = 7;

@@ -32,6 +32,7 @@ use crate::tls::TlsFiles;
 use farside_protocol::link::Compression;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A valid configuration. Paths are absolute; sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,6 +186,8 @@ pub struct RemoteConfig {
     pub send_windows: Option<SendWindows>,
     /// Backlogs are merged before they are sent.
     pub merge: bool,
+    /// In how much time all of it is compared in the background; never if absent.
+    pub verify_every: Option<Duration>,
 }
 
 /// `[limits]`.

@@ -136,6 +136,7 @@ pub(super) struct RawRemote {
     pub(super) send_windows: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) merge: bool,
+    pub(super) verify_every: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

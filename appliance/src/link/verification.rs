@@ -1,5 +1,5 @@
-//! What of a volume is to be compared with a remote, and what came of it: one run at a time, over any number of
-//! connections.
+//! What of a volume is to be compared with a remote, and what came of it, over any number of connections: a run that somebody asked
+//! for, and rounds in the background, which wait for it and go no faster than they are allowed.
 //!
 //! A range that is written while it is read is tried again in smaller pieces, in the end in such small ones that writes
 //! can wait meanwhile. A range that differs may be written once more by the owner of the volume, and is then compared
@@ -77,12 +77,22 @@ struct Run {
     /// With its owner, to be written once more.
     repairing: Option<Range<u64>>,
     piece_bytes: u32,
+    /// How much of it may be compared by now.
+    allowed_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Runs {
+    /// What somebody asked for.
+    asked: Run,
+    /// In the background.
+    round: Run,
 }
 
 /// The comparison of one volume with one remote.
 #[derive(Debug, Default)]
 pub struct Verification {
-    run: Mutex<Run>,
+    runs: Mutex<Runs>,
     changed: watch::Sender<u64>,
 }
 
@@ -92,41 +102,53 @@ impl Verification {
     /// # Errors
     /// The progress of the one under way.
     pub fn start(&self, volume_bytes: u64, repairs: bool, now_us: u64) -> Result<(), Box<VerifyProgress>> {
-        let mut run = self.run.lock();
-        if run.progress.state == VerifyState::Running {
+        let run = &mut self.runs.lock().asked;
+        if run.is_running() {
             return Err(Box::new(run.progress.clone()));
         }
-        *run = Run {
-            progress: VerifyProgress {
-                state: VerifyState::Running,
-                began_us: now_us,
-                total_bytes: volume_bytes,
-                ..VerifyProgress::default()
-            },
-            repairs,
-            todo: VecDeque::from([Task {
-                range: 0..volume_bytes,
-                again: false,
-            }]),
-            piece_bytes: VERIFY_PIECE_BYTES,
-            ..Run::default()
-        };
-        drop(run);
+        *run = Run::over(0..volume_bytes, now_us);
+        (run.repairs, run.allowed_bytes) = (repairs, u64::MAX);
         self.wake();
         Ok(())
     }
 
+    /// Begins a round over what is left of the volume from `from` on, of which nothing may be compared yet.
+    pub fn start_round(&self, from: u64, volume_bytes: u64, now_us: u64) {
+        self.runs.lock().round = Run::over(from.min(volume_bytes)..volume_bytes, now_us);
+    }
+
+    /// So many bytes of the round may be compared by now, those before its beginning included.
+    pub fn allow(&self, bytes: u64) {
+        self.runs.lock().round.allowed_bytes = bytes;
+        self.wake();
+    }
+
+    /// How far the round is; what lay before its beginning counts as compared.
+    #[must_use]
+    pub fn round(&self) -> VerifyProgress {
+        self.runs.lock().round.progress.clone()
+    }
+
+    /// Ends the round if nothing of it is left; true if it ended now.
+    pub fn finish_round(&self, now_us: u64) -> bool {
+        self.runs.lock().round.finish(now_us)
+    }
+
+    /// There are no rounds any more.
+    pub fn end_rounds(&self) {
+        self.runs.lock().round = Run::default();
+    }
+
     /// Ends a run under way; false if there is none.
     pub fn stop(&self, now_us: u64) -> bool {
-        let mut run = self.run.lock();
-        if run.progress.state != VerifyState::Running {
+        let run = &mut self.runs.lock().asked;
+        if !run.is_running() {
             return false;
         }
         run.progress.ended_us = Some(now_us);
         run.progress.state = VerifyState::Stopped;
         run.todo.clear();
         run.to_repair.clear();
-        drop(run);
         self.wake();
         true
     }
@@ -134,7 +156,7 @@ impl Verification {
     /// How far it is.
     #[must_use]
     pub fn progress(&self) -> VerifyProgress {
-        self.run.lock().progress.clone()
+        self.runs.lock().asked.progress.clone()
     }
 
     /// Fires whenever something came of a range.
@@ -157,59 +179,49 @@ impl Verification {
     }
 
     fn take(&self) -> Option<ComparedPiece> {
-        let mut run = self.run.lock();
-        // What waits to be written once more is bounded, too.
-        if run.out.is_some() || run.to_repair.len() >= VERIFY_RANGES {
+        let Runs { asked, round } = &mut *self.runs.lock();
+        if asked.out.is_some() || round.out.is_some() {
             return None;
         }
-        let mut task = run.todo.pop_front()?;
-        let length = (task.range.end - task.range.start).min(u64::from(run.piece_bytes));
-        let end = task.range.start + length;
-        if end < task.range.end {
-            let rest = Task {
-                range: end..task.range.end,
-                again: task.again,
-            };
-            run.todo.push_front(rest);
+        // The one in the background waits for the other.
+        if asked.is_running() {
+            asked.take()
+        } else {
+            round.take()
         }
-        task.range.end = end;
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        let piece = ComparedPiece {
-            offset: task.range.start,
-            length,
-            still: length <= VERIFY_STILL_BYTES,
-        };
-        run.out = Some(task);
-        Some(piece)
     }
 
     /// The connection that had a range is gone: the next one gets it again.
     pub(super) fn interrupted(&self) {
-        let mut run = self.run.lock();
-        if let Some(task) = run.out.take().filter(|_| run.is_running()) {
-            run.todo.push_front(task);
+        let Runs { asked, round } = &mut *self.runs.lock();
+        for run in [asked, round] {
+            if let Some(task) = run.out.take().filter(|_| run.is_running()) {
+                run.todo.push_front(task);
+            }
         }
     }
 
     /// Takes note of what came of the range that [`next`](Self::next) gave.
     pub(super) fn judged(&self, verdict: Verdict) {
-        let mut run = self.run.lock();
-        let Some(task) = run.out.take().filter(|_| run.is_running()) else {
-            return;
-        };
-        match verdict {
-            Verdict::Changed => run.changed_meanwhile(task),
-            Verdict::Compared {
-                record, differing, ..
-            } => run.compared(&task, record, differing),
+        {
+            let Runs { asked, round } = &mut *self.runs.lock();
+            let run = if asked.out.is_some() { asked } else { round };
+            let Some(task) = run.out.take().filter(|_| run.is_running()) else {
+                return;
+            };
+            match verdict {
+                Verdict::Changed => run.changed_meanwhile(task),
+                Verdict::Compared {
+                    record, differing, ..
+                } => run.compared(&task, record, differing),
+            }
         }
-        drop(run);
         self.wake();
     }
 
     /// A range that has to be written once more; [`repaired`](Self::repaired) has to follow.
     pub fn take_repair(&self) -> Option<Range<u64>> {
-        let mut run = self.run.lock();
+        let run = &mut self.runs.lock().asked;
         if !run.is_running() || run.repairing.is_some() {
             return None;
         }
@@ -220,27 +232,18 @@ impl Verification {
 
     /// The range was written once more: it is compared again. Or it could not be.
     pub fn repaired(&self, done: bool) {
-        let mut run = self.run.lock();
-        if let Some(range) = run.repairing.take().filter(|_| done && run.is_running()) {
-            run.todo.push_front(Task { range, again: true });
+        {
+            let run = &mut self.runs.lock().asked;
+            if let Some(range) = run.repairing.take().filter(|_| done && run.is_running()) {
+                run.todo.push_front(Task { range, again: true });
+            }
         }
-        drop(run);
         self.wake();
     }
 
     /// Ends the run if nothing of it is left; true if it ended now.
     pub fn finish(&self, now_us: u64) -> bool {
-        let mut run = self.run.lock();
-        let over = run.is_running()
-            && run.todo.is_empty()
-            && run.out.is_none()
-            && run.to_repair.is_empty()
-            && run.repairing.is_none();
-        if over {
-            run.progress.state = VerifyState::Done;
-            run.progress.ended_us = Some(now_us);
-        }
-        over
+        self.runs.lock().asked.finish(now_us)
     }
 
     fn wake(&self) {
@@ -249,8 +252,64 @@ impl Verification {
 }
 
 impl Run {
+    /// A run over this part of a volume, which ends where that ends.
+    fn over(range: Range<u64>, now_us: u64) -> Self {
+        Self {
+            progress: VerifyProgress {
+                state: VerifyState::Running,
+                began_us: now_us,
+                total_bytes: range.end,
+                compared_bytes: range.start,
+                ..VerifyProgress::default()
+            },
+            todo: VecDeque::from_iter((!range.is_empty()).then_some(Task { range, again: false })),
+            piece_bytes: VERIFY_PIECE_BYTES,
+            ..Self::default()
+        }
+    }
+
     fn is_running(&self) -> bool {
         self.progress.state == VerifyState::Running
+    }
+
+    fn take(&mut self) -> Option<ComparedPiece> {
+        // What waits to be written once more is bounded, too.
+        if self.to_repair.len() >= VERIFY_RANGES || self.progress.compared_bytes >= self.allowed_bytes {
+            return None;
+        }
+        let mut task = self.todo.pop_front()?;
+        let length = (task.range.end - task.range.start).min(u64::from(self.piece_bytes));
+        let end = task.range.start + length;
+        if end < task.range.end {
+            let rest = Task {
+                range: end..task.range.end,
+                again: task.again,
+            };
+            self.todo.push_front(rest);
+        }
+        task.range.end = end;
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        let piece = ComparedPiece {
+            offset: task.range.start,
+            length,
+            still: length <= VERIFY_STILL_BYTES,
+        };
+        self.out = Some(task);
+        Some(piece)
+    }
+
+    /// True if nothing is left, and the run is over by that.
+    fn finish(&mut self, now_us: u64) -> bool {
+        let over = self.is_running()
+            && self.todo.is_empty()
+            && self.out.is_none()
+            && self.to_repair.is_empty()
+            && self.repairing.is_none();
+        if over {
+            self.progress.state = VerifyState::Done;
+            self.progress.ended_us = Some(now_us);
+        }
+        over
     }
 
     /// Smaller pieces are read in less time.
@@ -362,5 +421,38 @@ mod tests {
         assert_eq!(compared(&verification, vec![]), 65536..69632, "the same now");
         assert!(verification.finish(3));
         assert!(verification.progress().is_identical());
+    }
+
+    #[test]
+    fn rounds_go_as_far_as_they_are_allowed_and_wait_for_what_somebody_asks_for() {
+        let verification = Verification::default();
+        assert!(verification.take().is_none());
+        verification.start_round(1 << 20, 4 << 20, 1);
+        assert!(verification.take().is_none(), "nothing is allowed yet");
+        verification.allow((1 << 20) + 1);
+        assert_eq!(compared(&verification, vec![]), 1 << 20..2 << 20);
+        assert!(verification.take().is_none());
+        verification.allow(u64::MAX);
+        let piece = verification.take().unwrap();
+        verification.start(2 << 20, false, 5).unwrap();
+        assert!(verification.take().is_none(), "one range at a time");
+        verification.judged(Verdict::Changed);
+        assert_eq!(compared(&verification, vec![]), 0..1 << 20, "what was asked for");
+        let first: Vec<_> = std::iter::once(0..4096).collect();
+        assert_eq!(compared(&verification, first), 1 << 20..2 << 20);
+        assert!(!verification.finish_round(6) && verification.finish(6));
+        let again = verification.take().unwrap();
+        assert_eq!(again.offset, piece.offset, "the round goes on where it was");
+        verification.interrupted();
+        while let Some(piece) = verification.take() {
+            let differing = std::iter::once(piece.offset..piece.offset + 4096).collect();
+            verification.judged(Verdict::Compared { record: 8, differing });
+        }
+        assert!(verification.finish_round(7) && !verification.finish_round(8));
+        let round = verification.round();
+        assert_eq!((round.compared_bytes, round.total_bytes), (4 << 20, 4 << 20));
+        assert!(round.differing_bytes > 0 && verification.progress().differing_bytes == 4096);
+        verification.end_rounds();
+        assert_eq!(verification.round(), VerifyProgress::default());
     }
 }

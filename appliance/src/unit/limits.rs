@@ -44,6 +44,13 @@ pub(super) const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// Written at once of what a remote has differently.
 pub(super) const REPAIR_BYTES: u64 = 1 << 20;
 
+/// How often it is looked how far comparing in the background may go.
+pub(super) const ROUND_TICK: Duration = Duration::from_secs(1);
+/// How fast it goes, in percent of what would do, so that there is time left for when nothing can be compared.
+pub(super) const ROUND_SPARE_PERCENT: u128 = 125;
+/// How often it is kept how far it is.
+pub(super) const ROUND_NOTE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// How often positions are noted for a forecast.
 pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 

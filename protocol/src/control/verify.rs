@@ -1,6 +1,7 @@
 //! Comparing a volume with its remotes.
 
 use super::history::ChangedRange;
+use super::text::human_bytes;
 use serde::{Deserialize, Serialize};
 
 /// Asks for a comparison.
@@ -73,6 +74,42 @@ pub struct RemoteVerify {
     pub differing: Vec<ChangedRange>,
     /// Bytes of them that are the same since they were written once more.
     pub repaired_bytes: u64,
+}
+
+/// How far comparing in the background is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundsStatus {
+    /// In how many seconds all of the volume is to be compared.
+    pub every_seconds: u64,
+    /// Every part of it was compared since then (RFC 3339); absent until that is so.
+    pub all_since: Option<String>,
+    /// When the present round began, or the last one.
+    pub began: Option<String>,
+    /// Bytes of it that were compared.
+    pub compared_bytes: u64,
+    /// Bytes it is about.
+    pub total_bytes: u64,
+    /// Bytes that differed in it.
+    pub differing_bytes: u64,
+}
+
+impl RoundsStatus {
+    /// In a line for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let since = match &self.all_since {
+            Some(since) => format!("all of it since {since}"),
+            None => "not all of it yet".to_owned(),
+        };
+        let percent = (self.compared_bytes.saturating_mul(100))
+            .checked_div(self.total_bytes)
+            .unwrap_or(100);
+        let found = match self.differing_bytes {
+            0 => String::new(),
+            some => format!("; {} DIFFER, see 'farside verify'", human_bytes(some)),
+        };
+        format!("{since}; this round {percent} %{found}")
+    }
 }
 
 /// The comparisons of a volume with its remotes.

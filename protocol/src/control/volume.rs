@@ -1,6 +1,7 @@
 //! The status of one volume: its files, its positions, its remotes.
 
 use super::Forecast;
+use super::verify::RoundsStatus;
 use serde::{Deserialize, Serialize};
 
 /// What a volume is doing.
@@ -243,6 +244,9 @@ pub struct RemoteStatus {
     pub state: RemoteState,
     /// The last error, or why it was refused.
     pub detail: Option<String>,
+    /// What is compared in the background; absent if nothing is.
+    #[serde(default)]
+    pub rounds: Option<RoundsStatus>,
     /// Bytes that did not have to be sent since the unit was started, because they were overwritten in the same backlog.
     #[serde(default)]
     pub merged_bytes: u64,

@@ -17,6 +17,7 @@ mod known;
 mod moments;
 mod past;
 mod receiving;
+mod rounds;
 mod sending;
 mod status;
 mod trend;

@@ -1,5 +1,6 @@
 //! A volume's links to its remotes.
 
+use super::rounds::Rounds;
 use super::trend::Trends;
 use crate::config::RemoteConfig;
 use crate::link::{LinkState, LinkStatus, Sender, Verification};
@@ -32,6 +33,8 @@ pub(super) struct Link {
     pub(super) ending: Option<JoinHandle<()>>,
     /// Watches over a comparison with it.
     pub(super) verifying: Option<JoinHandle<()>>,
+    /// Compares in the background, and how far that is.
+    pub(super) rounds: Option<(Arc<Rounds>, JoinHandle<()>)>,
     pub(super) trends: Arc<Trends>,
     /// Watches the rates.
     pub(super) sampling: JoinHandle<()>,
@@ -42,6 +45,7 @@ impl Drop for Link {
         for task in [&self.ending, &self.verifying].into_iter().flatten() {
             task.abort();
         }
+        self.end_rounds();
         self.sampling.abort();
     }
 }
@@ -59,9 +63,18 @@ impl Link {
             verification: Arc::default(),
             ending: None,
             verifying: None,
+            rounds: None,
             trends,
             sampling: tokio::spawn(watching),
         }
+    }
+
+    /// Compares in the background no more.
+    pub(super) fn end_rounds(&mut self) {
+        if let Some((_, task)) = self.rounds.take() {
+            task.abort();
+        }
+        self.verification.end_rounds();
     }
 
     /// Takes the sender out; what it knew of the remote's history is kept.

@@ -214,6 +214,10 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
         } else {
             "certain: it has no complete copy and is not connected".to_owned()
         },
+        rounds: link
+            .rounds
+            .as_ref()
+            .map(|(rounds, _)| rounds.status(store.volume_bytes())),
         merged_bytes: link.source.merged_bytes(),
         compression: status.compressed.map(|done| CompressionStatus {
             algorithm: done.algorithm.name().to_owned(),

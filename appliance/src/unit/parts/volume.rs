@@ -4,6 +4,7 @@ use super::Parts;
 use super::error::PartError;
 use super::exports::UnitExports;
 use super::files::{Opening, discard, files_of, open_or_create, report_start};
+use super::rounds::{Rounds, file_of};
 use super::sending::{Link, Links, Served};
 use super::status::volume_status;
 use crate::config::{RemoteConfig, VolumeConfig};
@@ -14,7 +15,9 @@ use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;
 use farside_protocol::journal::ConsumerState;
-use farside_storage::{Store, StoreFiles, SystemWorkers, open_map, prepare_growth, remove_map};
+use farside_storage::{
+    Store, StoreFiles, SystemWorkers, open_map, prepare_growth, remove_file_durably, remove_map,
+};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -147,6 +150,7 @@ impl Volume {
         })
         .await;
         let made = made.map_err(|error| PartError::failed(error.to_string()));
+        let rounds = self.rounds_with(remote).await;
         let source = match made.and_then(|made| Ok(made?)) {
             Ok(source) => Arc::new(source),
             Err(error) => {
@@ -182,10 +186,29 @@ impl Volume {
             ..SenderConfig::new(&remote.name, &remote.address, self.sending.instance)
         };
         link.sender = sends.then(|| Sender::spawn(source, config));
+        link.end_rounds();
+        link.rounds = rounds.map(|rounds| {
+            let disk = self.served.volume.clone();
+            let going = rounds
+                .clone()
+                .go(disk, link.verification.clone(), remote.name.clone());
+            (rounds, tokio::spawn(going))
+        });
         if !remote.queue && !is_loose {
             link.ending = Some(tokio::spawn(links.clone().end_queue(remote.name.clone())));
         }
         Ok(())
+    }
+
+    /// What is compared in the background, if that is told.
+    async fn rounds_with(&self, remote: &RemoteConfig) -> Option<Arc<Rounds>> {
+        let (file, every) = (
+            file_of(&self.files, &self.name, &remote.name),
+            remote.verify_every?,
+        );
+        tokio::task::spawn_blocking(move || Rounds::open(file, every))
+            .await
+            .ok()
     }
 
     /// Stops sending to a remote, which stays listed; how far it was is kept for [`add_remote`](Self::add_remote), say
@@ -194,6 +217,7 @@ impl Volume {
         let sender = {
             let mut links = self.served.links.links.lock();
             let Some(link) = links.get_mut(name) else { return };
+            link.end_rounds();
             if let Some(ending) = link.ending.take() {
                 ending.abort();
             }
@@ -310,8 +334,10 @@ impl Volume {
     async fn forget(&self, remote: &str) {
         let (store, name) = (self.served.volume.store().clone(), remote.to_owned());
         let files = self.files.clone();
+        let rounds = file_of(&self.files, &self.name, remote);
         let forgotten = tokio::task::spawn_blocking(move || {
             store.remove_consumer(&name)?;
+            remove_file_durably(&rounds)?;
             remove_map(&files, store.name(), &name)
         })
         .await;
