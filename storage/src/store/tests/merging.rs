@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::{MergePlan, MergedBatch};
+use farside_protocol::journal::{ChunkHeader, Merged, Record, encode_merged, encode_what};
 
 /// A chain that a replica follows, and all of which is still in its journal.
 fn backlog(random: &mut Random) -> World {
@@ -178,4 +179,58 @@ fn a_merged_backlog_is_a_state_of_the_volume_through_cuts_and_power_losses() {
         chunks_of_batches > batches + 100,
         "{chunks_of_batches} chunks of {batches}"
     );
+}
+
+/// A chunk of one record that follows `head`.
+fn made(head: &ChainPoint, length: usize, merged: Option<Merged>) -> (Vec<u8>, Vec<u8>) {
+    let data = vec![head.sequence.to_be_bytes()[7] + 1; length];
+    let header = ChunkHeader {
+        volume: Uuid::from_u128(7),
+        epoch: 1,
+        sequence: head.sequence + 1,
+        first_record: head.record + 1,
+        sealed_at_us: 1,
+        previous_checksum: head.checksum,
+        blocks_before: head.blocks,
+        bytes_before: head.bytes,
+    };
+    let record = Record {
+        offset: 0,
+        length: u32::try_from(length).unwrap(),
+        checksum: crc32c::crc32c(&data),
+        age_us: 0,
+        kind: RecordKind::Write,
+    };
+    let mut block = vec![0; 4096];
+    let (length, _) = match merged {
+        None => encode_what(&mut block, &header, &[record]),
+        Some(merged) => encode_merged(&mut block, &header, &[record], merged),
+    };
+    block.truncate(length);
+    (block, data)
+}
+
+#[test]
+fn a_batch_that_is_given_up_does_not_stand_in_the_way_of_a_chunk_that_goes_to_the_next_segment() {
+    let far = complete_replica();
+    let head = || far.store.points().journaled;
+    // What is left of the segment takes the first chunk of a batch, and not the chunk that comes instead of it.
+    receive(&far, &made(&head(), 100, None));
+    receive(&far, &made(&head(), 4096, Some(Merged::More)));
+    let before = head();
+    receive(&far, &made(&before, 8192, None));
+    assert_eq!(head().record, before.record + 1);
+    assert_eq!(head().address / (16 << 10), before.address / (16 << 10) + 1);
+    far.store.sync().unwrap();
+    while far.store.drain().unwrap() {}
+    assert_eq!(far.store.points().applied, head());
+    let byte = before.sequence.to_be_bytes()[7] + 1;
+    assert_eq!(far.image.bytes()[..8192], vec![byte; 8192]);
+    // And so it is found after a power loss.
+    let far_head = head();
+    let mut random = Random::new(1);
+    let journal = Arc::new(far.journal.crash(&mut random, 0));
+    let image = Arc::new(far.image.crash(&mut random, 0));
+    let again = open(&journal, &image, &far.map).unwrap();
+    assert_eq!(again.points().journaled.record, far_head.record);
 }
