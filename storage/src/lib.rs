@@ -48,7 +48,7 @@ pub use journal::{
 pub use keeper::{ImageSteps, Keeper, StoreEvent, StoreObserver, SyncSteps};
 pub use map_files::{open_map, remove_map, remove_maps};
 pub use overlay::{Overlay, Piece, Source};
-pub use resize::resize_journal;
+pub use resize::{Resized, resize_journal};
 pub use small_file::{read_small_file, remove_file_durably, replace_file, sync_directory};
 pub use store::{
     Allocation, AppendError, Appended, Change, Consumer, ConsumerView, CopyProgress, Counters, MergePlan,

@@ -50,8 +50,6 @@ pub const BLOCK_MAP_BITS: u64 = 1 << 24;
 pub const ZERO_STEP_BYTES: u64 = 16 << 20;
 /// Bytes of journal that a remote has to be behind for its backlog to be looked at for merging; in small rings an eighth of them.
 pub const MERGE_LEAST_BYTES: u64 = 1 << 20;
-/// Chunks of the journal that one merged batch stands for, at most.
-pub const MERGE_CHUNKS: usize = 1 << 16;
 /// Ranges of one merged batch, at most: some 10 MB of memory while it is on its way.
 pub const MERGE_PIECES: usize = 1 << 17;
 /// Finest granularity of a dirty-block map.

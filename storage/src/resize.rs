@@ -17,30 +17,55 @@ use farside_protocol::journal::{ChainPoint, Role, Superblock};
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
-/// Gives the journal of a volume that is not in use another size, rounded down to whole segments. True: it has it now; false: it had it already,
-/// or is not that volume's, which is for whoever opens it to say.
-/// Blocks for as long as it takes to copy what it holds, and to reserve the rest.
+/// What became of a wish for another size.
+#[derive(Debug)]
+pub enum Resized {
+    /// The journal has it now.
+    Done,
+    /// It had it already; or it is not that volume's, which is for whoever opens it to say.
+    AsItWas,
+    /// It is as it was, and cannot have that size now; the error names the file and the remedy.
+    Refused(StorageError),
+}
+
+/// Gives the journal of a volume that is not in use another size, rounded down to whole segments. Blocks for as long as it takes to
+/// copy what it holds, and to reserve the rest.
 ///
 /// # Errors
-/// [`StorageError`] that names the file and the remedy: the journal is as it was.
-pub fn resize_journal(path: &Path, volume: &str, bytes: u64) -> Result<bool, StorageError> {
-    let resized = beside(path);
-    // What an attempt left that was cut short.
-    if resized.exists() {
-        remove(&resized)?;
+/// [`StorageError`]: it is not known which of the two will be found after a loss of power. It must not be used before that is.
+pub fn resize_journal(path: &Path, volume: &str, bytes: u64) -> Result<Resized, StorageError> {
+    match replace_journal(path, volume, bytes) {
+        Ok(None) => Ok(Resized::AsItWas),
+        Ok(Some(path)) => {
+            sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+            Ok(Resized::Done)
+        }
+        Err(error) => Ok(Resized::Refused(error)),
     }
-    let old = open_device(path, true)?;
+}
+
+/// The journal, which may be a symbolic link, if there is another in its place now.
+fn replace_journal(path: &Path, volume: &str, bytes: u64) -> Result<Option<PathBuf>, StorageError> {
+    let found = path.canonicalize();
+    let path =
+        found.map_err(|error| StorageError::io(Operation::Open, &path.display().to_string(), 0, error))?;
+    let resized = beside(&path);
+    let old = open_device(&path, true)?;
     lock(&old)?;
     let superblock = load_superblock_for_use(&old)?;
     if superblock.role != Role::Volume || superblock.name != volume {
-        return Ok(false);
+        return Ok(None);
+    }
+    // What an attempt left that was cut short.
+    if resized.exists() {
+        remove(&resized)?;
     }
     let mut wanted = superblock.clone();
     let segments = bytes.saturating_sub(RING_OFFSET) / u64::from(superblock.segment_bytes);
     wanted.segment_count = u32::try_from(segments).unwrap_or(u32::MAX);
     wanted.window_segments = window_segments(wanted.segment_bytes, wanted.segment_count);
     if wanted.segment_count == superblock.segment_count {
-        return Ok(false);
+        return Ok(None);
     }
     if old.kind() == Kind::BlockDevice {
         let text = "is a block device: a journal there keeps the size it was made with";
@@ -49,15 +74,13 @@ pub fn resize_journal(path: &Path, volume: &str, bytes: u64) -> Result<bool, Sto
     let head = recover(&old, &superblock)?.head;
     check_room(&old, &wanted, &head)?;
     let made = make(&resized, (&old, &superblock), wanted, &head).and_then(|()| {
-        std::fs::rename(&resized, path)
+        std::fs::rename(&resized, &path)
             .map_err(|error| StorageError::io(Operation::Open, old.name(), 0, error))
     });
     if made.is_err() {
         let _ = std::fs::remove_file(&resized);
     }
-    made?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))?;
-    Ok(true)
+    made.map(|()| Some(path))
 }
 
 fn beside(path: &Path) -> PathBuf {

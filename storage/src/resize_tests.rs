@@ -1,18 +1,29 @@
 //! Journals that get another size, on real files: what they held is there, at the same addresses.
 
 use crate::clock::SystemClock;
+use crate::error::StorageError;
 use crate::files::{OpenMode, StoreFiles, create_files, open_files};
 use crate::map_files::open_map;
-use crate::resize::resize_journal;
+use crate::resize::Resized;
 use crate::store::{AppendError, Change, Store, StoreParameters};
 use crate::test_disk::Random;
 use farside_protocol::journal::{ChainPoint, RecordKind, Role};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
 const VOLUME_BYTES: u64 = 1 << 20;
 const MIB: u64 = 1 << 20;
+
+/// True: the journal has the size now; false: it had it.
+fn resize_journal(path: &Path, volume: &str, bytes: u64) -> Result<bool, StorageError> {
+    match crate::resize::resize_journal(path, volume, bytes)? {
+        Resized::Done => Ok(true),
+        Resized::AsItWas => Ok(false),
+        Resized::Refused(error) => Err(error),
+    }
+}
 
 fn made(directory: &tempfile::TempDir) -> StoreFiles {
     let path = |name: &str| directory.path().join(name);
@@ -182,4 +193,66 @@ fn a_larger_journal_holds_more_and_one_too_small_for_what_is_held_is_refused() {
     let store = open(&files);
     assert!(held(&store) == chunks);
     assert!(!resize_journal(&files.journal, "another", 32 * MIB).unwrap_or(false));
+}
+
+/// sizes up and down at unclean starts, laps in between.
+#[test]
+fn sizes_go_up_and_down_at_unclean_starts() {
+    let (mut grown, mut shrunk) = (0, 0);
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let directory = tempfile::tempdir().unwrap();
+        let files = made(&directory);
+        let mut content = vec![0; usize::try_from(VOLUME_BYTES).unwrap()];
+        let mut bytes = 2 * MIB;
+        for _ in 0..12 {
+            let store = open(&files);
+            let mut found = vec![1; content.len()];
+            store.read(0, &mut found).unwrap();
+            assert!(found == content, "seed {seed}");
+            for _ in 0..random.below(4) {
+                write(&store, &mut random, 50, &mut content);
+                match random.below(4) {
+                    0 => drop(store.sync().unwrap()),
+                    1 => {
+                        store.sync().unwrap();
+                        while store.drain().unwrap() {}
+                    }
+                    2 => {
+                        store.sync().unwrap();
+                        store.drain().unwrap();
+                        store.checkpoint().unwrap();
+                    }
+                    _ => {}
+                }
+            }
+            if random.below(3) == 0 {
+                store.shut_down().unwrap();
+            }
+            drop(store);
+            let wanted = MIB + random.below(6 * 16) * (64 << 10);
+            match resize_journal(&files.journal, "disk0", wanted) {
+                Ok(true) if wanted > bytes => (grown, bytes) = (grown + 1, wanted),
+                Ok(true) => (shrunk, bytes) = (shrunk + 1, wanted),
+                _ => {}
+            }
+        }
+    }
+    assert!(grown > 50 && shrunk > 50, "{grown} {shrunk}");
+}
+
+#[test]
+fn a_journal_that_a_link_leads_to_stays_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = made(&directory);
+    std::fs::create_dir(directory.path().join("fast")).unwrap();
+    let real = directory.path().join("fast/journal");
+    std::fs::rename(&files.journal, &real).unwrap();
+    std::os::unix::fs::symlink(&real, &files.journal).unwrap();
+    assert!(resize_journal(&files.journal, "disk0", 8 * MIB).unwrap());
+    assert!(files.journal.is_symlink() && std::fs::metadata(&real).unwrap().len() > 7 * MIB);
+    assert_eq!(
+        std::fs::read_dir(directory.path().join("fast")).unwrap().count(),
+        1
+    );
 }

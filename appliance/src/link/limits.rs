@@ -21,8 +21,8 @@ pub const COMPARE_GAP_BYTES: u64 = 16 << 10;
 pub const PACE_PARTS: u64 = 4;
 /// Batches are no smaller for a rate.
 pub const PACE_LEAST_BYTES: u64 = 64 << 10;
-/// Frames sent and not yet acknowledged that positions are remembered for. All of them, and the batch after them, have a place on the
-/// trail of a remote that is let go.
+/// Chunks sent, merged or not, and not yet acknowledged. All of them, and those read after them, have a place on the trail of a remote
+/// that is let go.
 pub const MAX_UNACKED: usize = MAX_TRAIL_POINTS - BATCH_CHUNKS - 1;
 /// How long a range waits to be compared while there are records to be sent.
 pub const VERIFY_PATIENCE_MS: u64 = 1_000;

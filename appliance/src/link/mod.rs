@@ -28,7 +28,8 @@ pub use error::CloseReason;
 pub use sender::{Sender, SenderConfig};
 pub use session::{SessionSetup, run_session};
 pub use source::{
-    ChunkSpan, ComparedPiece, Digests, Extent, Identity, InBatch, Located, Points, Source, SourceError,
+    ChunkSpan, ComparedPiece, Digests, Extent, Identity, InBatch, Located, MergeLimits, Points, Source,
+    SourceError,
 };
 pub use status::{Compressed, CopyProgress, LinkState, LinkStatus, StatusCell};
 pub use verification::{Verification, VerifyProgress, VerifyState};

@@ -49,8 +49,17 @@ pub struct WantedChunks {
     pub max_bytes: u64,
     /// Say of each whether it changes anything in this range.
     pub watched: Option<Range<u64>>,
-    /// They may be those of a merged batch of at most so many bytes of chunks. One that was begun is given to its end.
-    pub merge: Option<u64>,
+    /// They may be those of a merged batch. One that was begun is given to its end.
+    pub merge: Option<MergeLimits>,
+}
+
+/// How long a merged batch may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MergeLimits {
+    /// Bytes of its chunks.
+    pub bytes: u64,
+    /// Chunks of the journal that it stands for.
+    pub chunks: u64,
 }
 
 /// What a chunk is in a merged batch.

@@ -12,6 +12,13 @@ pub trait Exports: Send + Sync + 'static {
     /// The export of this name.
     fn find(&self, name: &str) -> Option<Export<Self::Disk>>;
 
+    /// Where initiators find the export of this name, and whether it is only for encrypted connections. It may turn out not to
+    /// be there.
+    fn place(&self, name: &str) -> Option<(ScsiAddress, bool)> {
+        let export = self.find(name)?;
+        Some((export.scsi, export.requires_tls))
+    }
+
     /// Why there is no export of this name, if there is more to say than that.
     fn why_not(&self, _name: &str) -> Option<String> {
         None

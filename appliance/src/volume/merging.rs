@@ -1,8 +1,8 @@
 //! The backlog of a remote as merged batches: when one is made, and what is left of it to be sent.
 
 use super::source::{LinkSource, shutting_down, storage_error};
-use crate::link::SourceError;
 use crate::link::source::WantedChunks;
+use crate::link::{MergeLimits, SourceError};
 use farside_protocol::link::same_place;
 use farside_storage::{ChunkSpan, MergePlan, MergedBatch, ReadError, done_elsewhere};
 use parking_lot::Mutex;
@@ -37,14 +37,14 @@ impl LinkSource {
         wanted: &WantedChunks,
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Vec<ChunkSpan>>, SourceError> {
-        let Some(most_bytes) = wanted.merge else {
+        let Some(limits) = wanted.merge else {
             return Ok(None);
         };
         let begun = self.merging.batch.lock().take();
         let begun = begun.filter(|batch| same_place(batch.at(), &wanted.from));
         let Some(mut batch) = (match begun {
             Some(batch) => Some(batch),
-            None => self.plan(wanted, most_bytes).await?,
+            None => self.plan(wanted, limits).await?,
         }) else {
             return Ok(None);
         };
@@ -72,14 +72,17 @@ impl LinkSource {
     async fn plan(
         &self,
         wanted: &WantedChunks,
-        most_bytes: u64,
+        limits: MergeLimits,
     ) -> Result<Option<Box<MergedBatch>>, SourceError> {
         let (from, up_to) = (wanted.from, wanted.up_to);
         if from.address < self.merging.not_worth.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let found = self
-            .waiting(move |volume| volume.store().plan_merge(&from, &up_to, most_bytes))
+            .waiting(move |volume| {
+                let most = (limits.bytes, limits.chunks);
+                volume.store().plan_merge(&from, &up_to, most)
+            })
             .await?;
         Ok(match found {
             Some(MergePlan::Batch(batch)) => Some(batch),

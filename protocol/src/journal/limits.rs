@@ -41,6 +41,8 @@ pub const MAX_RING_BYTES: u64 = 1 << 50;
 /// Addresses, sequences, record numbers, epochs and starts stay below this: no journal lives long enough to get
 /// there, and arithmetic on what a decoder accepted cannot overflow.
 pub const MAX_POSITION: u64 = 1 << 61;
+/// Positions above this no journal can have reached: they are refused at a start, and from a link.
+pub const MAX_REACHED: u64 = MAX_POSITION / 2;
 /// Longest name of a volume or consumer in bytes.
 pub const NAME_BYTES: usize = 32;
 

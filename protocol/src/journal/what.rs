@@ -297,6 +297,7 @@ impl<'a> What<'a> {
         // A batch stands for as many chunks as it has, or more.
         if let Some(Merged::End(end)) = &self.merged
             && (end.sequence < header.sequence
+                || end.sequence > end.record
                 || end.record < header.first_record
                 || end.sequence > MAX_POSITION
                 || end.record > MAX_POSITION)

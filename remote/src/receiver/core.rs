@@ -7,6 +7,7 @@
 
 use crate::limits::{REMEMBERED_CHUNKS, REMEMBERED_RANGES};
 use crate::sink::{SinkError, SinkState};
+use farside_protocol::journal::limits::MAX_REACHED;
 use farside_protocol::journal::{ChainPoint, CopyState, Record, What};
 use farside_protocol::link::limits::FEATURE_MERGE;
 use farside_protocol::link::{
@@ -68,6 +69,8 @@ pub enum Action<'a> {
 pub struct ReceiverCore {
     volume: Uuid,
     volume_bytes: u64,
+    /// Those of the replica are no shorter.
+    segment_bytes: u32,
     /// What the sender said it has: its newest durable record and its epoch.
     sender_record: u64,
     sender_epoch: u64,
@@ -119,6 +122,7 @@ impl ReceiverCore {
         let mut core = Self {
             volume: hello.volume,
             volume_bytes: hello.volume_bytes,
+            segment_bytes: hello.segment_bytes,
             sender_record: hello.head.record,
             sender_epoch: hello.epoch,
             accepted: state.received,
@@ -197,6 +201,7 @@ impl ReceiverCore {
         }
         self.check_chain(what)?;
         self.check_records(what)?;
+        check_reach(&what.point_after())?;
         self.check_batch(what)?;
         self.accepted = ChainPoint {
             blocks: 0,
@@ -251,6 +256,13 @@ impl ReceiverCore {
 
     fn check_records(&self, what: &What<'_>) -> Result<(), Refusal> {
         let sequence = what.header.sequence;
+        if what.stored_bytes() > u64::from(self.segment_bytes) {
+            let text = format!(
+                "chunk {sequence} is longer than the segments of {} bytes that the sender has",
+                self.segment_bytes
+            );
+            return Err(Refusal::new(RefuseCode::Protocol, sequence, &text));
+        }
         let outside = |record: &Record| record.end() > self.volume_bytes;
         let Some(record) = what.records().find(outside) else {
             return Ok(());
@@ -272,7 +284,11 @@ impl ReceiverCore {
                 None => Ok(()),
             };
         }
-        let bytes = self.batch.unwrap_or(0).saturating_add(what.stored_bytes());
+        // What is trimmed and zeroed costs the history as much as what is written.
+        let erased = what.records().filter(|record| record.payload_bytes() == 0);
+        let erased: u64 = erased.map(|record| u64::from(record.length)).sum();
+        let bytes = what.stored_bytes().saturating_add(erased);
+        let bytes = self.batch.unwrap_or(0).saturating_add(bytes);
         if bytes > self.batch_limit {
             let text = format!(
                 "a merged batch is longer than the {} bytes that this unit takes; reconnect",
@@ -294,6 +310,7 @@ impl ReceiverCore {
     fn begin_copy<'a>(&mut self, begin: &BeginCopy) -> Result<Action<'a>, Refusal> {
         self.check_size(begin.volume_bytes)?;
         self.check_reset()?;
+        check_reach(&begin.base)?;
         self.may_skip = match self.copy {
             CopyState::Empty => false,
             CopyState::Copying => self.copy_id == begin.copy_id,
@@ -445,6 +462,16 @@ impl ReceiverCore {
         );
         Err(Refusal::new(RefuseCode::SizeDiffers, 0, &text))
     }
+}
+
+/// A point that no journal can have reached would make that of the replica one that cannot be opened.
+fn check_reach(point: &ChainPoint) -> Result<(), Refusal> {
+    let most = point.sequence.max(point.record).max(point.epoch);
+    if point.sequence <= point.record && most <= MAX_REACHED {
+        return Ok(());
+    }
+    let text = "the sender names a position that no journal can have; check that both run the same version";
+    Err(Refusal::new(RefuseCode::Protocol, point.sequence, text))
 }
 
 fn unfinished(sequence: u64) -> Refusal {

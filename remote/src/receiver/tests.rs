@@ -375,3 +375,28 @@ fn damage_on_the_way_is_called_damage_and_names_the_chunk_before() {
     assert_eq!((refusal.code, refusal.about), (RefuseCode::Damaged, 41));
     assert!(refusal.text().contains("41"));
 }
+
+/// an end that no superblock can name is taken from the link.
+#[test]
+fn an_end_of_a_batch_that_no_journal_can_have_is_refused() {
+    let payload = [7; 512];
+    let most = farside_protocol::journal::limits::MAX_POSITION;
+    for (sequence, record) in [(1000, 11), (most, most)] {
+        let end = ChainPoint {
+            sequence,
+            record,
+            ..ChainPoint::default()
+        };
+        let mut block = vec![0; 4096];
+        let (length, _) = encode_merged(&mut block, &header(), &[write(0, &payload)], Merged::End(end));
+        block.truncate(length);
+        if What::decode(&block).is_err() {
+            continue;
+        }
+        let mut core = core_taking(CopyState::Complete, 1 << 20);
+        assert!(
+            offer(&mut core, &block, &payload).is_err(),
+            "chunk {sequence} record {record}"
+        );
+    }
+}

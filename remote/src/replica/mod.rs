@@ -158,6 +158,12 @@ impl Replica {
         }
     }
 
+    /// What its journal takes as one batch, and its history, in which small ranges cost more than they have, as what lies between two moments.
+    fn largest_batch(&self) -> u64 {
+        let kept = self.store.history().map(|history| history.state().ring_bytes / 8);
+        self.store.batch_bytes().min(kept.unwrap_or(u64::MAX))
+    }
+
     fn check(&self) -> Result<(), SinkError> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(SinkError::ShuttingDown);
@@ -195,7 +201,7 @@ impl Sink for Replica {
                 .store
                 .history()
                 .map_or(0, |history| history.state().ring_bytes),
-            batch_bytes: self.store.batch_bytes(),
+            batch_bytes: self.largest_batch(),
         }
     }
 
@@ -268,7 +274,9 @@ impl Sink for Replica {
                     }
                 }
                 Err(AppendError::Storage(error)) => return Err(self.degraded(&error)),
-                Err(gap @ AppendError::Gap { .. }) => return Err(SinkError::Degraded(gap.to_string())),
+                Err(wrong @ (AppendError::Gap { .. } | AppendError::Impossible(_))) => {
+                    return Err(SinkError::Degraded(wrong.to_string()));
+                }
             }
         }
     }

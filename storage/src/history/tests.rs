@@ -1,5 +1,7 @@
 //! A moment reads as the volume was then: whatever came after it, through crashes, copies and dropped segments.
 
+mod merging;
+
 use super::{History, format_history};
 use crate::clock::SystemClock;
 use crate::device::Device;

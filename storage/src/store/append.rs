@@ -9,7 +9,7 @@ use super::state::Points;
 use crate::error::StorageError;
 use crate::journal::{continues, point_after};
 use bytes::Bytes;
-use farside_protocol::journal::limits::BLOCK_BYTES;
+use farside_protocol::journal::limits::{BLOCK_BYTES, MAX_REACHED};
 use farside_protocol::journal::{ChainPoint, ChunkHeader, Place, Record, RecordKind, What, encode_what};
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -56,6 +56,9 @@ pub enum AppendError {
         /// Sequence held before it.
         expected: u64,
     },
+    /// Whoever made the chunk broke the format.
+    #[error("chunk {0} is longer than a segment, or says that the journal is where none can be")]
+    Impossible(u64),
     /// The disk failed, now or before.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -173,6 +176,10 @@ impl Store {
     pub fn append_sealed(&self, what: &What<'_>, data: &[u8]) -> Result<Appended, AppendError> {
         let mut appender = self.appender.lock();
         self.check_usable()?;
+        let layout = &self.journal.layout;
+        if what.stored_bytes() > layout.segment_bytes || what.point_after().record > MAX_REACHED {
+            return Err(AppendError::Impossible(what.header.sequence));
+        }
         let head = self.place_to_go_on(&mut appender, what)?;
         let address = self.journal.layout.place(head.address, what.stored_bytes());
         let points = self.claim_room(address + what.stored_bytes())?;

@@ -107,6 +107,10 @@ impl Store {
         let Some(last) = spans.last().map(|span| span.after) else {
             return Err(self.fail(self.lost_chunk(&from.point)));
         };
+        if in_batch && !from.in_batch {
+            // The image stays at a state if the batch turns out to be damaged.
+            self.guard(self.check_rest_of_batch(last, limit))?;
+        }
         let base = spans[0].address;
         self.guard(self.merge(from, &spans, buffer, merged))?;
         self.commit_past(&last, in_batch);
@@ -139,6 +143,53 @@ impl Store {
         StorageError::damaged(self.journal.device.name(), offset, text)
     }
 
+    /// Whether what follows of a merged batch can be applied.
+    fn check_rest_of_batch(&self, from: ChainPoint, limit: u64) -> Result<(), StorageError> {
+        let (mut at, mut buffer) = (from, Vec::new());
+        loop {
+            let mut spans = self
+                .journal
+                .read_run(&at, limit, DRAIN_BATCH_BYTES, &mut buffer)?;
+            let goes_on = end_at_a_point(&mut spans, &buffer);
+            at = spans
+                .last()
+                .map(|span| span.after)
+                .ok_or_else(|| self.lost_chunk(&at))?;
+            for span in &spans {
+                self.intact(span, &buffer)?;
+            }
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A chunk whose payloads have their checksums, and which lies inside the volume.
+    fn intact<'a>(&self, span: &ChunkSpan, buffer: &'a [u8]) -> Result<What<'a>, StorageError> {
+        let damaged = |problem: String| {
+            let offset = self.journal.layout.file_offset(span.address);
+            StorageError::damaged(self.journal.device.name(), offset, problem)
+        };
+        let what = What::decode(&buffer[span.what.clone()]).map_err(|error| damaged(error.to_string()))?;
+        if !what.data_is_intact(&buffer[span.data.clone()]) {
+            self.state.lock().damaged.push(span.address..span.after.address);
+            return Err(damaged(format!(
+                "payload checksum mismatch in chunk {}; restore the journal, or create the volume again from the \
+                 remote's copy",
+                what.header.sequence
+            )));
+        }
+        if let Some(record) = what.records().find(|record| record.end() > self.volume_bytes()) {
+            return Err(damaged(format!(
+                "chunk {} changes byte {} of a volume of {} bytes",
+                what.header.sequence,
+                record.end(),
+                self.volume_bytes()
+            )));
+        }
+        Ok(what)
+    }
+
     /// Collects what a batch changes, later records over earlier ones, payloads verified.
     fn merge(
         &self,
@@ -149,28 +200,7 @@ impl Store {
     ) -> Result<(), StorageError> {
         let (mut before, base) = (*from, spans.first().map_or(0, |span| span.address));
         for span in spans {
-            let damaged = |problem: String| {
-                let offset = self.journal.layout.file_offset(span.address);
-                StorageError::damaged(self.journal.device.name(), offset, problem)
-            };
-            let what =
-                What::decode(&buffer[span.what.clone()]).map_err(|error| damaged(error.to_string()))?;
-            if !what.data_is_intact(&buffer[span.data.clone()]) {
-                self.state.lock().damaged.push(span.address..span.after.address);
-                return Err(damaged(format!(
-                    "payload checksum mismatch in chunk {}; restore the journal, or create the volume again from the \
-                     remote's copy",
-                    what.header.sequence
-                )));
-            }
-            if let Some(record) = what.records().find(|record| record.end() > self.volume_bytes()) {
-                return Err(damaged(format!(
-                    "chunk {} changes byte {} of a volume of {} bytes",
-                    what.header.sequence,
-                    record.end(),
-                    self.volume_bytes()
-                )));
-            }
+            let what = self.intact(span, buffer)?;
             self.keep_past(&before, &what, &Batch { merged, buffer, base });
             before = Reached {
                 point: span.after,

@@ -7,7 +7,7 @@
 use super::Store;
 use crate::error::StorageError;
 use crate::journal::{ChunkSpan, ReadError};
-use crate::limits::{MERGE_CHUNKS, MERGE_LEAST_BYTES, MERGE_PIECES};
+use crate::limits::{MERGE_LEAST_BYTES, MERGE_PIECES};
 use crate::overlay::{Overlay, Piece, Source};
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, MAX_MERGED_RECORDS};
 use farside_protocol::journal::{ChainPoint, ChunkHeader, Merged, Record, RecordKind, What, encode_merged};
@@ -61,7 +61,8 @@ impl MergedBatch {
 
 impl Store {
     /// Looks whether what follows `from` up to `limit`, or the first part of that, is worth merging. `None`: it is too little to be looked
-    /// at. A journal takes at most `most_bytes` for the batch, without what it may skip between chunks. Blocks.
+    /// at. The batch takes at most so many bytes of a journal, without what that may skip between chunks and with what is trimmed and zeroed, and stands for at most
+    /// so many chunks of this one. Blocks.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -69,7 +70,7 @@ impl Store {
         &self,
         from: &ChainPoint,
         limit: &ChainPoint,
-        most_bytes: u64,
+        (most_bytes, most_chunks): (u64, u64),
     ) -> Result<Option<MergePlan>, StorageError> {
         let least = MERGE_LEAST_BYTES.min(self.journal.layout.ring_bytes() / 8);
         if limit.address.saturating_sub(from.address) < least {
@@ -77,12 +78,18 @@ impl Store {
         }
         let mut block = Box::new([0; BLOCK_BYTES]);
         let (mut found, mut chunks) = (Overlay::new(), Vec::new());
-        let (mut end, mut bytes, mut left) = (*from, 0, 0);
+        let (mut end, mut bytes, mut left) = (*from, 0, Left::default());
         while let Some((address, what, after)) = self.journal.next_chunk(&end, limit.address, &mut block)? {
             let more = u64::from(what.data_bytes);
             let count = found.len() + 2 * what.record_count();
-            let fits = self.stored_at_most(left + more, count) <= most_bytes;
-            if !fits || count > MERGE_PIECES || chunks.len() >= MERGE_CHUNKS {
+            let erased = what.records().map(|record| u64::from(record.length)).sum::<u64>() - more;
+            let stored = self.stored_at_most(left.payloads + more, count);
+            let fits = stored + left.erased + erased <= most_bytes && count <= MERGE_PIECES;
+            if !fits || chunks.len() as u64 >= most_chunks {
+                if chunks.is_empty() {
+                    // By itself it is too much; what follows may be worth it.
+                    end = after;
+                }
                 break;
             }
             take(&mut found, &what, address, &mut left);
@@ -90,12 +97,11 @@ impl Store {
             (bytes, end) = (bytes + more, after);
         }
         // Moments in between are not to be had at the remote: one part in eight is worth that.
-        let saves = bytes.saturating_sub(left) > bytes / 8;
+        let saves = bytes.saturating_sub(left.payloads) > bytes / 8;
         // Each of its chunks stands for one of the journal's, or for several.
-        let is_shorter = self.chunks_at_most(left, found.len()) <= chunks.len() as u64;
+        let is_shorter = self.chunks_at_most(left.payloads, found.len()) <= chunks.len() as u64;
         if !saves || !is_shorter {
-            let looked_at = if chunks.is_empty() { *limit } else { end };
-            return Ok(Some(MergePlan::NotWorth(looked_at)));
+            return Ok(Some(MergePlan::NotWorth(end)));
         }
         let mut pieces: Vec<(u64, Piece)> = found
             .iter()
@@ -107,7 +113,7 @@ impl Store {
             at: *from,
             end,
             pieces: pieces.into(),
-            bytes: (bytes, left),
+            bytes: (bytes, left.payloads),
             loaded: None,
             payloads: Vec::new(),
         }))))
@@ -260,8 +266,16 @@ fn rest_of(piece: Piece, taken: u64) -> Piece {
     }
 }
 
-/// Takes the records of a chunk over what was there; `left` counts the payloads that are to be sent.
-fn take(found: &mut Overlay, what: &What<'_>, address: u64, left: &mut u64) {
+/// What of a backlog is to be sent, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Left {
+    payloads: u64,
+    /// Trimmed or zeroed.
+    erased: u64,
+}
+
+/// Takes the records of a chunk over what was there.
+fn take(found: &mut Overlay, what: &What<'_>, address: u64, left: &mut Left) {
     let mut data = address + BLOCK_BYTES_U64;
     for record in what.records() {
         let source = match record.kind {
@@ -274,16 +288,25 @@ fn take(found: &mut Overlay, what: &What<'_>, address: u64, left: &mut u64) {
             RecordKind::Mark(_) => continue,
         };
         data += u64::from(record.payload_bytes());
-        *left = *left + u64::from(record.payload_bytes()) - payload_bytes(found, &record);
+        let gone = covered(found, &record);
+        let payload = u64::from(record.payload_bytes());
+        left.payloads = left.payloads + payload - gone.payloads;
+        left.erased = left.erased + u64::from(record.length) - payload - gone.erased;
         found.insert(record.offset, record.end(), source);
     }
 }
 
-/// Of what a record overwrites: bytes of payloads.
-fn payload_bytes(found: &Overlay, record: &Record) -> u64 {
-    let has_bytes = |piece: &Piece| matches!(piece.source, Source::Journal(_));
-    let pieces = found.pieces(record.offset, record.end()).filter(has_bytes);
-    pieces.map(|piece| piece.end - piece.offset).sum()
+/// What a record overwrites.
+fn covered(found: &Overlay, record: &Record) -> Left {
+    let mut covered = Left::default();
+    for piece in found.pieces(record.offset, record.end()) {
+        let length = piece.end - piece.offset;
+        match piece.source {
+            Source::Journal(_) => covered.payloads += length,
+            Source::Zero { .. } => covered.erased += length,
+        }
+    }
+    covered
 }
 
 /// The chunk in which a piece lies; `chunks` are their addresses in order.

@@ -11,7 +11,7 @@ use crate::error::StorageError;
 use crate::journal::{Journal, load_superblock, recover, store_superblock};
 use crate::limits::{DEFAULT_SEGMENT_BYTES, MAX_WINDOW_BYTES};
 use crate::overlay::Overlay;
-use farside_protocol::journal::limits::{MAX_POSITION, MIN_SEGMENT_BYTES, RING_OFFSET};
+use farside_protocol::journal::limits::{MAX_REACHED, MIN_SEGMENT_BYTES, RING_OFFSET};
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Role, Superblock, Totals};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -255,9 +255,7 @@ fn refuse_impossible_positions(name: &str, superblock: &Superblock) -> Result<()
         .consumers
         .iter()
         .filter(|slot| slot.state != ConsumerState::NeedsCopy);
-    if numbers.iter().all(|number| *number <= MAX_POSITION / 2)
-        && holders.map(|slot| &slot.acked).all(in_order)
-    {
+    if numbers.iter().all(|number| *number <= MAX_REACHED) && holders.map(|slot| &slot.acked).all(in_order) {
         return Ok(());
     }
     let text = "the journal names positions that no journal can have reached; restore the file";
@@ -324,6 +322,7 @@ mod tests {
     use crate::test_disk::{Random, TestDisk};
     use crate::test_faults::FaultDisk;
     use farside_protocol::journal::ConsumerSlot;
+    use farside_protocol::journal::limits::MAX_POSITION;
     use farside_protocol::journal::limits::SUPERBLOCK_OFFSETS;
     use std::sync::atomic::Ordering;
 

@@ -7,7 +7,7 @@
 use super::Store;
 use super::state::CopyProgress;
 use crate::error::StorageError;
-use farside_protocol::journal::limits::MAX_POSITION;
+use farside_protocol::journal::limits::MAX_REACHED;
 use farside_protocol::journal::{ChainPoint, CopyState};
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
@@ -54,7 +54,7 @@ impl Store {
         let mut appender = self.appender.lock();
         let mut superblock = self.superblock.lock();
         self.check_usable()?;
-        if base.sequence > base.record || base.record > MAX_POSITION || base.epoch > MAX_POSITION {
+        if base.sequence > base.record || base.record > MAX_REACHED || base.epoch > MAX_REACHED {
             let text =
                 "the sender named a position that no journal can have; check that both run the same version";
             return Err(StorageError::refused(self.name(), text));

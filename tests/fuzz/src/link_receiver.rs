@@ -6,6 +6,7 @@
 
 use crate::draw::Draw;
 use crate::points::{copy_state, point_near};
+use farside_protocol::journal::limits::MAX_REACHED;
 use farside_protocol::journal::{ChainPoint, ChunkHeader, CopyState, Record, RecordKind, What, encode_what};
 use farside_protocol::link::{
     Ack, Assembler, BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Heartbeat, Hello, Message, Refusal,
@@ -18,6 +19,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 const VOLUME_BYTES: u64 = 64 << 10;
+const SEGMENT_BYTES: u32 = 16 << 10;
 const VOLUME: Uuid = Uuid::from_u128(3);
 
 struct Model {
@@ -103,7 +105,7 @@ fn beginning(draw: &mut Draw<'_>) -> (Hello, SinkState) {
     let hello = Hello {
         version_min: 1 + u16::from(draw.u8() & 1),
         version_max: 2,
-        segment_bytes: 16 << 10,
+        segment_bytes: SEGMENT_BYTES,
         features: 0,
         unit: Uuid::from_u128(1),
         instance: Uuid::from_u128(2),
@@ -288,6 +290,12 @@ fn chunk(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
     frame_of(&Message::Chunk(what), &data)
 }
 
+/// Whether a journal can have come so far.
+fn can_be(point: &ChainPoint) -> bool {
+    let most = point.sequence.max(point.record).max(point.epoch);
+    point.sequence <= point.record && most <= MAX_REACHED
+}
+
 impl Model {
     /// Whether a receiver that holds what the model holds has to take the message.
     fn allows(&self, message: &Message<'_>, body: &[u8]) -> bool {
@@ -315,7 +323,9 @@ impl Model {
             }
             Message::BeginCopy(begin) => {
                 let ahead = self.accepted.record > self.sender.0 || self.accepted.epoch > self.sender.1;
-                begin.volume_bytes == VOLUME_BYTES && !(self.copy == CopyState::Complete && ahead)
+                begin.volume_bytes == VOLUME_BYTES
+                    && !(self.copy == CopyState::Complete && ahead)
+                    && can_be(&begin.base)
             }
             Message::CopyEnd(end) => {
                 let whole = self.copy == CopyState::Copying && self.copied == VOLUME_BYTES;
@@ -346,6 +356,9 @@ impl Model {
             && header.previous_checksum == self.accepted.checksum
             && header.epoch >= self.accepted.epoch
             && what.records().all(|record| record.end() <= VOLUME_BYTES)
+            && what.merged.is_none()
+            && what.stored_bytes() <= u64::from(SEGMENT_BYTES)
+            && can_be(&what.point_after())
             && what.data_is_intact(body)
     }
 

@@ -4,7 +4,7 @@ use super::SessionCore;
 use crate::link::comparing::Next;
 use crate::link::events::{Effect, Outgoing, Stage};
 use crate::link::limits::{BATCH_BYTES, COPY_PIECE_BYTES, MAX_UNACKED, VERIFY_LEAD_RECORDS};
-use crate::link::source::{Extent, WantedChunks};
+use crate::link::source::{Extent, MergeLimits, WantedChunks};
 use farside_protocol::link::limits::FEATURE_MERGE;
 use farside_protocol::link::{CopyEnd, Message};
 
@@ -77,11 +77,21 @@ impl SessionCore {
         }
     }
 
-    /// Bytes of chunks in a merged batch, if there may be any: nothing of one is acknowledged before its end.
-    fn largest_batch(&self) -> Option<u64> {
+    /// Chunks of the journal that were sent, as they are or in batches, and are not acknowledged.
+    fn chunks_in_flight(&self) -> u64 {
+        self.sent.sequence.saturating_sub(self.acked.sequence)
+    }
+
+    /// How long a merged batch may be, if there may be any: nothing of one is acknowledged before its end, and the end has to have a place
+    /// on the trail of a remote that is let go, like any other point that it may have received.
+    fn largest_batch(&self) -> Option<MergeLimits> {
         let peer = self.peer().filter(|peer| peer.features & FEATURE_MERGE != 0)?;
         let largest = 1_u64.checked_shl(peer.batch_log2.into())?;
-        (self.stage == Stage::Streaming).then_some(largest.min(self.limits.window_bytes / 2))
+        let limits = MergeLimits {
+            bytes: largest.min(self.limits.window_bytes / 2),
+            chunks: most_unacked().saturating_sub(self.chunks_in_flight()),
+        };
+        (self.stage == Stage::Streaming).then_some(limits)
     }
 
     fn next_chunks(&self) -> Option<Effect> {
@@ -92,7 +102,7 @@ impl SessionCore {
             .filter(|point| point.sequence < limit.sequence)
             .unwrap_or(limit);
         let is_done = up_to.sequence <= self.sent.sequence && !self.in_batch;
-        if is_done || self.unacked.len() >= MAX_UNACKED {
+        if is_done || (self.chunks_in_flight() >= most_unacked() && !self.in_batch) {
             return None;
         }
         let room = self.limits.window_bytes.saturating_sub(self.in_flight_bytes);
@@ -144,4 +154,8 @@ impl SessionCore {
             max_bytes: u32::try_from(most).map_or(COPY_PIECE_BYTES, |most| most.min(COPY_PIECE_BYTES)),
         })
     }
+}
+
+fn most_unacked() -> u64 {
+    u64::try_from(MAX_UNACKED).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
 //! Targets and logical units, made of the exports.
 
 use crate::targets::scsi::LogicalUnit;
-use crate::targets::{Disk, Export, Exports, InCommon};
+use crate::targets::{Disk, Exports, InCommon, ScsiAddress};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,16 +42,17 @@ impl<E: Exports> Directory<E> {
     }
 
     /// All disks but those that have to be attached with TLS, which iSCSI does not have.
-    fn exported(&self) -> impl Iterator<Item = Export<E::Disk>> {
+    fn exported(&self) -> impl Iterator<Item = (String, ScsiAddress)> {
         let names = self.exports.names().into_iter();
-        names
-            .filter_map(|name| self.exports.find(&name))
-            .filter(|export| !export.requires_tls)
+        names.filter_map(|name| {
+            let (place, requires_tls) = self.exports.place(&name)?;
+            (!requires_tls).then_some((name, place))
+        })
     }
 
     /// Names of targets, each once.
     pub(super) fn targets(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.exported().map(|export| export.scsi.target).collect();
+        let mut names: Vec<String> = self.exported().map(|(_, place)| place.target).collect();
         names.sort();
         names.dedup();
         names
@@ -61,8 +62,8 @@ impl<E: Exports> Directory<E> {
     pub(super) fn luns(&self, target: &str) -> Vec<(u16, String)> {
         let mut luns: Vec<(u16, String)> = self
             .exported()
-            .filter(|export| export.scsi.target == target)
-            .map(|export| (export.scsi.lun, export.name))
+            .filter(|(_, place)| place.target == target)
+            .map(|(name, place)| (place.lun, name))
             .collect();
         luns.sort();
         luns
@@ -70,8 +71,9 @@ impl<E: Exports> Directory<E> {
 
     /// A logical unit of a target.
     pub(super) fn find(&self, target: &str, lun: u16) -> Option<Found<E::Disk>> {
-        let is_meant = |export: &Export<E::Disk>| export.scsi.target == target && export.scsi.lun == lun;
-        let export = self.exported().find(is_meant)?;
+        let is_meant = |(_, place): &(_, ScsiAddress)| place.target == target && place.lun == lun;
+        let (name, _) = self.exported().find(is_meant)?;
+        let export = self.exports.find(&name)?;
         let volume = export.name;
         let lasts = export.disk.in_common() == InCommon::Disk;
         let mut units = self.units.lock();

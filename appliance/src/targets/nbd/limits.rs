@@ -22,3 +22,6 @@ pub(super) const SKIPPED_OPTION_BYTES: u32 = 1 << 20;
 pub(super) const OPTIONS: u32 = 1024;
 /// Smallest and largest preferred block size the protocol allows us to announce, in bytes.
 pub(super) const PREFERRED_BLOCK_BYTES: (u32, u32) = (512, MAX_PAYLOAD_BYTES);
+
+/// Longest text of a refusal.
+pub(super) const ERROR_TEXT_BYTES: usize = 1024;

@@ -1,6 +1,6 @@
 //! Decides the answer to each option; no sockets here.
 
-use super::limits::{ALLOCATION_CONTEXT, MAX_PAYLOAD_BYTES, PREFERRED_BLOCK_BYTES};
+use super::limits::{ALLOCATION_CONTEXT, ERROR_TEXT_BYTES, MAX_PAYLOAD_BYTES, PREFERRED_BLOCK_BYTES};
 use super::negotiation::Terms;
 use crate::targets::exports::resolve;
 use crate::targets::{Disk, DiskGeometry, Export, Exports, InCommon};
@@ -184,7 +184,9 @@ fn meta_context<E: Exports>(
 fn unknown<E: Exports>(out: &mut BytesMut, code: u32, exports: &E, name: &str) {
     let why = exports.why_not(name);
     let text = why.as_deref().unwrap_or("no export of this name");
-    put_option_reply(out, code, OptionReply::Unknown, text);
+    // Section "Values": a string has at most 4096 bytes, and the name that is told may have as many by itself.
+    let end = text.floor_char_boundary(ERROR_TEXT_BYTES);
+    put_option_reply(out, code, OptionReply::Unknown, &text[..end]);
 }
 
 /// `NBD_OPT_EXPORT_NAME` has no way to refuse but to close. It is not for clients with extended headers.

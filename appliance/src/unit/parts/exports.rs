@@ -184,6 +184,16 @@ impl Exports for UnitExports {
         self.volume(name).or_else(|| self.moment(name)?.ok())
     }
 
+    fn place(&self, name: &str) -> Option<(ScsiAddress, bool)> {
+        if let Some((of, at)) = name.split_once(AT) {
+            // Without looking for the moment: all of them are asked for again and again.
+            return Some((ScsiAddress::of_moment(of, at), false));
+        }
+        let volumes = self.volumes.lock();
+        let access = &volumes.get(name)?.access;
+        Some((access.scsi.clone(), access.require_tls))
+    }
+
     fn why_not(&self, name: &str) -> Option<String> {
         let refusal = self.moment(name)?.err()?;
         Some(refusal.message)

@@ -4,7 +4,7 @@ use super::error::PartError;
 use crate::config::VolumeConfig;
 use farside_protocol::journal::{Role, Superblock};
 use farside_storage::{
-    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
+    Clock, OpenMode, Resized, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
     resize_journal,
 };
 use std::path::{Path, PathBuf};
@@ -162,22 +162,22 @@ fn open_existing(
     config: &VolumeConfig,
     clock: &Arc<dyn Clock>,
 ) -> Result<Store, StorageError> {
-    let resized = resize_journal(&files.journal, &config.name, config.journal_size_bytes);
+    let resized = resize_journal(&files.journal, &config.name, config.journal_size_bytes)?;
     let set = open_files(files)?;
     check_superblock(&set.superblock, files, config)?;
     let store = Store::open(set.devices, clock.clone())?;
     set.mark.settle()?;
-    tell_size(config, resized);
+    tell_size(config, &resized);
     Ok(store)
 }
 
 /// A journal that has to keep its size is no reason not to start.
-fn tell_size(config: &VolumeConfig, resized: Result<bool, StorageError>) {
+fn tell_size(config: &VolumeConfig, resized: &Resized) {
     let (volume, bytes) = (&config.name, config.journal_size_bytes);
     match resized {
-        Ok(true) => tracing::info!(volume, bytes, "the journal has its new size"),
-        Ok(false) => {}
-        Err(error) => {
+        Resized::Done => tracing::info!(volume, bytes, "the journal has its new size"),
+        Resized::AsItWas => {}
+        Resized::Refused(error) => {
             tracing::error!(
                 volume,
                 bytes,
