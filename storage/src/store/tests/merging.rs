@@ -318,7 +318,7 @@ fn large() -> (Store, Arc<TestDisk>) {
     (Store::open(devices, Arc::new(SystemClock::new())).unwrap(), map)
 }
 
-/// a batch stands for more chunks than a trail has points.
+/// One block is written over and over: a batch of one chunk could stand for any number of them.
 #[test]
 fn the_end_of_a_batch_is_on_the_trail_of_a_remote_that_is_let_go() {
     use farside_protocol::journal::MAX_TRAIL_POINTS;
