@@ -134,7 +134,7 @@ impl LinkSource {
             if unconfirmed.len() < MAX_UNCONFIRMED {
                 unconfirmed.push_back((span.after.record, blocks));
             }
-            let batch = match what.merged {
+            let batch = match what.merged() {
                 None => InBatch::No,
                 Some(Merged::More) => InBatch::More,
                 Some(Merged::End(_)) => InBatch::Last,

@@ -93,8 +93,8 @@ pub struct What<'a> {
     pub checksum: u32,
     /// Bytes of payload that follow the meta-data block.
     pub data_bytes: u32,
-    /// What it is in a merged batch, if it belongs to one.
-    pub merged: Option<Merged>,
+    /// Whether it belongs to a merged batch.
+    is_merged: bool,
     bytes: &'a [u8],
     table: &'a [u8],
 }
@@ -258,11 +258,9 @@ impl<'a> What<'a> {
             blocks_before: from.u64()?,
             bytes_before: from.u64()?,
         };
-        let merged = if is_merged {
-            Some(decode_merged(from, &header)?)
-        } else {
-            None
-        };
+        if is_merged {
+            decode_merged(from, &header)?;
+        }
         let table = from
             .rest()
             .get(..part.len().saturating_sub(fixed_bytes(is_merged)));
@@ -270,7 +268,7 @@ impl<'a> What<'a> {
             header,
             checksum,
             data_bytes,
-            merged,
+            is_merged,
             bytes: part,
             table: table.ok_or(FormatError::Truncated)?,
         })
@@ -295,7 +293,7 @@ impl<'a> What<'a> {
             return Err(FormatError::Field("sequence"));
         }
         // A batch stands for as many chunks as it has, or more.
-        if let Some(Merged::End(end)) = &self.merged
+        if let Some(Merged::End(end)) = self.merged()
             && (end.sequence < header.sequence
                 || end.sequence > end.record
                 || end.record < header.first_record
@@ -305,6 +303,16 @@ impl<'a> What<'a> {
             return Err(FormatError::Field("end of a merged batch"));
         }
         Ok(())
+    }
+
+    /// What it is in a merged batch, if it belongs to one.
+    #[must_use]
+    pub fn merged(&self) -> Option<Merged> {
+        if !self.is_merged {
+            return None;
+        }
+        let mut from = Reader::new(self.bytes.get(WHAT_HEADER_BYTES..).unwrap_or(&[]));
+        decode_merged(&mut from, &self.header).ok()
     }
 
     /// The encoded part, as it travels.
@@ -323,7 +331,7 @@ impl<'a> What<'a> {
     /// those do that it stands for.
     #[must_use]
     pub fn last_record(&self) -> u64 {
-        match &self.merged {
+        match self.merged() {
             Some(Merged::End(end)) => return end.record,
             Some(Merged::More) => return self.header.first_record.saturating_sub(1),
             None => {}
@@ -344,13 +352,13 @@ impl<'a> What<'a> {
     /// Whether the chunk is part of a batch that goes on after it: nothing counts until that has ended.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        self.merged == Some(Merged::More)
+        self.merged() == Some(Merged::More)
     }
 
     /// The place in the chain just after the chunk; its address is not told here.
     #[must_use]
     pub fn point_after(&self) -> ChainPoint {
-        if let Some(Merged::End(end)) = self.merged {
+        if let Some(Merged::End(end)) = self.merged() {
             return end;
         }
         let (mut blocks, mut bytes) = (self.header.blocks_before, self.header.bytes_before);

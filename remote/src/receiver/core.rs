@@ -201,7 +201,9 @@ impl ReceiverCore {
         }
         self.check_chain(what)?;
         self.check_records(what)?;
-        check_reach(&what.point_after())?;
+        if !what.has_more() {
+            check_reach(&what.point_after())?;
+        }
         self.check_batch(what)?;
         self.accepted = ChainPoint {
             blocks: 0,
@@ -278,7 +280,7 @@ impl ReceiverCore {
     /// What was begun as a batch has to come to its end as one, and must not be longer than was agreed.
     fn check_batch(&mut self, what: &What<'_>) -> Result<(), Refusal> {
         let sequence = what.header.sequence;
-        if what.merged.is_none() {
+        if what.merged().is_none() {
             return match self.batch {
                 Some(_) => Err(unfinished(sequence)),
                 None => Ok(()),

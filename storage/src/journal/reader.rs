@@ -22,6 +22,8 @@ pub struct ChunkSpan {
     pub address: u64,
     /// The point just after the chunk.
     pub after: ChainPoint,
+    /// A merged batch goes on after it.
+    pub has_more: bool,
 }
 
 /// Why chunks cannot be read.
@@ -204,6 +206,7 @@ impl Ring<'_> {
                 data,
                 address,
                 after: point,
+                has_more: what.has_more(),
             });
             at += usize::try_from(what.stored_bytes()).unwrap_or(usize::MAX);
         }

@@ -163,7 +163,7 @@ impl<'a> Search<'a> {
         }
         Ok(What::decode(self.block.as_slice())
             .ok()
-            .filter(|what| what.merged.is_none())
+            .filter(|what| what.merged().is_none())
             .map(|what| point_before(&what, address)))
     }
 
@@ -188,24 +188,17 @@ impl<'a> Search<'a> {
             let Ok(what) = What::decode(self.block.as_slice()) else {
                 continue;
             };
-            if continues(point, &what) && self.payload_is_whole(address)? {
-                return Ok(What::decode(self.block.as_slice())
-                    .ok()
-                    .map(|what| (point_after(&what, address), what.has_more())));
+            if !continues(point, &what) {
+                continue;
+            }
+            self.data.resize(what.data_bytes as usize, 0);
+            let offset = self.ring.layout.file_offset(address) + BLOCK_BYTES as u64;
+            self.ring.device.read_at(&mut self.data, offset)?;
+            if what.data_is_intact(&self.data) {
+                return Ok(Some((point_after(&what, address), what.has_more())));
             }
         }
         Ok(None)
-    }
-
-    /// Whether the payload of the chunk whose meta-data is in `block` is as its checksums say.
-    fn payload_is_whole(&mut self, address: u64) -> Result<bool, StorageError> {
-        let Ok(what) = What::decode(self.block.as_slice()) else {
-            return Ok(false);
-        };
-        self.data.resize(what.data_bytes as usize, 0);
-        let offset = self.ring.layout.file_offset(address) + BLOCK_BYTES as u64;
-        self.ring.device.read_at(&mut self.data, offset)?;
-        Ok(what.data_is_intact(&self.data))
     }
 
     /// Whether a chunk beyond the head says that more was durable than the head holds, also one of a later lap: then

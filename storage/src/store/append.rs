@@ -211,7 +211,7 @@ impl Store {
     /// The point after which the chunk goes into the ring.
     fn place_to_go_on(&self, appender: &mut Appender, what: &What<'_>) -> Result<ChainPoint, AppendError> {
         if let Some(batch) = &appender.batch {
-            if what.merged.is_some() && continues(&batch.at, what) {
+            if what.merged().is_some() && continues(&batch.at, what) {
                 return Ok(batch.at);
             }
             // Where the next chunk goes to the next segment, the batch's first would stand in its way.

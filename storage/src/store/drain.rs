@@ -46,9 +46,8 @@ impl Drain {
 }
 
 /// Leaves away what does not end at a point of the chain. True: nothing in it does, all of it is in the middle of a batch.
-fn end_at_a_point(spans: &mut Vec<ChunkSpan>, buffer: &[u8]) -> bool {
-    let ends = |span: &ChunkSpan| What::decode(&buffer[span.what.clone()]).is_ok_and(|what| !what.has_more());
-    match spans.iter().rposition(ends) {
+fn end_at_a_point(spans: &mut Vec<ChunkSpan>) -> bool {
+    match spans.iter().rposition(|span| !span.has_more) {
         Some(at) => {
             spans.truncate(at + 1);
             false
@@ -103,7 +102,7 @@ impl Store {
             .journal
             .read_run(&from.point, limit, DRAIN_BATCH_BYTES, buffer);
         let mut spans = self.guard(read)?;
-        let in_batch = end_at_a_point(&mut spans, buffer);
+        let in_batch = end_at_a_point(&mut spans);
         let Some(last) = spans.last().map(|span| span.after) else {
             return Err(self.fail(self.lost_chunk(&from.point)));
         };
@@ -150,7 +149,7 @@ impl Store {
             let mut spans = self
                 .journal
                 .read_run(&at, limit, DRAIN_BATCH_BYTES, &mut buffer)?;
-            let goes_on = end_at_a_point(&mut spans, &buffer);
+            let goes_on = end_at_a_point(&mut spans);
             at = spans
                 .last()
                 .map(|span| span.after)
@@ -204,7 +203,7 @@ impl Store {
             self.keep_past(&before, &what, &Batch { merged, buffer, base });
             before = Reached {
                 point: span.after,
-                in_batch: what.has_more(),
+                in_batch: span.has_more,
             };
             let mut data = span.address + BLOCK_BYTES_U64;
             for record in what.records() {

@@ -180,6 +180,7 @@ impl Store {
                 data: data_at..buffer.len(),
                 address: batch.start.address,
                 after,
+                has_more: merged == Merged::More,
             });
         }
         // What was read may have been written over meanwhile.

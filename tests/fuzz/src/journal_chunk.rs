@@ -53,12 +53,12 @@ fn check_what(what: &What<'_>, data: &[u8]) {
     assert_eq!(records.len(), what.record_count());
     assert!((1..=MAX_RECORDS).contains(&records.len()));
     let mut block = [0; BLOCK_BYTES];
-    let (length, checksum) = match what.merged {
+    let (length, checksum) = match what.merged() {
         None => encode_what(&mut block, &what.header, &records),
         Some(merged) => encode_merged(&mut block, &what.header, &records, merged),
     };
     assert_eq!((&block[..length], checksum), (what.as_bytes(), what.checksum));
-    let between = if what.merged.is_some() { MERGED_BYTES } else { 0 };
+    let between = if what.merged().is_some() { MERGED_BYTES } else { 0 };
     assert_eq!(length, what_bytes(records.len()) + between);
     let mut sum = 0_u64;
     for record in &records {
@@ -73,7 +73,7 @@ fn check_what(what: &What<'_>, data: &[u8]) {
     assert_eq!(sum, u64::from(what.data_bytes));
     assert!(what.data_bytes <= MAX_CHUNK_DATA_BYTES && what.last_record() <= MAX_POSITION);
     let counted = what.last_record() + 1 - what.header.first_record;
-    match what.merged {
+    match what.merged() {
         None => assert_eq!(counted, records.len() as u64),
         Some(Merged::More) => assert_eq!(counted, 0),
         Some(Merged::End(end)) => {

@@ -356,7 +356,7 @@ impl Model {
             && header.previous_checksum == self.accepted.checksum
             && header.epoch >= self.accepted.epoch
             && what.records().all(|record| record.end() <= VOLUME_BYTES)
-            && what.merged.is_none()
+            && what.merged().is_none()
             && what.stored_bytes() <= u64::from(SEGMENT_BYTES)
             && can_be(&what.point_after())
             && what.data_is_intact(body)

@@ -314,7 +314,7 @@ impl History {
     /// When it is neither.
     pub fn check_received(&self, what: &What<'_>) -> bool {
         let header = &what.header;
-        match &what.merged {
+        match &what.merged() {
             None => {}
             // It counts for nothing before the end of its batch comes.
             Some(Merged::More) => return true,

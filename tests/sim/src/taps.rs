@@ -205,7 +205,7 @@ impl Tap for ReplicaTap {
             let key = (what.header.epoch, what.header.sequence, what.checksum);
             if self.taken.lock().insert(key) {
                 assert!(what.data_is_intact(data), "a replica journaled a damaged chunk");
-                if let Some(Merged::End(_)) = what.merged {
+                if let Some(Merged::End(_)) = what.merged() {
                     happened("merged batches received");
                 }
                 if !self.history.lock().check_received(&what) {

@@ -62,7 +62,7 @@ fn the_end_of_a_merged_batch_is_golden_both_ways_and_nothing_else_is_one() {
     assert_eq!(last[96..136], golden);
     let what = What::decode(&last).unwrap();
     assert_eq!(
-        (what.merged, what.has_more(), what.last_record()),
+        (what.merged(), what.has_more(), what.last_record()),
         (Some(Merged::End(end)), false, 0x123)
     );
     assert_eq!((what.point_after(), what.record_count()), (end, 5));

@@ -142,7 +142,7 @@ fn check_any(bytes: &[u8]) {
         assert_eq!(records.len(), what.record_count());
         assert!(what.data_bytes <= MAX_CHUNK_DATA_BYTES && what.last_record() <= MAX_POSITION);
         let mut block = [0; BLOCK_BYTES];
-        let (length, checksum) = match what.merged {
+        let (length, checksum) = match what.merged() {
             None => encode_what(&mut block, &what.header, &records),
             Some(merged) => encode_merged(&mut block, &what.header, &records, merged),
         };
