@@ -355,7 +355,29 @@ impl<'a> What<'a> {
         self.merged() == Some(Merged::More)
     }
 
-    /// The place in the chain just after the chunk; its address is not told here.
+    /// The place in the chain just after the chunk; its address is not told here, nor what was changed up to there.
+    #[must_use]
+    pub fn place_after(&self) -> ChainPoint {
+        if let Some(Merged::End(end)) = self.merged() {
+            return ChainPoint {
+                blocks: 0,
+                bytes: 0,
+                ..end
+            };
+        }
+        ChainPoint {
+            address: 0,
+            sequence: self.header.sequence,
+            record: self.last_record(),
+            epoch: self.header.epoch,
+            sealed_at_us: self.header.sealed_at_us,
+            checksum: self.checksum,
+            blocks: 0,
+            bytes: 0,
+        }
+    }
+
+    /// The same with what was changed up to there.
     #[must_use]
     pub fn point_after(&self) -> ChainPoint {
         if let Some(Merged::End(end)) = self.merged() {
@@ -368,14 +390,9 @@ impl<'a> What<'a> {
             bytes = bytes.saturating_add(u64::from(record.length));
         }
         ChainPoint {
-            address: 0,
-            sequence: self.header.sequence,
-            record: self.last_record(),
-            epoch: self.header.epoch,
-            sealed_at_us: self.header.sealed_at_us,
-            checksum: self.checksum,
             blocks,
             bytes,
+            ..self.place_after()
         }
     }
 

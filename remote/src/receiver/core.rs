@@ -202,14 +202,10 @@ impl ReceiverCore {
         self.check_chain(what)?;
         self.check_records(what)?;
         if !what.has_more() {
-            check_reach(&what.point_after())?;
+            check_reach(&what.place_after())?;
         }
         self.check_batch(what)?;
-        self.accepted = ChainPoint {
-            blocks: 0,
-            bytes: 0,
-            ..what.point_after()
-        };
+        self.accepted = what.place_after();
         self.remember(self.accepted.sequence, self.accepted.checksum);
         Ok(Action::Append {
             what: what.as_bytes(),

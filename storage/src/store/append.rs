@@ -177,7 +177,7 @@ impl Store {
         let mut appender = self.appender.lock();
         self.check_usable()?;
         let layout = &self.journal.layout;
-        if what.stored_bytes() > layout.segment_bytes || what.point_after().record > MAX_REACHED {
+        if what.stored_bytes() > layout.segment_bytes || what.last_record() > MAX_REACHED {
             return Err(AppendError::Impossible(what.header.sequence));
         }
         let head = self.place_to_go_on(&mut appender, what)?;
