@@ -213,6 +213,47 @@ fn wrong_remotes_are_refused_at_their_place() {
 }
 
 #[test]
+fn wrong_ways_of_sending_are_refused_at_their_place() {
+    const EVERY: &str = "write a time such as \"7d\", \"36h\" or \"30m\", of 10 seconds at least";
+    let remote = |line: &str| {
+        format!(
+            "[[volume]]\nname = \"a\"\nsize = \"1G\"\n[[volume.remote]]\nname = \"r\"\naddress = \"127.0.0.1:1\"\n{line}\n"
+        )
+    };
+    let no_time =
+        |text: &str| format!("10:16 '{text}' is no time in which a volume could be compared; {EVERY}");
+    check(&[
+        (
+            &remote("compression = \"gzip\""),
+            "10:15 there is no compression 'gzip'; write \"lz4\" (little processor time), \"zstd\" (fewer bytes) or \"none\"",
+        ),
+        (
+            &remote("rate = \"1\""),
+            "10:8 1 bytes in a second are too few for a link; give at least 1K, or leave the line away; 'farside journal \
+             stop-send' holds the link",
+        ),
+        (&remote("verify_every = \"soon\""), &no_time("soon")),
+        (&remote("verify_every = \"9s\""), &no_time("9s")),
+        (&remote("verify_every = \"-7d\""), &no_time("-7d")),
+        // How long that is depends on the month.
+        (&remote("verify_every = \"1mo\""), &no_time("1mo")),
+        (&remote("verify_every = \"11y\""), &no_time("11y")),
+    ]);
+    let good = |every: &str| {
+        let text = format!("{UNIT}{}", remote(&format!("verify_every = \"{every}\"")));
+        judge(&text).unwrap().volumes[0].remotes[0].verify_every
+    };
+    for (text, seconds) in [
+        ("10s", 10),
+        ("36h", 129_600),
+        ("7d", 604_800),
+        ("1d 12h", 129_600),
+    ] {
+        assert_eq!(good(text).map(|every| every.as_secs()), Some(seconds), "{text}");
+    }
+}
+
+#[test]
 fn text_that_is_no_configuration_is_refused_at_its_place() {
     for (text, expected) in [
         ("", "1:1 missing field `unit`; add it to this table"),

@@ -160,7 +160,7 @@ impl Replica {
 
     /// What its journal takes as one batch, and its history, in which small ranges cost more than they have, as what lies between two moments.
     fn largest_batch(&self) -> u64 {
-        let kept = self.store.history().map(|history| history.state().ring_bytes / 8);
+        let kept = self.store.history().map(|history| history.ring_bytes() / 8);
         self.store.batch_bytes().min(kept.unwrap_or(u64::MAX))
     }
 
@@ -197,10 +197,7 @@ impl Sink for Replica {
             } else {
                 copy.consistent_from
             },
-            history_bytes: self
-                .store
-                .history()
-                .map_or(0, |history| history.state().ring_bytes),
+            history_bytes: self.store.history().map_or(0, |history| history.ring_bytes()),
             batch_bytes: self.largest_batch(),
         }
     }

@@ -192,6 +192,12 @@ impl History {
         self.index.lock().has_settled()
     }
 
+    /// Bytes of its ring.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u64 {
+        self.journal.layout.ring_bytes()
+    }
+
     /// Address in the owning journal: what lies before it has been told of already, or may have been in the image before
     /// this history began.
     #[must_use]

@@ -206,7 +206,9 @@ impl Volume {
             file_of(&self.files, &self.name, &remote.name),
             remote.verify_every?,
         );
-        tokio::task::spawn_blocking(move || Rounds::open(file, every))
+        let addresses = std::iter::once(&remote.address).chain(&remote.other_addresses);
+        let addresses = addresses.cloned().collect();
+        tokio::task::spawn_blocking(move || Rounds::open(file, every, addresses))
             .await
             .ok()
     }
