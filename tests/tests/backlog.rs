@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use farside_tests::clock::{Seen, wait_until};
 use farside_tests::proxy::Way;
-use farside_tests::status::{number, text};
+use farside_tests::status::number;
 use farside_tests::units::{Sizes, TwoUnits, VOLUME};
 use farside_tests::{BlockClient as _, Random, World, limits, promise};
 
@@ -11,31 +11,6 @@ const SIZES: Sizes = Sizes {
     disk_mib: 64,
     journal_mib: 32,
 };
-
-fn write_some(two: &TwoUnits, random: &mut Random) -> Result<()> {
-    let mut host = two.connect()?;
-    for _ in 0..8 {
-        let bytes = random.bytes(64 << 10);
-        host.write(random.below(900) << 16, &bytes)?;
-    }
-    host.flush()?;
-    Ok(host.disconnect()?)
-}
-
-/// What the remote has in its image, as it says itself. A unit that has just been started may not know its replicas yet.
-fn applied(two: &TwoUnits) -> Result<u64> {
-    let mut applied = 0;
-    wait_until("the replica to be in service", limits::STATUS, || {
-        let status = two.remote.status()?;
-        let Ok(replica) = status.replica(VOLUME) else {
-            return Ok(Seen::when(false, || "not there yet".to_owned()));
-        };
-        applied = number(replica, &["applied"])?;
-        let state = text(replica, &["state"])?.to_owned();
-        Ok(Seen::when(state == "consistent", || state))
-    })?;
-    Ok(applied)
-}
 
 /// The remote of the local unit gets merged backlogs, and slowly, so that there is a middle.
 fn with_merging(world: &World) -> Result<()> {
@@ -61,7 +36,7 @@ fn a_merged_backlog_is_sent_once_and_counts_as_a_whole() {
         two.local.start()?;
         two.local.wait_remote_state("streaming", limits::CATCH_UP)?;
         let mut random = Random::new(world.seed());
-        write_some(&two, &mut random)?;
+        two.write_some(&mut random)?;
         two.local.wait_applied()?;
         let merged = || number(two.local.status()?.remote(VOLUME)?, &["merged_bytes"]);
         // The same four MiB again and again, and something beside them.
@@ -79,7 +54,7 @@ fn a_merged_backlog_is_sent_once_and_counts_as_a_whole() {
             host.flush()?;
             Ok(host.disconnect()?)
         };
-        let (before, sent) = (applied(&two)?, two.proxy.passed_bytes(Way::Out));
+        let (before, sent) = (two.applied()?, two.proxy.passed_bytes(Way::Out));
         pile_up(&mut random)?;
         two.local.command(&["journal", "start-send"])?.success()?;
         two.expect_same_on_both_sides()?;
@@ -96,7 +71,7 @@ fn a_merged_backlog_is_sent_once_and_counts_as_a_whole() {
         // Nothing in between is a moment of the replica.
         let args = ["history", "list", "--volume", VOLUME, "--json", "--limit", "1000"];
         let list: serde_json::Value = serde_json::from_str(&two.remote.command(&args)?.success()?.stdout)?;
-        let end = applied(&two)?;
+        let end = two.applied()?;
         for moment in list["moments"].as_array().into_iter().flatten() {
             let record = moment["sequence"].as_u64().unwrap_or(0);
             ensure!(
@@ -106,7 +81,7 @@ fn a_merged_backlog_is_sent_once_and_counts_as_a_whole() {
         }
 
         // The link is cut, and the remote dies, in the middle of a batch; it never shows a part of it.
-        let before = applied(&two)?;
+        let before = two.applied()?;
         pile_up(&mut random)?;
         let middle = two.proxy.passed_bytes(Way::Out) + 2 * MIB;
         two.local.command(&["journal", "start-send"])?.success()?;
@@ -116,7 +91,7 @@ fn a_merged_backlog_is_sent_once_and_counts_as_a_whole() {
         })?;
         two.remote.kill9()?;
         two.remote.start()?;
-        ensure!(applied(&two)? == before, "a part of a batch shows");
+        ensure!(two.applied()? == before, "a part of a batch shows");
         two.expect_same_on_both_sides()
     });
 }
@@ -127,7 +102,7 @@ fn a_queue_that_is_given_up_is_sent_as_what_it_changed() {
     promise(|world| {
         let two = TwoUnits::start(world, SIZES)?;
         let mut random = Random::new(world.seed());
-        write_some(&two, &mut random)?;
+        two.write_some(&mut random)?;
         two.local.wait_applied()?;
         let discard = ["journal", "discard", "--volume", VOLUME];
         let said = two.local.command(&discard)?.success()?.stdout;
@@ -151,7 +126,7 @@ fn a_queue_that_is_given_up_is_sent_as_what_it_changed() {
         host.flush()?;
         let used = || number(two.local.status()?.volume(VOLUME)?, &["journal", "used_bytes"]);
         ensure!(used()? > 20 * MIB, "{}", used()?);
-        let before = applied(&two)?;
+        let before = two.applied()?;
         let said = two.local.command(&discard)?.success()?.stdout;
         ensure!(said.contains("320 records for remote given up"), "{said}");
         wait_until("the journal to have room", limits::CATCH_UP, || {
@@ -162,7 +137,7 @@ fn a_queue_that_is_given_up_is_sent_as_what_it_changed() {
         host.write(40 << 20, &random.bytes(4096))?;
         host.flush()?;
         host.disconnect()?;
-        ensure!(applied(&two)? == before, "nothing was sent");
+        ensure!(two.applied()? == before, "nothing was sent");
         let sent = two.proxy.passed_bytes(Way::Out);
         two.local.command(&["journal", "start-send"])?.success()?;
         two.expect_same_on_both_sides()?;

@@ -14,43 +14,18 @@ const SIZES: Sizes = Sizes {
     journal_mib: 32,
 };
 
-fn write_some(two: &TwoUnits, random: &mut Random) -> Result<()> {
-    let mut host = two.connect()?;
-    for _ in 0..8 {
-        let bytes = random.bytes(64 << 10);
-        host.write(random.below(900) << 16, &bytes)?;
-    }
-    host.flush()?;
-    Ok(host.disconnect()?)
-}
-
-/// What the remote has in its image, as it says itself. A unit that has just been started may not know its replicas yet.
-fn applied(two: &TwoUnits) -> Result<u64> {
-    let mut applied = 0;
-    wait_until("the replica to be in service", limits::STATUS, || {
-        let status = two.remote.status()?;
-        let Ok(replica) = status.replica(VOLUME) else {
-            return Ok(Seen::when(false, || "not there yet".to_owned()));
-        };
-        applied = number(replica, &["applied"])?;
-        let state = text(replica, &["state"])?.to_owned();
-        Ok(Seen::when(state == "consistent", || state))
-    })?;
-    Ok(applied)
-}
-
 #[test]
 fn sending_is_stopped_and_goes_on_from_there() {
     promise(|world| {
         let two = TwoUnits::start(world, SIZES)?;
         let mut random = Random::new(world.seed());
-        write_some(&two, &mut random)?;
+        two.write_some(&mut random)?;
         two.local.wait_applied()?;
         two.local.command(&["journal", "stop-send"])?.success()?;
         two.local.wait_remote_state("held", limits::STATUS)?;
-        let before = applied(&two)?;
-        write_some(&two, &mut random)?;
-        ensure!(images::expect_equal(&two.mirror(), &two.replica()).is_err() || applied(&two)? == before);
+        let before = two.applied()?;
+        two.write_some(&mut random)?;
+        ensure!(images::expect_equal(&two.mirror(), &two.replica()).is_err() || two.applied()? == before);
         for unit in [&two.local, &two.remote] {
             unit.kill9()?;
             unit.start()?;
@@ -60,13 +35,13 @@ fn sending_is_stopped_and_goes_on_from_there() {
         let remote = status.remote(VOLUME)?;
         ensure!(text(remote, &["state"])? == "held" && text(remote, &["detail"])?.contains("start-send"));
         ensure!(number(remote, &["lag", "records"])? > 0, "{remote}");
-        write_some(&two, &mut random)?;
+        two.write_some(&mut random)?;
         // It recovers, which takes a moment, and nothing else comes.
         wait_until("the remote to recover", limits::CATCH_UP, || {
-            let now = applied(&two)?;
+            let now = two.applied()?;
             Ok(Seen::when(now >= before, || format!("{now} of {before}")))
         })?;
-        let now = applied(&two)?;
+        let now = two.applied()?;
         ensure!(now == before, "record {now} was sent after {before}");
         let done = two
             .local
@@ -87,19 +62,19 @@ fn queuing_is_stopped_after_what_is_queued_and_begins_with_a_copy() {
         let mut random = Random::new(world.seed());
         // Something is queued when queuing is stopped: that is still sent.
         two.local.command(&["journal", "stop-send"])?.success()?;
-        write_some(&two, &mut random)?;
+        two.write_some(&mut random)?;
         let queued = two.local.positions()?.journaled;
         two.local.command(&["journal", "stop-queue"])?.success()?;
-        ensure!(applied(&two)? < queued);
+        ensure!(two.applied()? < queued);
         two.local.command(&["journal", "start-send"])?.success()?;
         wait_until("what was queued to be there", limits::CATCH_UP, || {
-            let (has, status) = (applied(&two)?, two.local.status()?);
+            let (has, status) = (two.applied()?, two.local.status()?);
             let held = text(status.remote(VOLUME)?, &["state"])? == "held";
             Ok(Seen::when(has >= queued && held, || {
                 format!("{has} of {queued}, held {held}")
             }))
         })?;
-        let has = applied(&two)?;
+        let has = two.applied()?;
         // More than the journal holds, and nobody is waited for.
         let mut host = two.connect()?;
         for number in 0..48 {
@@ -107,7 +82,7 @@ fn queuing_is_stopped_after_what_is_queued_and_begins_with_a_copy() {
         }
         host.flush()?;
         two.local.wait_mirrored()?;
-        ensure!(applied(&two)? == has, "nothing more was sent");
+        ensure!(two.applied()? == has, "nothing more was sent");
         two.local.shut_down()?;
         two.local.start()?;
         let status = two.local.status()?;
@@ -323,7 +298,7 @@ fn outside_of_its_windows_a_remote_is_sent_nothing_and_the_host_notices_nothing(
         configure(&format!("\"{}-{} 01:00-23:00\"", day(2), day(4)))?;
         wait_detail(true)?;
         let before = two.proxy.passed_bytes(Way::Out);
-        write_some(&two, &mut random)?;
+        two.write_some(&mut random)?;
         std::thread::sleep(std::time::Duration::from_secs(2));
         let remote = two.local.status()?.remote(VOLUME)?.clone();
         ensure!(number(&remote, &["lag", "bytes"])? >= 512 << 10, "{remote}");

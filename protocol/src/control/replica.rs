@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplicaState {
-    /// Being opened or recovered.
+    /// Being opened, or its journal is applied again after a crash: no state of the volume until that is done.
     Starting,
     /// Nothing has arrived yet.
     Empty,

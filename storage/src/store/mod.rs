@@ -131,6 +131,13 @@ impl Store {
         }
     }
 
+    /// Whether the image is still being brought to where it may have been before a crash: until then older writes go over
+    /// newer ones, and what lies there is no state of the volume.
+    #[must_use]
+    pub fn is_replaying(&self) -> bool {
+        self.points().applied.address < self.opened.recovered.head.address
+    }
+
     /// Name of the volume.
     #[must_use]
     pub fn name(&self) -> &str {

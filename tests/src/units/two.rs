@@ -1,10 +1,12 @@
 //! Local and remote unit, separately killable, and the proxy between them.
 
 use super::{Protocol, Sizes, Unit, VOLUME, local_unit, remote_unit, volume_toml};
+use crate::clock::{Seen, wait_until};
 use crate::nbd::{Endpoint, NbdClient};
 use crate::ports::free_address;
 use crate::proxy::Proxy;
-use crate::{World, images, limits};
+use crate::status::{number, text};
+use crate::{BlockClient as _, Random, World, images, limits};
 use anyhow::{Context as _, Result};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -123,5 +125,37 @@ impl<'w> TwoUnits<'w> {
     pub fn expect_same_on_both_sides(&self) -> Result<()> {
         self.local.wait_applied()?;
         images::expect_equal(&self.mirror(), &self.replica())
+    }
+
+    /// A host writes half a MiB somewhere in a disk of 64 MiB and flushes.
+    ///
+    /// # Errors
+    /// When the volume is not served.
+    pub fn write_some(&self, random: &mut Random) -> Result<()> {
+        let mut host = self.connect()?;
+        for _ in 0..8 {
+            let bytes = random.bytes(64 << 10);
+            host.write(random.below(900) << 16, &bytes)?;
+        }
+        host.flush()?;
+        Ok(host.disconnect()?)
+    }
+
+    /// What the remote has in its image, as it says itself, once that is a state of the volume.
+    ///
+    /// # Errors
+    /// When it is none in time.
+    pub fn applied(&self) -> Result<u64> {
+        let mut applied = 0;
+        wait_until("the replica to be consistent", limits::STATUS, || {
+            let status = self.remote.status()?;
+            let Ok(replica) = status.replica(VOLUME) else {
+                return Ok(Seen::when(false, || "not there yet".to_owned()));
+            };
+            applied = number(replica, &["applied"])?;
+            let state = text(replica, &["state"])?.to_owned();
+            Ok(Seen::when(state == "consistent", || state))
+        })?;
+        Ok(applied)
     }
 }

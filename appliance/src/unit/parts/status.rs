@@ -265,12 +265,13 @@ pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> R
     let problem = store
         .failure()
         .map(|failure| format!("{failure}; nothing more is received. Check the disk, then restart the unit"));
-    let consistent = copy.state == CopyState::Complete;
+    let consistent = copy.state == CopyState::Complete && !store.is_replaying();
     let state = match (copy.state, problem.is_some()) {
         (_, true) => ReplicaState::Degraded,
         (CopyState::Empty, _) => ReplicaState::Empty,
         (CopyState::Copying, _) => ReplicaState::Copying,
-        (CopyState::Complete, _) => ReplicaState::Consistent,
+        (CopyState::Complete, _) if consistent => ReplicaState::Consistent,
+        (CopyState::Complete, _) => ReplicaState::Starting,
     };
     let copying = copy.state == CopyState::Copying;
     ReplicaStatus {
