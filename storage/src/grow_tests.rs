@@ -1,52 +1,25 @@
 //! Larger volumes, on real files.
 
-use crate::clock::SystemClock;
-use crate::files::{OpenMode, StoreFiles, create_files, open_files};
+use crate::files::{StoreFiles, open_files};
 use crate::grow::{grow_store, prepare_growth};
 use crate::map_files::open_map;
-use crate::store::{Store, StoreParameters};
-use farside_protocol::journal::Role;
+use crate::store::Store;
+use crate::test_store::{files_in, open_in, parameters};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use uuid::Uuid;
 
 /// No multiple of a file system's block.
 const OLD: u64 = (1 << 20) + 512;
 const NEW: u64 = 3 << 20;
 
 fn files(directory: &tempfile::TempDir) -> StoreFiles {
-    let path = |name: &str| directory.path().join(name);
-    let files = StoreFiles {
-        journal: path("journal"),
-        image: path("mirror.img"),
-        maps: path("."),
-    };
-    let parameters = StoreParameters {
-        role: Role::Volume,
-        name: "disk0".to_owned(),
-        volume: Uuid::from_u128(7),
-        journal: Uuid::from_u128(8),
-        volume_bytes: OLD,
-        journal_bytes: 2 << 20,
-        segment_bytes: None,
-        source: Uuid::nil(),
-    };
-    create_files(&files, &parameters, OpenMode::Careful, 1).unwrap();
-    files
-}
-
-fn open(files: &StoreFiles) -> Store {
-    let set = open_files(files).unwrap();
-    let store = Store::open(set.devices, Arc::new(SystemClock::new())).unwrap();
-    set.mark.settle().unwrap();
-    store
+    files_in(directory.path(), &parameters(OLD, 2 << 20))
 }
 
 #[test]
 fn image_map_and_superblock_grow_together_and_stay_so() {
     let directory = tempfile::tempdir().unwrap();
     let files = files(&directory);
-    let store = open(&files);
+    let store = open_in(&files);
     let map = open_map(&files, "far", &store.superblock()).unwrap();
     store.add_consumer("far", map).unwrap();
     let dirty = store.consumer("far").unwrap().dirty_bytes;
@@ -54,7 +27,7 @@ fn image_map_and_superblock_grow_together_and_stay_so() {
     assert_eq!(std::fs::metadata(&files.image).unwrap().len(), NEW);
     store.shut_down().unwrap();
     drop(store);
-    let store = open(&files);
+    let store = open_in(&files);
     assert_eq!(
         (store.volume_bytes(), store.superblock().volume_bytes),
         (NEW, NEW)
@@ -77,7 +50,7 @@ fn image_map_and_superblock_grow_together_and_stay_so() {
 
 /// A volume with a remote that misses one block.
 fn with_a_map(files: &StoreFiles) -> Store {
-    let store = open(files);
+    let store = open_in(files);
     let map = open_map(files, "far", &store.superblock()).unwrap();
     store.add_consumer("far", map).unwrap();
     store
@@ -100,7 +73,7 @@ fn a_map_that_did_not_get_its_name_gets_it_at_the_next_start() {
     drop(store);
     std::fs::remove_dir(&path).unwrap();
     std::fs::rename(&taken, &path).unwrap();
-    let store = open(&files);
+    let store = open_in(&files);
     assert_eq!(store.consumer("far").unwrap().dirty_bytes, dirty);
     assert!(!directory.path().join("dirty-disk0@far.map.new").exists());
 }
@@ -134,7 +107,7 @@ fn a_new_map_of_a_growth_that_never_was_is_thrown_away() {
     let left = directory.path().join("dirty-disk0@far.map.new");
     assert!(left.exists());
     drop(store);
-    assert_eq!(open(&files).volume_bytes(), OLD);
+    assert_eq!(open_in(&files).volume_bytes(), OLD);
     assert!(!left.exists());
     assert_eq!(std::fs::metadata(&files.image).unwrap().len(), OLD);
 }
@@ -159,7 +132,7 @@ fn a_growth_within_a_bit_of_the_map_keeps_the_map() {
 fn the_image_that_grows_is_the_one_in_use() {
     let directory = tempfile::tempdir().unwrap();
     let files = files(&directory);
-    let store = open(&files);
+    let store = open_in(&files);
     let moved = directory.path().join("moved.img");
     std::fs::rename(&files.image, &moved).unwrap();
     std::fs::write(&files.image, b"somebody's").unwrap();
@@ -194,7 +167,7 @@ fn an_image_that_grew_alone_is_cut_back_but_only_if_nothing_is_there() {
         .open(&files.image)
         .unwrap();
     image.set_len(NEW).unwrap();
-    assert_eq!(open(&files).volume_bytes(), OLD);
+    assert_eq!(open_in(&files).volume_bytes(), OLD);
     assert_eq!(std::fs::metadata(&files.image).unwrap().len(), OLD);
     for offset in [OLD, NEW - 1] {
         image.set_len(NEW).unwrap();

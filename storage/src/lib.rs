@@ -29,6 +29,8 @@ mod resize_tests;
 #[cfg(test)]
 mod grow_tests;
 #[cfg(test)]
+mod test_store;
+#[cfg(test)]
 mod test_disk;
 #[cfg(test)]
 mod test_faults;

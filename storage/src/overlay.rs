@@ -3,6 +3,8 @@
 //! Costs memory per pending range, never per byte. Sources are journal addresses, which only grow; a piece
 //! whose source is below an address is older than it.
 
+use farside_protocol::journal::limits::BLOCK_BYTES_U64;
+use farside_protocol::journal::{Record, RecordKind, What};
 use std::collections::BTreeMap;
 
 /// Where the content of a range comes from.
@@ -27,6 +29,25 @@ impl Source {
             Self::Journal(address) | Self::Zero { address, .. } => address,
         }
     }
+}
+
+/// The changes of a chunk that lies at this address of a journal, in order, each with where its content is.
+pub(crate) fn sources(what: &What<'_>, address: u64) -> impl Iterator<Item = (Record, Source)> {
+    let mut data = address + BLOCK_BYTES_U64;
+    what.records().filter_map(move |record| {
+        let here = data;
+        data += u64::from(record.payload_bytes());
+        let source = match record.kind {
+            RecordKind::Write => Source::Journal(here),
+            RecordKind::Trim => Source::Zero {
+                address,
+                allocate: false,
+            },
+            RecordKind::Zero { allocate } => Source::Zero { address, allocate },
+            RecordKind::Mark(_) => return None,
+        };
+        Some((record, source))
+    })
 }
 
 /// A range and its source.

@@ -1,17 +1,15 @@
 //! Journals that get another size, on real files: what they held is there, at the same addresses.
 
-use crate::clock::SystemClock;
 use crate::error::StorageError;
-use crate::files::{OpenMode, StoreFiles, create_files, open_files};
+use crate::files::StoreFiles;
 use crate::map_files::open_map;
 use crate::resize::Resized;
-use crate::store::{AppendError, Change, Store, StoreParameters};
+use crate::store::{Change, Store};
 use crate::test_disk::Random;
-use farside_protocol::journal::{ChainPoint, RecordKind, Role};
+use crate::test_store::{files_in, open_in, parameters, when_there_is_room};
+use farside_protocol::journal::{ChainPoint, RecordKind};
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
-use uuid::Uuid;
 
 const VOLUME_BYTES: u64 = 1 << 20;
 const MIB: u64 = 1 << 20;
@@ -26,31 +24,7 @@ fn resize_journal(path: &Path, volume: &str, bytes: u64) -> Result<bool, Storage
 }
 
 fn made(directory: &tempfile::TempDir) -> StoreFiles {
-    let path = |name: &str| directory.path().join(name);
-    let files = StoreFiles {
-        journal: path("journal"),
-        image: path("mirror.img"),
-        maps: path("."),
-    };
-    let parameters = StoreParameters {
-        role: Role::Volume,
-        name: "disk0".to_owned(),
-        volume: Uuid::from_u128(7),
-        journal: Uuid::from_u128(8),
-        volume_bytes: VOLUME_BYTES,
-        journal_bytes: 2 * MIB,
-        segment_bytes: None,
-        source: Uuid::nil(),
-    };
-    create_files(&files, &parameters, OpenMode::Careful, 1).unwrap();
-    files
-}
-
-fn open(files: &StoreFiles) -> Store {
-    let set = open_files(files).unwrap();
-    let store = Store::open(set.devices, Arc::new(SystemClock::new())).unwrap();
-    set.mark.settle().unwrap();
-    store
+    files_in(directory.path(), &parameters(VOLUME_BYTES, 2 * MIB))
 }
 
 /// Writes so many blocks, of which a remote that is away lets none go, and gives the chunks that are held for it.
@@ -67,18 +41,7 @@ fn write(store: &Store, random: &mut Random, count: u64, content: &mut [u8]) {
             data: vec![fill; 4096].into(),
             arrived_us: 0,
         }]);
-        loop {
-            match store.append(&mut pending) {
-                Ok(_) => break,
-                Err(AppendError::NotDurable) => drop(store.sync().unwrap()),
-                Err(AppendError::Full) => {
-                    store.sync().unwrap();
-                    while store.drain().unwrap() {}
-                    store.relieve().unwrap();
-                }
-                Err(error) => panic!("{error}"),
-            }
-        }
+        when_there_is_room(store, || store.append(&mut pending));
     }
     store.sync().unwrap();
 }
@@ -118,7 +81,7 @@ fn a_journal_grows_and_shrinks_and_keeps_what_it_holds_wherever_the_ring_stands(
         let (mut random, mut content) = (Random::new(seed), vec![0; usize::try_from(VOLUME_BYTES).unwrap()]);
         let mut sizes = [2 * MIB, 5 * MIB, 3 * MIB, 16 * MIB, 2 * MIB].into_iter().cycle();
         for _ in 0..6 {
-            let store = open(&files);
+            let store = open_in(&files);
             // Somewhere in some lap.
             follow(&store, &files);
             for _ in 0..random.below(20) {
@@ -143,7 +106,7 @@ fn a_journal_grows_and_shrinks_and_keeps_what_it_holds_wherever_the_ring_stands(
                 "once is enough"
             );
 
-            let store = open(&files);
+            let store = open_in(&files);
             let key = |point: &ChainPoint| (point.address, point.sequence, point.record, point.checksum);
             assert_eq!(key(&store.points().durable), key(&head));
             assert!(held(&store) == chunks, "what is held for the remote");
@@ -165,14 +128,14 @@ fn a_larger_journal_holds_more_and_one_too_small_for_what_is_held_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let files = made(&directory);
     let (mut random, mut content) = (Random::new(7), vec![0; usize::try_from(VOLUME_BYTES).unwrap()]);
-    let store = open(&files);
+    let store = open_in(&files);
     follow(&store, &files);
     store.shut_down().unwrap();
     drop(store);
     assert!(resize_journal(&files.journal, "disk0", 16 * MIB).unwrap());
     // A file that an attempt left goes.
     std::fs::write(directory.path().join("journal.resized"), "half of one").unwrap();
-    let store = open(&files);
+    let store = open_in(&files);
     write(&store, &mut random, 1500, &mut content);
     assert!(
         held(&store).len() as u64 > 5 * MIB,
@@ -190,7 +153,7 @@ fn a_larger_journal_holds_more_and_one_too_small_for_what_is_held_is_refused() {
     let least: u64 = least.split(' ').next().unwrap().parse().unwrap();
     assert!((12 * MIB..15 * MIB).contains(&least), "{least}");
     assert!(resize_journal(&files.journal, "disk0", least).unwrap());
-    let store = open(&files);
+    let store = open_in(&files);
     assert!(held(&store) == chunks);
     assert!(!resize_journal(&files.journal, "another", 32 * MIB).unwrap_or(false));
 }
@@ -206,7 +169,7 @@ fn sizes_go_up_and_down_at_unclean_starts() {
         let mut content = vec![0; usize::try_from(VOLUME_BYTES).unwrap()];
         let mut bytes = 2 * MIB;
         for _ in 0..12 {
-            let store = open(&files);
+            let store = open_in(&files);
             let mut found = vec![1; content.len()];
             store.read(0, &mut found).unwrap();
             assert!(found == content, "seed {seed}");

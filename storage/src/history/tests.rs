@@ -7,6 +7,7 @@ use crate::clock::SystemClock;
 use crate::device::Device;
 use crate::store::{AppendError, Change, Store, StoreDevices, StoreParameters};
 use crate::test_disk::{Random, TestDisk};
+use crate::test_store::when_there_is_room;
 use farside_protocol::journal::{ChainPoint, CopyState, RecordKind, Role};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -162,18 +163,7 @@ fn change(random: &mut Random) -> Change {
 
 fn step(store: &Store, model: &mut Model, random: &mut Random) {
     match random.below(9) {
-        0..=4 => loop {
-            match model.append(store, random) {
-                Ok(()) => break,
-                Err(AppendError::NotDurable) => drop(store.sync().unwrap()),
-                Err(AppendError::Full) => {
-                    store.sync().unwrap();
-                    while store.drain().unwrap() {}
-                    store.relieve().unwrap();
-                }
-                Err(error) => panic!("{error}"),
-            }
-        },
+        0..=4 => when_there_is_room(store, || model.append(store, random)),
         5 | 6 => drop(store.sync().unwrap()),
         7 => drop(store.drain().unwrap()),
         _ => store.checkpoint().unwrap(),

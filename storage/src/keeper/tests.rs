@@ -3,14 +3,14 @@
 use super::*;
 use crate::clock::SystemClock;
 use crate::device::Device;
-use crate::store::{Change, StoreDevices, StoreParameters};
+use crate::store::{Change, StoreDevices};
 use crate::test_disk::TestDisk;
-use farside_protocol::journal::{RecordKind, Role};
+use crate::test_store::parameters;
+use farside_protocol::journal::RecordKind;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use uuid::Uuid;
 
 const INTERVAL: Duration = Duration::from_millis(40);
 
@@ -19,16 +19,7 @@ const JOURNAL_BYTES: u64 = 2 << 20;
 const SOON: Duration = Duration::from_secs(20);
 
 fn store() -> Arc<Store> {
-    let parameters = StoreParameters {
-        role: Role::Volume,
-        name: "disk0".to_owned(),
-        volume: Uuid::from_u128(7),
-        journal: Uuid::from_u128(8),
-        volume_bytes: VOLUME_BYTES,
-        journal_bytes: JOURNAL_BYTES,
-        segment_bytes: None,
-        source: Uuid::nil(),
-    };
+    let parameters = parameters(VOLUME_BYTES, JOURNAL_BYTES);
     let journal = Arc::new(TestDisk::new(JOURNAL_BYTES));
     Store::format(journal.as_ref() as &dyn Device, &parameters, 1).unwrap();
     let devices = StoreDevices {

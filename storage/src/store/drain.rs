@@ -9,9 +9,9 @@ use super::written::Written;
 use crate::error::StorageError;
 use crate::journal::ChunkSpan;
 use crate::limits::DRAIN_BATCH_BYTES;
-use crate::overlay::{Overlay, Piece, Source};
-use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64};
-use farside_protocol::journal::{ChainPoint, RecordKind, What};
+use crate::overlay::{Overlay, Piece, Source, sources};
+use farside_protocol::journal::limits::BLOCK_BYTES;
+use farside_protocol::journal::{ChainPoint, What};
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 
@@ -205,21 +205,7 @@ impl Store {
                 point: span.after,
                 in_batch: span.has_more,
             };
-            let mut data = span.address + BLOCK_BYTES_U64;
-            for record in what.records() {
-                let source = match record.kind {
-                    RecordKind::Write => Source::Journal(data),
-                    RecordKind::Trim => Source::Zero {
-                        address: span.address,
-                        allocate: false,
-                    },
-                    RecordKind::Zero { allocate } => Source::Zero {
-                        address: span.address,
-                        allocate,
-                    },
-                    RecordKind::Mark(_) => continue,
-                };
-                data += u64::from(record.payload_bytes());
+            for (record, source) in sources(&what, span.address) {
                 merged.insert(record.offset, record.end(), source);
             }
         }

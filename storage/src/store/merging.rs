@@ -8,7 +8,7 @@ use super::Store;
 use crate::error::StorageError;
 use crate::journal::{ChunkSpan, ReadError};
 use crate::limits::{MERGE_LEAST_BYTES, MERGE_PIECES};
-use crate::overlay::{Overlay, Piece, Source};
+use crate::overlay::{Overlay, Piece, Source, sources};
 use farside_protocol::journal::limits::{BLOCK_BYTES, BLOCK_BYTES_U64, MAX_MERGED_RECORDS};
 use farside_protocol::journal::{ChainPoint, ChunkHeader, Merged, Record, RecordKind, What, encode_merged};
 use std::collections::VecDeque;
@@ -277,18 +277,7 @@ struct Left {
 
 /// Takes the records of a chunk over what was there.
 fn take(found: &mut Overlay, what: &What<'_>, address: u64, left: &mut Left) {
-    let mut data = address + BLOCK_BYTES_U64;
-    for record in what.records() {
-        let source = match record.kind {
-            RecordKind::Write => Source::Journal(data),
-            RecordKind::Trim => Source::Zero {
-                address,
-                allocate: false,
-            },
-            RecordKind::Zero { allocate } => Source::Zero { address, allocate },
-            RecordKind::Mark(_) => continue,
-        };
-        data += u64::from(record.payload_bytes());
+    for (record, source) in sources(what, address) {
         let gone = covered(found, &record);
         let payload = u64::from(record.payload_bytes());
         left.payloads = left.payloads + payload - gone.payloads;

@@ -3,9 +3,8 @@
 use super::core::Space;
 use crate::block_map::BlockMap;
 use crate::limits::MAX_PENDING_PIECES;
-use crate::overlay::{Overlay, Source};
-use farside_protocol::journal::limits::BLOCK_BYTES_U64;
-use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, RecordKind, Totals, What};
+use crate::overlay::{Overlay, sources};
+use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Totals, What};
 
 /// The promises a store makes, each as the last point it covers.
 ///
@@ -109,19 +108,8 @@ pub(super) struct State {
 impl State {
     /// Takes up a chunk that is now in the journal.
     pub(super) fn take_up(&mut self, what: &What<'_>, address: u64, after: ChainPoint) {
-        let mut data = address + BLOCK_BYTES_U64;
-        for record in what.records() {
+        for (record, source) in sources(what, address) {
             let (offset, end) = (record.offset, record.end());
-            let source = match record.kind {
-                RecordKind::Write => Source::Journal(data),
-                RecordKind::Trim => Source::Zero {
-                    address,
-                    allocate: false,
-                },
-                RecordKind::Zero { allocate } => Source::Zero { address, allocate },
-                RecordKind::Mark(_) => continue,
-            };
-            data += u64::from(record.payload_bytes());
             if self.keeps_overlay {
                 self.overlay.insert(offset, end, source);
             }

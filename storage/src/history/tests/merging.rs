@@ -68,17 +68,7 @@ fn next_chunks(near: &Store, from: &ChainPoint, most: u64, wants_batch: bool) ->
 
 fn receive(far: &Store, (what, data): &(Vec<u8>, Vec<u8>)) {
     let what = What::decode(what).unwrap();
-    while let Err(error) = far.append_sealed(&what, data) {
-        match error {
-            AppendError::NotDurable => drop(far.sync().unwrap()),
-            AppendError::Full => {
-                far.sync().unwrap();
-                far.drain().unwrap();
-                far.relieve().unwrap();
-            }
-            error => panic!("{error}"),
-        }
-    }
+    when_there_is_room(far, || far.append_sealed(&what, data));
 }
 
 /// Applies some of what is there, or all of it; false if the image failed.

@@ -23,18 +23,6 @@ fn backlog(random: &mut Random) -> World {
     world
 }
 
-fn complete_replica() -> World {
-    let far = World::new(Role::Replica);
-    far.store
-        .begin_copy(&ChainPoint::default(), Uuid::nil(), 1)
-        .unwrap();
-    far.store.zero_copy(0, VOLUME_BYTES).unwrap();
-    far.store.end_copy(0).unwrap();
-    far.store.checkpoint().unwrap();
-    assert_eq!(far.store.copy_progress().state, CopyState::Complete);
-    far
-}
-
 /// Chunks as they travel: *what* part and payloads.
 type Chunks = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -85,17 +73,7 @@ fn read_all(near: &World, batch: &mut MergedBatch, random: &mut Random, chunks: 
 fn receive(far: &World, (what, data): &(Vec<u8>, Vec<u8>)) {
     let what = What::decode(what).unwrap();
     assert!(what.data_is_intact(data));
-    while let Err(error) = far.store.append_sealed(&what, data) {
-        match error {
-            AppendError::NotDurable => drop(far.store.sync().unwrap()),
-            AppendError::Full => {
-                far.store.sync().unwrap();
-                far.store.drain().unwrap();
-                far.store.relieve().unwrap();
-            }
-            error => panic!("{error}"),
-        }
-    }
+    when_there_is_room(&far.store, || far.store.append_sealed(&what, data));
 }
 
 /// The image is what the volume was after the record that it is said to be after.
@@ -123,7 +101,7 @@ fn a_merged_backlog_is_a_state_of_the_volume_through_cuts_and_power_losses() {
     for seed in 0..150 {
         let mut random = Random::new(seed);
         let near = backlog(&mut random);
-        let mut far = complete_replica();
+        let mut far = World::complete_replica();
         let head = near.store.points().durable;
         while far.store.points().journaled.record < head.record {
             let from = point_at(&near, far.store.points().journaled.record);
@@ -216,7 +194,7 @@ fn made(head: &ChainPoint, length: usize, merged: Option<Merged>) -> (Vec<u8>, V
 
 #[test]
 fn a_batch_that_is_given_up_does_not_stand_in_the_way_of_a_chunk_that_goes_to_the_next_segment() {
-    let far = complete_replica();
+    let far = World::complete_replica();
     let head = || far.store.points().journaled;
     // What is left of the segment takes the first chunk of a batch, and not the chunk that comes instead of it.
     receive(&far, &made(&head(), 100, None));
@@ -239,43 +217,15 @@ fn a_batch_that_is_given_up_does_not_stand_in_the_way_of_a_chunk_that_goes_to_th
     assert_eq!(again.points().journaled.record, far_head.record);
 }
 
-/// A chunk of one record that claims to end a batch at a point of its own choosing.
-fn forged_end(far: &World, sequence: u64, record: u64) -> (Vec<u8>, Vec<u8>) {
-    use farside_protocol::journal::{ChunkHeader, Merged, Record, encode_merged};
-    let at = far.store.points().journaled;
-    let data = vec![7_u8; 4096];
-    let header = ChunkHeader {
-        volume: Uuid::from_u128(7),
-        epoch: 1,
-        sequence: at.sequence + 1,
-        first_record: at.record + 1,
-        sealed_at_us: 1,
-        previous_checksum: at.checksum,
-        blocks_before: 0,
-        bytes_before: 0,
-    };
-    let records = [Record {
-        offset: 0,
-        length: 4096,
-        checksum: crc32c::crc32c(&data),
-        age_us: 0,
-        kind: RecordKind::Write,
-    }];
+/// what decodes as the end of a batch must not make the replica's journal one that cannot be opened.
+fn reopens_after(sequence: u64, record: u64) {
+    let far = World::complete_replica();
     let end = ChainPoint {
         sequence,
         record,
         ..ChainPoint::default()
     };
-    let mut block = vec![0; 4096];
-    let (length, _) = encode_merged(&mut block, &header, &records, Merged::End(end));
-    block.truncate(length);
-    (block, data)
-}
-
-/// what decodes as the end of a batch must not make the replica's journal one that cannot be opened.
-fn reopens_after(sequence: u64, record: u64) {
-    let far = complete_replica();
-    let (what, data) = forged_end(&far, sequence, record);
+    let (what, data) = made(&far.store.points().journaled, 4096, Some(Merged::End(end)));
     let Ok(what) = What::decode(&what) else { return };
     if far.store.append_sealed(&what, &data).is_err() {
         return;
@@ -391,7 +341,7 @@ fn the_end_of_a_batch_is_on_the_trail_of_a_remote_that_is_let_go() {
 #[test]
 fn a_chunk_longer_than_a_segment_is_refused() {
     use farside_protocol::journal::{ChunkHeader, Record, encode_what};
-    let far = complete_replica();
+    let far = World::complete_replica();
     let at = far.store.points().journaled;
     let data = vec![7_u8; 64 << 10];
     let header = ChunkHeader {
