@@ -19,10 +19,17 @@ pub(super) struct Write {
 }
 
 impl Write {
-    /// Its sectors: byte offset and content.
-    pub(super) fn sectors(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let offsets = (self.offset..).step_by(SECTOR_BYTES);
-        offsets.zip(self.data.chunks(SECTOR_BYTES))
+    /// What of it is written whole or not at all: its parts within aligned units of so many bytes, by their offsets.
+    pub(super) fn parts(&self, unit: usize) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut rest = (self.offset, self.data.as_slice());
+        std::iter::from_fn(move || {
+            let (offset, data) = rest;
+            let unit = unit as u64;
+            let length = usize::try_from(unit - offset % unit).unwrap_or(usize::MAX);
+            let (part, behind) = data.split_at(length.min(data.len()));
+            rest = (offset + part.len() as u64, behind);
+            (!part.is_empty()).then_some((offset, part))
+        })
     }
 }
 
@@ -42,6 +49,8 @@ struct Inner {
 pub struct PowerDisk {
     path: PathBuf,
     size_bytes: u64,
+    /// What is written whole or not at all.
+    unit_bytes: usize,
     inner: Mutex<Inner>,
 }
 
@@ -55,16 +64,18 @@ pub struct Survived {
 }
 
 impl PowerDisk {
-    /// A disk over this file, whose size is the disk's; everything in the file is durable.
+    /// A disk over this file, whose size is the disk's; everything in the file is durable. What a write covers of an aligned
+    /// unit of so many bytes, a multiple of the sector's, is never torn.
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, unit_bytes: usize) -> Result<Self> {
         let file = File::options().read(true).write(true).open(path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         Ok(Self {
             path: path.to_owned(),
             size_bytes: file.metadata()?.len(),
+            unit_bytes,
             inner: Mutex::new(Inner {
                 file,
                 switch: Switch::on(),
@@ -106,14 +117,17 @@ impl PowerDisk {
         let mut inner = lock(&self.inner);
         inner.switch.off_now();
         let writes = inner.take_unflushed();
-        let survivors = fate.survivors(&writes, random);
+        let survivors = fate.survivors(&writes, self.unit_bytes, random);
         for (offset, data) in &survivors {
             inner.file.write_all_at(data, *offset)?;
         }
         let sectors = writes.iter().map(|write| write.data.len() / SECTOR_BYTES);
         Ok(Survived {
             unflushed: sectors.sum::<usize>() as u64,
-            kept: survivors.len() as u64,
+            kept: survivors
+                .iter()
+                .map(|(_, data)| data.len() / SECTOR_BYTES)
+                .sum::<usize>() as u64,
         })
     }
 

@@ -1,10 +1,9 @@
 //! What becomes of written, unflushed data when the power goes.
 
-use super::SECTOR_BYTES;
 use super::disk::Write;
 use crate::Random;
 
-/// What survives of the unflushed writes. Sectors are never torn; everything larger may be.
+/// What survives of the unflushed writes. The units of a disk are never torn; everything larger may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// Nothing.
@@ -13,7 +12,7 @@ pub enum Fate {
     Everything,
     /// The first writes, in the order of their arrival; the last of them may be torn.
     InOrder,
-    /// Each sector of each write with this chance in percent, whatever came before or after it.
+    /// Each unit of each write with this chance in percent, whatever came before or after it.
     Scattered(u64),
 }
 
@@ -29,18 +28,25 @@ impl Fate {
         }
     }
 
-    /// The sectors that reach the medium, in the order in which they do: byte offset and content.
-    pub(super) fn survivors<'w>(self, writes: &'w [Write], random: &mut Random) -> Vec<(u64, &'w [u8])> {
-        let sectors = writes.iter().flat_map(Write::sectors);
+    /// What reaches the medium, in the order in which it does: byte offset and content.
+    pub(super) fn survivors<'w>(
+        self,
+        writes: &'w [Write],
+        unit: usize,
+        random: &mut Random,
+    ) -> Vec<(u64, &'w [u8])> {
+        let parts = writes.iter().flat_map(|write| write.parts(unit));
         match self {
             Self::Nothing => Vec::new(),
-            Self::Everything => sectors.collect(),
+            Self::Everything => parts.collect(),
             Self::InOrder => {
-                let total: usize = writes.iter().map(|write| write.data.len() / SECTOR_BYTES).sum();
-                let kept = random.below(total as u64 + 1);
-                sectors.take(usize::try_from(kept).unwrap_or(total)).collect()
+                let all: Vec<_> = parts.collect();
+                let kept = random.below(all.len() as u64 + 1);
+                all.into_iter()
+                    .take(usize::try_from(kept).unwrap_or(usize::MAX))
+                    .collect()
             }
-            Self::Scattered(percent) => sectors.filter(|_| random.chance(percent)).collect(),
+            Self::Scattered(percent) => parts.filter(|_| random.chance(percent)).collect(),
         }
     }
 }

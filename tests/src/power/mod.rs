@@ -13,7 +13,7 @@ pub use fate::Fate;
 pub use server::DiskServer;
 pub use switch::Switch;
 
-/// The unit that is written whole or not at all, in bytes.
+/// The smallest unit of a disk, in bytes: whole or not at all on every disk.
 pub const SECTOR_BYTES: usize = 512;
 
 #[cfg(test)]

@@ -9,10 +9,14 @@ use std::sync::Arc;
 const SIZE_BYTES: u64 = 1 << 20;
 
 fn disk(directory: &tempfile::TempDir) -> Arc<PowerDisk> {
+    disk_of(directory, SECTOR_BYTES)
+}
+
+fn disk_of(directory: &tempfile::TempDir, unit: usize) -> Arc<PowerDisk> {
     let path = directory.path().join("medium");
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(SIZE_BYTES).unwrap();
-    Arc::new(PowerDisk::open(&path).unwrap())
+    Arc::new(PowerDisk::open(&path, unit).unwrap())
 }
 
 fn medium(disk: &PowerDisk) -> Vec<u8> {
@@ -59,6 +63,34 @@ fn flushed_sectors_survive_every_fate_and_sectors_are_never_torn() {
             Fate::Scattered(_) => assert!(kept > 0 && kept < sectors.len() && !first_kept),
         }
     }
+}
+
+#[test]
+fn what_a_write_covers_of_a_larger_unit_is_never_torn() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = disk_of(&directory, 4096);
+    // Beside the units, so that the ends of it cover a part of one.
+    for at in (SECTOR_BYTES..1 << 20).step_by(64 << 10) {
+        disk.write(at as u64, vec![2; 16 << 10]).unwrap().unwrap();
+    }
+    let survived = disk.settle(Fate::Scattered(50), &mut Random::new(7)).unwrap();
+    let medium = medium(&disk);
+    let (mut kept, mut lost) = (0, 0);
+    for at in (0..1 << 20).step_by(64 << 10) {
+        for (unit, covered) in [
+            (0, 512..4096),
+            (4096, 0..4096),
+            (8192, 0..4096),
+            (12288, 0..4096),
+            (16384, 0..512),
+        ] {
+            let part = &medium[at + unit..at + unit + 4096][covered];
+            assert!(part.iter().all(|byte| *byte == part[0]), "{at}+{unit} is torn");
+            *(if part[0] == 2 { &mut kept } else { &mut lost }) += part.len() / SECTOR_BYTES;
+        }
+    }
+    assert_eq!(survived.kept, kept as u64);
+    assert!(kept > 0 && lost > 0);
 }
 
 #[test]
