@@ -254,6 +254,38 @@ fn wrong_ways_of_sending_are_refused_at_their_place() {
 }
 
 #[test]
+fn wrong_places_of_replicas_are_refused_at_their_place() {
+    let replica = |name: &str, image: &str| format!("[[replica]]\nname = \"{name}\"\nimage = \"{image}\"\n");
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().display().to_string();
+    let is_directory = format!("6:9 {directory} is a directory; name a file or a block device");
+    let same = "9:9 the image of replica b is the same file as the image of replica a (/data/a.img); give each its own file";
+    check(&[
+        (&replica("a", &directory), is_directory.as_str()),
+        (
+            &replica("-a", "/data/a.img"),
+            "5:8 '-a' cannot be the name of a volume; use 1 to 32 of the letters A-Z, a-z, 0-9, '.', '_' and '-', with no '.' or '-' in front",
+        ),
+        (
+            &(replica("a", "/data/a.img") + &replica("a", "/data/b.img")),
+            "8:8 there are two replicas named 'a'; say once where the image of each lies",
+        ),
+        (
+            &(replica("a", "/data/a.img") + &replica("b", "/data/a.img")),
+            same,
+        ),
+        (
+            &format!("[link]\naccept = [\"b\"]\n{}", replica("a", "/data/a.img")),
+            "7:8 replica 'a' is not among link.accept; add its name there, or take it out here",
+        ),
+        (
+            "[[replica]]\nname = \"a\"\n",
+            "4:1 missing field `image`; add it to this table",
+        ),
+    ]);
+}
+
+#[test]
 fn text_that_is_no_configuration_is_refused_at_its_place() {
     for (text, expected) in [
         ("", "1:1 missing field `unit`; add it to this table"),

@@ -15,7 +15,7 @@ use farside_protocol::journal::limits::{BLOCK_BYTES, RING_OFFSET};
 use farside_protocol::journal::{Role, Superblock};
 use rustix::fs::FallocateFlags;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -148,9 +148,19 @@ fn check_sizes(files: &StoreFiles, parameters: &StoreParameters) -> Result<(), S
     Ok(())
 }
 
-/// Refuses a path whose content might be somebody's.
 fn refuse_used(path: &Path, role: Role, mode: OpenMode) -> Result<(), StorageError> {
-    if mode == OpenMode::Force || !path.exists() {
+    if mode == OpenMode::Force {
+        return Ok(());
+    }
+    check_unused(path, role)
+}
+
+/// Refuses a path whose content might be somebody's.
+///
+/// # Errors
+/// [`StorageError`] that says what to do for a volume, or a replica.
+pub fn check_unused(path: &Path, role: Role) -> Result<(), StorageError> {
+    if !path.exists() {
         return Ok(());
     }
     let device = open_device(path, false)?;
@@ -167,7 +177,8 @@ fn refuse_used(path: &Path, role: Role, mode: OpenMode) -> Result<(), StorageErr
         Role::Volume => "exists and is not empty; give another path, or --force to overwrite what it holds",
         Role::Replica | Role::History => {
             "exists and is not empty, but its journal is not there; put that back, or move the directory of the replica \
-             away: it then gets a full copy"
+             away: it then gets a full copy. An image elsewhere has to be zeroes, or 'farside replica adopt' takes what it holds \
+             for a beginning"
         }
     };
     Err(StorageError::refused(device.name(), text))
@@ -198,26 +209,57 @@ fn is_zero(device: &FileDevice, from: u64, end: u64) -> Result<bool, StorageErro
 }
 
 pub(crate) fn open_device(path: &Path, write: bool) -> Result<FileDevice, StorageError> {
-    let name = path.display().to_string();
-    let opened = OpenOptions::new().read(true).write(write).open(path);
-    let file = opened.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            StorageError::lost(&name, "is not there; mount or put back what held it")
-        }
-        _ => StorageError::io(Operation::Open, &name, 0, error),
-    })?;
-    FileDevice::new(file, path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(write);
+    let opened = if write {
+        open_alone(path, &mut options)
+    } else {
+        options.open(path)
+    };
+    FileDevice::new(opened.map_err(|error| not_opened(path, error))?, path)
 }
 
 pub(crate) fn create_file(path: &Path) -> Result<File, StorageError> {
-    let made = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path);
-    made.map_err(|error| StorageError::io(Operation::Open, &path.display().to_string(), 0, error))
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    open_alone(path, options.mode(0o600)).map_err(|error| match error.kind() {
+        std::io::ErrorKind::ResourceBusy => not_opened(path, error),
+        _ => StorageError::io(Operation::Open, &path.display().to_string(), 0, error),
+    })
+}
+
+fn not_opened(path: &Path, error: std::io::Error) -> StorageError {
+    let name = path.display().to_string();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            StorageError::lost(&name, "is not there; mount or put back what held it")
+        }
+        std::io::ErrorKind::ResourceBusy => {
+            let text = "is in use: it is mounted, or part of another device, or another Farside unit has it; 'lsblk' shows \
+                        the first two";
+            StorageError::refused(&name, text)
+        }
+        _ => StorageError::io(Operation::Open, &name, 0, error),
+    }
+}
+
+/// Opens what is to be written; a block device only if the system does nothing else with it: Linux refuses `O_EXCL` for one
+/// that is mounted, or part of something (open(2)).
+fn open_alone(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+    if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
+        options.create(false).custom_flags(libc::O_EXCL);
+    }
+    let mut attempts = 1;
+    loop {
+        match options.open(path) {
+            // A unit that was just killed may still be on its way out.
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && attempts < LOCK_ATTEMPTS => {
+                attempts += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn resize_image(device: &FileDevice, bytes: u64, mode: OpenMode) -> Result<(), StorageError> {

@@ -399,7 +399,11 @@ fn block_devices_serve_as_journal_and_image_if_they_are_empty_and_large_enough()
     assert!(files.image.exists() && files.journal.exists());
     let found = open_files(&files).unwrap();
     let refused = open_files(&files).unwrap_err().to_string();
-    says(&refused, &files.journal, &["in use by another"]);
+    says(
+        &refused,
+        &files.journal,
+        &["in use", "another Farside unit", "lsblk"],
+    );
     let store = Store::open(found.devices, Arc::new(SystemClock::new())).unwrap();
     let mut bytes = [1; 512];
     store.image().read_at(&mut bytes, VOLUME_BYTES - 512).unwrap();

@@ -39,7 +39,9 @@ pub use block_map::BlockMap;
 pub use clock::{Clock, SystemClock};
 pub use device::{Device, Extent, FileDevice, Kind as DeviceKind};
 pub use error::{Operation, StorageError};
-pub use files::{FileSet, OpenMode, StoreFiles, create_files, image_mark, is_journal, open_files};
+pub use files::{
+    FileSet, OpenMode, StoreFiles, check_unused, create_files, image_mark, is_journal, open_files,
+};
 pub use grow::{Growth, grow_store, prepare_growth};
 pub use history::{History, HistoryState, Mark, Moment, Pin, View, format_history, keep_history};
 pub use image_mark::OpeningImage;

@@ -3,7 +3,7 @@
 use crate::pattern::{Checker, Demand, History, Report};
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 /// How much of two images is compared at once, in bytes.
@@ -17,7 +17,10 @@ const STEP_BYTES: usize = 1 << 20;
 pub fn expect_equal(one: &Path, other: &Path) -> Result<()> {
     let mut first = open(one)?;
     let mut second = open(other)?;
-    let (one_size, other_size) = (first.metadata()?.len(), second.metadata()?.len());
+    // Also of block devices.
+    let (one_size, other_size) = (first.seek(SeekFrom::End(0))?, second.seek(SeekFrom::End(0))?);
+    first.rewind()?;
+    second.rewind()?;
     let names = format!("{} and {}", one.display(), other.display());
     if one_size != other_size {
         bail!("{names} have {one_size} and {other_size} bytes");

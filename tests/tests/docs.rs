@@ -213,6 +213,31 @@ fn documented_configurations_are_accepted() {
 }
 
 #[test]
+fn the_example_names_every_documented_setting() {
+    promise(|_| {
+        let mut example = Command::new(binary::farside()?);
+        let example = example.args(["config", "example"]).output()?;
+        let example = String::from_utf8(example.stdout)?;
+        let guide = std::fs::read_to_string(root().join("docs/user-guide.md"))?;
+        let rows = guide
+            .lines()
+            .skip_while(|line| !line.starts_with("| `unit.name` |"));
+        let mut settings = 0;
+        for row in rows.take_while(|line| line.starts_with('|')) {
+            let keys = row.split('|').nth(1).unwrap_or_default().split(',');
+            for key in keys.map(|key| key.trim().trim_matches('`')) {
+                let name = key.rsplit('.').next().unwrap_or_default();
+                let is_named = |line: &str| line.trim_start_matches('#').starts_with(&format!("{name} = "));
+                ensure!(example.lines().any(is_named), "the example has no {key}");
+                settings += 1;
+            }
+        }
+        ensure!(settings > 50, "only {settings} settings were found");
+        Ok(())
+    });
+}
+
+#[test]
 fn the_documented_status_has_exactly_the_fields_of_the_program() {
     promise(|_world| {
         let guide = std::fs::read_to_string(root().join("docs/user-guide.md"))?;

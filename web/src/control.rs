@@ -47,6 +47,8 @@ pub enum ReplicaOrder {
     Detach,
     /// Take the disk back.
     Attach,
+    /// Begin one with what lies where its image is to lie.
+    Adopt,
 }
 
 /// What is wanted of an image of a volume.

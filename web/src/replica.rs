@@ -15,6 +15,7 @@ pub(crate) fn commands() -> Router<Shared> {
     Router::new()
         .route("/api/v1/replicas/{name}/detach", post(detach))
         .route("/api/v1/replicas/{name}/attach", post(attach))
+        .route("/api/v1/replicas/{name}/adopt", post(adopt))
         .route("/api/v1/replicas/{name}/seed", post(import))
         .route("/api/v1/volumes/{name}/seed", post(export))
 }
@@ -27,6 +28,10 @@ async fn detach(State(control): State<Shared>, Path(name): Path<String>) -> Resu
 
 async fn attach(State(control): State<Shared>, Path(name): Path<String>) -> Result<Json<Reply>, Refusal> {
     run(control.replica(name, ReplicaOrder::Attach)).await
+}
+
+async fn adopt(State(control): State<Shared>, Path(name): Path<String>) -> Result<Json<Reply>, Refusal> {
+    run(control.replica(name, ReplicaOrder::Adopt)).await
 }
 
 async fn import(

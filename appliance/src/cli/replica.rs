@@ -26,6 +26,11 @@ pub(super) enum ReplicaCommand {
         /// Name of the replica
         name: String,
     },
+    /// Begin the replica of a volume with what its image holds already, before the volume's first greeting
+    Adopt {
+        /// Name of the volume
+        name: String,
+    },
 }
 
 /// Carries it out.
@@ -41,6 +46,7 @@ pub(super) async fn replica(client: &Client, command: ReplicaCommand) -> Result<
         }
         ReplicaCommand::Detach { name } => (name, "detach"),
         ReplicaCommand::Attach { name } => (name, "attach"),
+        ReplicaCommand::Adopt { name } => (name, "adopt"),
     };
     check_name(&name)?;
     let reply = client.replica(&name, order).await?;

@@ -3,11 +3,11 @@
 use super::check_iscsi::TakenLuns;
 use super::names::is_name;
 use super::places::Places;
-use super::raw::{RawConfig, RawLink, RawNbd, RawSize, RawTls, RawUnit, RawVolume};
+use super::raw::{RawConfig, RawLink, RawNbd, RawReplica, RawSize, RawTls, RawUnit, RawVolume};
 use super::size::parse_size;
 use super::{
-    Access, Config, ConfigError, LimitsConfig, LinkConfig, NbdConfig, NbdTls, Problem, UnitConfig,
-    VolumeConfig, limits,
+    Access, Config, ConfigError, LimitsConfig, LinkConfig, NbdConfig, NbdTls, Problem, ReplicaConfig,
+    UnitConfig, VolumeConfig, limits,
 };
 use crate::targets::ScsiAddress;
 use crate::tls::TlsFiles;
@@ -81,7 +81,9 @@ impl Checker<'_> {
             .listen
             .as_ref()
             .and_then(|listen| self.console(listen));
-        let volumes = self.volumes(&raw, &unit, &link);
+        let mut places = Places::default();
+        let volumes = self.volumes(&raw, (&unit, &link), &mut places);
+        let replicas = self.replicas(&raw.replica, &link, &mut places);
         let limits = LimitsConfig {
             nbd_connections: self.connections("nbd", raw.limits.nbd_connections.as_ref()),
             iscsi_connections: self.connections("iscsi", raw.limits.iscsi_connections.as_ref()),
@@ -93,6 +95,7 @@ impl Checker<'_> {
             link,
             console_listen,
             volumes,
+            replicas,
             limits,
         }
     }
@@ -207,9 +210,13 @@ impl Checker<'_> {
         Some(address)
     }
 
-    fn volumes(&mut self, raw: &RawConfig, unit: &UnitConfig, link: &LinkConfig) -> Vec<VolumeConfig> {
+    fn volumes(
+        &mut self,
+        raw: &RawConfig,
+        (unit, link): (&UnitConfig, &LinkConfig),
+        places: &mut Places,
+    ) -> Vec<VolumeConfig> {
         let mut names = HashSet::new();
-        let mut places = Places::default();
         let mut luns = TakenLuns::new();
         let mut volumes = Vec::new();
         for raw_volume in &raw.volume {
@@ -233,7 +240,7 @@ impl Checker<'_> {
                 );
             }
             let scsi = self.scsi_address(raw_volume, &mut luns);
-            let volume = self.volume((raw_volume, scsi), unit, &mut places);
+            let volume = self.volume((raw_volume, scsi), unit, places);
             let remotes = self.remotes(raw_volume, link);
             volumes.push(VolumeConfig { remotes, ..volume });
         }
@@ -258,11 +265,8 @@ impl Checker<'_> {
         ];
         for (kind, path, setting) in files {
             let owner = format!("the {kind} of volume {name}");
-            if let Some(other) = places.take(path, &owner) {
-                let span = setting.as_ref().unwrap_or(&raw.name).span();
-                let message = format!("{owner} is the same file as {other} ({})", path.display());
-                self.refuse(&span, message, "give each its own file");
-            }
+            let span = setting.as_ref().unwrap_or(&raw.name).span();
+            self.take_place(&span, (path, &owner), places);
         }
         VolumeConfig {
             name,
@@ -281,6 +285,45 @@ impl Checker<'_> {
             },
             remotes: Vec::new(),
         }
+    }
+
+    fn take_place(&mut self, span: &Range<usize>, (path, owner): (&Path, &str), places: &mut Places) {
+        if let Some(other) = places.take(path, owner) {
+            let message = format!("{owner} is the same file as {other} ({})", path.display());
+            self.refuse(span, message, "give each its own file");
+        }
+    }
+
+    pub(super) fn replicas(
+        &mut self,
+        raw: &[RawReplica],
+        link: &LinkConfig,
+        places: &mut Places,
+    ) -> Vec<ReplicaConfig> {
+        let mut names = HashSet::new();
+        let mut replicas = Vec::new();
+        for RawReplica { name, image } in raw {
+            self.name("volume", name);
+            let (span, text) = (name.span(), name.get_ref());
+            if !names.insert(text) {
+                let message = format!("there are two replicas named '{}'", text.escape_debug());
+                self.refuse(&span, message, "say once where the image of each lies");
+            }
+            if let Some(accept) = &link.accept
+                && !accept.contains(text)
+            {
+                let message = format!("replica '{}' is not among link.accept", text.escape_debug());
+                self.refuse(&span, message, "add its name there, or take it out here");
+            }
+            let path = self.data_file(Some(image), PathBuf::new());
+            let owner = format!("the image of replica {text}");
+            self.take_place(&image.span(), (&path, &owner), places);
+            replicas.push(ReplicaConfig {
+                name: text.clone(),
+                image: path,
+            });
+        }
+        replicas
     }
 
     fn data_file(&mut self, setting: Option<&Spanned<String>>, default: PathBuf) -> PathBuf {

@@ -49,6 +49,8 @@ pub struct Config {
     pub console_listen: Option<SocketAddr>,
     /// Volumes, in the order of the file.
     pub volumes: Vec<VolumeConfig>,
+    /// Replicas whose images lie elsewhere, in the order of the file.
+    pub replicas: Vec<ReplicaConfig>,
     /// Bounds an operator may set.
     pub limits: LimitsConfig,
 }
@@ -188,6 +190,15 @@ pub struct RemoteConfig {
     pub merge: bool,
     /// In how much time all of it is compared in the background; never if absent.
     pub verify_every: Option<Duration>,
+}
+
+/// `[[replica]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaConfig {
+    /// Name of its volume.
+    pub name: String,
+    /// Its image: a file or a block device.
+    pub image: PathBuf,
 }
 
 /// `[limits]`.

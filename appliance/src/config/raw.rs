@@ -20,6 +20,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) volume: Vec<RawVolume>,
     #[serde(default)]
+    pub(super) replica: Vec<RawReplica>,
+    #[serde(default)]
     pub(super) limits: RawLimits,
 }
 
@@ -137,6 +139,13 @@ pub(super) struct RawRemote {
     #[serde(default)]
     pub(super) merge: bool,
     pub(super) verify_every: Option<Spanned<String>>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawReplica {
+    pub(super) name: Spanned<String>,
+    pub(super) image: Spanned<String>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

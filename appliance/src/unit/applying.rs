@@ -90,6 +90,9 @@ pub(super) async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
     if let Some(open) = steps.export_replicas {
         shared.parts.open_replicas(open);
     }
+    if let Some(replicas) = &steps.replicas {
+        shared.parts.place_replicas(replicas);
+    }
     let credentials = shared.parts.read_credentials();
     let mut failed = Vec::new();
     for (name, remote) in &steps.add_remotes {

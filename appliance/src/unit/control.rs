@@ -111,6 +111,7 @@ impl Control for UnitControl {
             let done = tokio::spawn(async move {
                 match order {
                     ReplicaOrder::Detach => parts.parts.detach_replica(replica).await,
+                    ReplicaOrder::Adopt => parts.parts.adopt_replica(replica).await,
                     ReplicaOrder::Attach => parts.parts.attach_replica(replica).await,
                 }
             });

@@ -1,6 +1,6 @@
 //! What changes between two configurations, and which of it can change while the unit runs.
 
-use crate::config::{Access, Config, LinkConfig, RemoteConfig, VolumeConfig};
+use crate::config::{Access, Config, LinkConfig, RemoteConfig, ReplicaConfig, VolumeConfig};
 
 /// The way from one configuration to another.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Changes {
     pub set_access: Vec<(String, Access)>,
     /// Whether hosts may attach replicas from now on, if that changes.
     pub export_replicas: Option<bool>,
+    /// Where images of replicas that come from now on are to lie, if that changes.
+    pub replicas: Option<Vec<ReplicaConfig>>,
     /// Settings that wait for a restart, by their key.
     pub pending_restart: Vec<String>,
 }
@@ -27,6 +29,7 @@ pub fn changes(in_force: &Config, wanted: &Config) -> Changes {
         pending_restart: fixed_settings(in_force, wanted),
         export_replicas: (in_force.link.export_replicas != wanted.link.export_replicas)
             .then_some(wanted.link.export_replicas),
+        replicas: (in_force.replicas != wanted.replicas).then(|| wanted.replicas.clone()),
         ..Changes::default()
     };
     for old in in_force
@@ -57,6 +60,7 @@ pub fn in_force_after(in_force: &Config, wanted: &Config) -> Config {
     };
     Config {
         volumes: wanted.volumes.iter().map(keep_files).collect(),
+        replicas: wanted.replicas.clone(),
         link: LinkConfig {
             export_replicas: wanted.link.export_replicas,
             ..in_force.link.clone()
@@ -182,6 +186,13 @@ mod tests {
                 .map(|(name, to)| format!("{name} {to:?}")),
         );
         steps.extend(changes.export_replicas.map(|open| format!("replicas {open}")));
+        steps.extend(
+            changes
+                .replicas
+                .iter()
+                .flatten()
+                .map(|replica| format!("{} at {}", replica.name, replica.image.display())),
+        );
         steps.extend(changes.pending_restart.iter().map(|key| format!("restart {key}")));
         steps
     }
@@ -203,6 +214,10 @@ mod tests {
             (
                 format!("{old}[link]\nexport_replicas=true"),
                 vec!["replicas true"],
+            ),
+            (
+                format!("{old}[[replica]]\nname='c'\nimage='/dev/c'\n"),
+                vec!["c at /dev/c"],
             ),
             (old.replace("1G", "2G"), vec![]),
             (old.replace("1G", "1M"), vec!["restart volume.a.size"]),

@@ -3,6 +3,7 @@
 //! Whose replica it is, is checked against its own superblock before anything is written.
 
 pub mod aside;
+mod places;
 
 pub use aside::{AsideError, AsideReplica, SeedPlace};
 
@@ -21,6 +22,7 @@ use farside_storage::{
     grow_store, open_files,
 };
 use parking_lot::Mutex;
+use places::followed;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +69,8 @@ pub struct ReplicaSet {
     /// A slot that is [`Slot::Starting`] belongs to whoever put it there: a replica is opened or made once, and
     /// nobody waits for it.
     slots: Mutex<BTreeMap<String, Slot>>,
+    /// Images that are to lie elsewhere, by the name of their replica.
+    images: Mutex<BTreeMap<String, PathBuf>>,
     stopping: AtomicBool,
 }
 
@@ -76,7 +80,7 @@ fn files_in(directory: &Path, name: &str) -> StoreFiles {
     let own = directory.join(name);
     StoreFiles {
         journal: own.join("journal"),
-        image: own.join(IMAGE),
+        image: followed(&own, IMAGE),
         maps: own,
     }
 }
@@ -108,6 +112,7 @@ impl ReplicaSet {
             config,
             clock,
             slots: Mutex::new(slots),
+            images: Mutex::default(),
             stopping: AtomicBool::new(false),
         })
     }
@@ -291,6 +296,11 @@ impl ReplicaSet {
     }
 
     fn make(&self, hello: &Hello, seeded: bool) -> Result<Arc<Replica>, StorageError> {
+        let laid = if seeded {
+            None
+        } else {
+            self.lay_link(&hello.volume_name, IMAGE)?
+        };
         let files = files_in(&self.config.directory, &hello.volume_name);
         let smallest = u64::from(hello.segment_bytes) * u64::from(MIN_SEGMENTS) * 2 + RING_OFFSET;
         let parameters = StoreParameters {
@@ -306,11 +316,15 @@ impl ReplicaSet {
         tracing::info!(replica = %hello.volume_name, source = %hello.unit_name, bytes = hello.volume_bytes, seeded,
             "first greeting of a volume: making its replica");
         let mode = if seeded {
+            places::refuse_cut(&files, hello.volume_bytes)?;
             OpenMode::Adopt
         } else {
             OpenMode::Careful
         };
         create_files(&files, &parameters, mode, self.clock.wall_us())?;
+        if let Some(laid) = laid {
+            laid.keep();
+        }
         if seeded {
             taken_up(&Directory::new(&files.maps))?;
         }

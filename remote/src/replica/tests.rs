@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 mod aside;
 mod greetings;
+mod places;
 mod resync;
 
 const BYTES: u64 = 1 << 20;

@@ -5,7 +5,7 @@ use super::copying::{Content, absolute, copy_out, new_file, not_made};
 use super::error::PartError;
 use super::receiving::LinkServer;
 use super::volume::Volume;
-use crate::config::is_name;
+use crate::config::{ReplicaConfig, is_name};
 use crate::targets::Disk as _;
 use farside_protocol::control::{ErrorCode, Progress, Reply, SeedFile, counted};
 use farside_remote::{AsideError, ReplicaSet};
@@ -66,6 +66,30 @@ impl Parts {
         })
     }
 
+    /// Images of replicas that come from now on are to lie there.
+    pub(crate) fn place_replicas(&self, replicas: &[ReplicaConfig]) {
+        if let Some(link) = &*self.link.lock() {
+            link.place_images(replicas);
+        }
+    }
+
+    /// Takes what lies where the image of a replica is to lie for its beginning.
+    pub(crate) async fn adopt_replica(&self, name: String) -> Result<Reply, PartError> {
+        if !is_name(&name) {
+            return Err(no_name(&name));
+        }
+        let wanted = name.clone();
+        let image = self.with_replicas(move |set| set.adopt(&wanted)).await?;
+        let image = image.display();
+        tracing::info!(replica = name, %image, "what lies there is taken for the beginning of a replica");
+        Ok(Reply {
+            message: format!(
+                "the replica of {name} begins with what {image} holds; its volume's unit compares and sends what differs"
+            ),
+            files: vec![image.to_string()],
+        })
+    }
+
     /// Takes the disk of a replica back.
     pub(crate) async fn attach_replica(&self, name: String) -> Result<Reply, PartError> {
         let wanted = name.clone();
@@ -115,10 +139,7 @@ impl Parts {
         seed: &SeedFile,
     ) -> Result<mpsc::Receiver<Progress>, PartError> {
         if !is_name(name) {
-            return Err(PartError {
-                code: ErrorCode::BadRequest,
-                message: format!("'{}' cannot be the name of a volume", name.escape_default()),
-            });
+            return Err(no_name(name));
         }
         let path = absolute(&seed.file)?;
         let wanted = path.clone();
@@ -146,6 +167,13 @@ impl Parts {
                 },
             }
         }))
+    }
+}
+
+fn no_name(name: &str) -> PartError {
+    PartError {
+        code: ErrorCode::BadRequest,
+        message: format!("'{}' cannot be the name of a volume", name.escape_default()),
     }
 }
 

@@ -63,7 +63,9 @@ fn copy<C: Content>(
     stop: &CancellationToken,
 ) -> Result<(), anyhow::Error> {
     let total_bytes = content.bytes();
-    file.set_len(total_bytes)?;
+    if file.metadata()?.is_file() {
+        file.set_len(total_bytes)?;
+    }
     let mut buffer = vec![0; COPY_STEP_BYTES];
     let mut at = 0;
     while at < total_bytes {

@@ -3,6 +3,7 @@
 use super::Surroundings;
 use super::error::PartError;
 use super::status::{aside_status, idle_replica_status, replica_status};
+use crate::config::ReplicaConfig;
 use crate::pairing::LinkDoor;
 use farside_protocol::control::ReplicaStatus;
 use farside_remote::{Receiver, ReceiverConfig, Replica, ReplicaSet, ReplicaSetConfig};
@@ -10,6 +11,11 @@ use farside_storage::Clock;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
+
+fn place_images(set: &ReplicaSet, replicas: &[ReplicaConfig]) {
+    let place = |replica: &ReplicaConfig| (replica.name.clone(), replica.image.clone());
+    set.place_images(replicas.iter().map(place).collect());
+}
 
 /// Replicas and their receiver.
 #[derive(Debug)]
@@ -39,6 +45,7 @@ impl LinkServer {
                 "{place}: {error}; set unit.replicas_dir to a usable directory"
             ))
         })?);
+        place_images(&set, &config.replicas);
         let receiver_config = ReceiverConfig {
             unit: surroundings.uuid,
             unit_name: config.unit.name.clone(),
@@ -61,6 +68,7 @@ impl LinkServer {
         let set = self.set.clone();
         let opened = tokio::task::spawn_blocking(move || set.open_all()).await;
         opened.map_err(|error| PartError::failed(error.to_string()))?;
+        self.warn_of_misplaced();
         for listener in listeners {
             let (receiver, door) = (self.receiver.clone(), self.door.clone());
             self.tasks
@@ -68,6 +76,21 @@ impl LinkServer {
         }
         self.tasks.close();
         Ok(())
+    }
+
+    /// Images of replicas that come from now on are to lie there.
+    pub(super) fn place_images(&self, replicas: &[ReplicaConfig]) {
+        place_images(&self.set, replicas);
+        self.warn_of_misplaced();
+    }
+
+    fn warn_of_misplaced(&self) {
+        for replica in self.set.replicas() {
+            let name = replica.store().name();
+            if let Some(problem) = self.set.misplaced(name, &replica.files().image) {
+                tracing::warn!(replica = name, "{problem}");
+            }
+        }
     }
 
     /// The replicas.
@@ -89,7 +112,10 @@ impl LinkServer {
             .iter()
             .map(|replica| {
                 let link = links.iter().find(|link| link.replica == replica.store().name());
-                replica_status(replica, link)
+                let mut status = replica_status(replica, link);
+                let misplaced = || self.set.misplaced(&status.name, &replica.files().image);
+                status.problem = status.problem.take().or_else(misplaced);
+                status
             })
             .collect();
         all.extend(

@@ -10,6 +10,7 @@ pub(super) mod shelf;
 pub use notes::{Aside, Left, Owner, found, taken_up};
 pub use shelf::{Image, Shelf, Stamp};
 
+use super::places::{NEW_IMAGE, followed};
 use super::{IMAGE, ReplicaSet, Slot, files_in};
 use crate::replica::Replica;
 use farside_protocol::journal::{ChainPoint, CopyState};
@@ -17,8 +18,8 @@ use farside_storage::{FileDevice, StorageError, sync_directory};
 use notes::{DETACHED, SEED, clear, lay_down};
 use shelf::Directory;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,6 +162,33 @@ impl ReplicaSet {
         done
     }
 
+    /// Takes what lies where the image is to lie for what a volume's replica may hold already, before its first greeting. Blocks.
+    /// Tells where that is.
+    ///
+    /// # Errors
+    /// [`AsideError`], also when there is a replica already.
+    pub fn adopt(&self, name: &str) -> Result<PathBuf, AsideError> {
+        let directory = self.config.directory.join(name);
+        let mut slots = self.slots.lock();
+        if slots.contains_key(name) {
+            return Err(unfit_as_it_is_here(name, &directory));
+        }
+        let storage = |error| AsideError::Storage(name.to_owned(), error);
+        let laid = self.lay_link(name, IMAGE).map_err(storage)?;
+        let image = followed(&directory, IMAGE);
+        let found = std::fs::metadata(&image).map(|found| found.file_type());
+        if !found.is_ok_and(|kind| kind.is_file() || kind.is_block_device()) {
+            let text = format!("there is no image and no block device at {}", image.display());
+            return Err(AsideError::Unfit(name.to_owned(), text));
+        }
+        lay_down(&Directory::new(&directory), None).map_err(storage)?;
+        if let Some(laid) = laid {
+            laid.keep();
+        }
+        slots.insert(name.to_owned(), Slot::Aside(Aside::Seeded(None)));
+        Ok(image)
+    }
+
     /// Begins to lay down what a volume's replica may hold already, before its first greeting. Blocks.
     ///
     /// # Errors
@@ -171,11 +199,7 @@ impl ReplicaSet {
         {
             let mut slots = self.slots.lock();
             if slots.contains_key(name) {
-                let text = format!(
-                    "is here already, in {}: its volume sends what it lacks, nothing has to be seeded",
-                    directory.display()
-                );
-                return Err(unfit(text));
+                return Err(unfit_as_it_is_here(name, &directory));
             }
             let image = directory.join(IMAGE);
             if image.exists() {
@@ -186,10 +210,13 @@ impl ReplicaSet {
         let mut place = SeedPlace {
             set: Arc::clone(self),
             name: name.to_owned(),
-            path: directory.join(format!("{IMAGE}.new")),
+            path: directory.join(NEW_IMAGE),
             file: None,
             done: false,
         };
+        place.path = self
+            .seed_place(name)
+            .map_err(|error| AsideError::Storage(name.to_owned(), error))?;
         let made = std::fs::create_dir_all(&directory).and_then(|()| {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(true);
@@ -199,6 +226,14 @@ impl ReplicaSet {
         place.file = Some(made);
         Ok(place)
     }
+}
+
+fn unfit_as_it_is_here(name: &str, directory: &Path) -> AsideError {
+    let text = format!(
+        "is here already, in {}: its volume sends what it lacks, nothing has to be seeded",
+        directory.display()
+    );
+    AsideError::Unfit(name.to_owned(), text)
 }
 
 /// A replica that was taken back.
@@ -331,9 +366,14 @@ impl SeedPlace {
         device.sync_with_attributes().map_err(storage)?;
         // The word first: an image without it would be taken for somebody's.
         lay_down(&Directory::new(&directory), None).map_err(storage)?;
+        let place = followed(&directory, NEW_IMAGE);
         std::fs::rename(&self.path, directory.join(IMAGE)).map_err(failed)?;
         self.done = true;
-        sync_directory(&directory).map_err(storage)
+        place
+            .parent()
+            .map_or(Ok(()), sync_directory)
+            .and_then(|()| sync_directory(&directory))
+            .map_err(storage)
     }
 }
 
@@ -345,7 +385,12 @@ impl Drop for SeedPlace {
             return;
         }
         let directory = self.set.config.directory.join(&self.name);
-        let _ = std::fs::remove_file(&self.path);
+        let place = followed(&directory, NEW_IMAGE);
+        // What was written to a device stays there; the link to it says that another import may write over it.
+        if std::fs::metadata(&place).is_ok_and(|found| found.is_file()) {
+            let _ = std::fs::remove_file(place);
+            let _ = std::fs::remove_file(&self.path);
+        }
         let _ = std::fs::remove_file(directory.join(SEED));
         let _ = std::fs::remove_dir(&directory);
         slots.remove(&self.name);

@@ -3,6 +3,7 @@
 
 use super::notes::Owner;
 use crate::replica::set::IMAGE;
+use crate::replica::set::places::NEW_IMAGE;
 use farside_storage::{
     FileDevice, Operation, StorageError, load_superblock, read_small_file, remove_file_durably, replace_file,
     sync_directory,
@@ -88,9 +89,13 @@ impl Directory {
         Self(directory.to_owned())
     }
 
-    /// Removes what an import that was interrupted left.
+    /// Removes what an import that was interrupted left. A link to elsewhere stays: it says that what lies there is of the
+    /// import.
     pub(in crate::replica::set) fn tidy_up(&self) {
-        let _ = std::fs::remove_file(self.0.join(format!("{IMAGE}.new")));
+        let new = self.0.join(NEW_IMAGE);
+        if !new.is_symlink() {
+            let _ = std::fs::remove_file(new);
+        }
     }
 }
 
