@@ -193,7 +193,7 @@ fn commands_and_replies_keep_their_names() {
     for (value, text) in [
         (
             serde_json::to_string(&create),
-            r#"{"command":"create_volume","name":"disk1","size":"1G","journal_size":null,"mirror":null,"journal":null,"remotes":[{"name":"far","address":"127.0.0.1:10900"}],"force":false}"#,
+            r#"{"command":"create_volume","name":"disk1","size":"1G","journal_size":null,"mirror":null,"journal":null,"remotes":[{"name":"far","address":"127.0.0.1:10900"}],"force":false,"adopt":false}"#,
         ),
         (
             serde_json::to_string(&remove),

@@ -209,3 +209,68 @@ fn a_seed_is_laid_down_where_the_image_is_to_lie() {
         Ok(())
     });
 }
+
+/// The disk that a host had until now becomes the mirror of a volume, as it is.
+#[test]
+fn an_existing_disk_is_adopted_as_a_mirror() {
+    promise(|world| {
+        let (two, mut random) = (TwoUnits::prepare(world, SIZES)?, Random::new(world.seed()));
+        two.remote.start()?;
+        two.local.start()?;
+        two.local.wait_remote_state("streaming", limits::CATCH_UP)?;
+        let (device, _) = disk(world, 24 * MIB)?;
+        Tool::new("mkfs.ext4").args(["-q"]).path(device.path()).ok()?;
+        let point = world.file("point");
+        let before = random.bytes(3 << 20);
+        {
+            let mount = Mount::device(device.path(), &point, "rw")?;
+            std::fs::write(mount.path().join("kept"), &before)?;
+            let create = |more: &[&str]| {
+                let path = device.path().display().to_string();
+                let remote = format!("remote={}", two.link);
+                let mut args = vec!["volume", "create", "old", "--mirror", &path, "--remote", &remote];
+                args.extend(more);
+                two.local.command(&args)
+            };
+            // Neither by mistake, nor while somebody else writes to it.
+            for (more, says) in [
+                (&["--size", "24M"][..], "is not empty"),
+                (&["--adopt"], "is mounted"),
+                (&["--adopt", "--force"], "cannot be used with"),
+                (&["--adopt", "--size", "32M"], "is mounted"),
+            ] {
+                let refused = create(more)?.failure()?;
+                ensure!(refused.output().contains(says), "{}", refused.output());
+            }
+            mount.unmount()?;
+            let large = create(&["--adopt", "--size", "32M"])?.failure()?;
+            ensure!(large.output().contains("the volume needs"), "{}", large.output());
+            create(&["--adopt"])?.success()?;
+        }
+        let is_there = || -> Result<Seen> {
+            let status = two.local.status()?;
+            let old = status.volume("old")?;
+            let there = old["size_bytes"] == 24 * MIB && old["remotes"][0]["consistent"] == true;
+            Ok(Seen::when(there, || old.to_string()))
+        };
+        wait_until("the adopted disk to be mirrored", limits::CATCH_UP, is_there)?;
+        let replica = two.remote_directory.join("replicas/old/replica.img");
+        expect_equal(device.path(), &replica)?;
+        // What is at the far side is the disk that the host had.
+        let far = LoopDevice::attach(&replica, &["--read-only"])?;
+        let mount = Mount::device(far.path(), &point, "ro,noload")?;
+        ensure!(
+            std::fs::read(mount.path().join("kept"))? == before,
+            "the file differs"
+        );
+        mount.unmount()?;
+        let again = ["volume", "create", "again", "--adopt", "--mirror", "/dev/null"];
+        let refused = two.local.command(&again)?.failure()?;
+        ensure!(
+            refused.output().contains("neither a file nor a block device"),
+            "{}",
+            refused.output()
+        );
+        Ok(())
+    });
+}

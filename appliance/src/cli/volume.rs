@@ -48,9 +48,9 @@ pub(super) enum VolumeCommand {
 pub(super) struct CreateArgs {
     /// Name, and name of the export: A-Z a-z 0-9 . _ -
     name: String,
-    /// Size of the disk, as in 20G
-    #[arg(long, value_parser = size::parse_size)]
-    size: u64,
+    /// Size of the disk, as in 20G; with --adopt by default that of what is adopted
+    #[arg(long, value_parser = size::parse_size, required_unless_present = "adopt")]
+    size: Option<u64>,
     /// Size of the journal [default: 512M]
     #[arg(long, value_parser = size::parse_size)]
     journal: Option<u64>,
@@ -66,6 +66,9 @@ pub(super) struct CreateArgs {
     /// Take files that hold data which is not Farside's; it is overwritten
     #[arg(long)]
     force: bool,
+    /// Begin with what the mirror holds already, in place: an existing disk or image
+    #[arg(long, conflicts_with = "force")]
+    adopt: bool,
 }
 
 /// Carries out a volume command.
@@ -119,12 +122,13 @@ fn create_command(args: CreateArgs) -> Result<CreateVolume, CliError> {
     let path = |path: Option<PathBuf>| path.map(|path| path_text(&path)).transpose();
     Ok(CreateVolume {
         name: args.name,
-        size: size::format_size(args.size),
+        size: args.size.map(size::format_size).unwrap_or_default(),
         journal_size: args.journal.map(size::format_size),
         mirror: path(args.mirror)?,
         journal: path(args.journal_path)?,
         remotes: args.remote,
         force: args.force,
+        adopt: args.adopt,
     })
 }
 

@@ -9,7 +9,8 @@ use farside_protocol::control::{
     Command, ControlError, CreateVolume, DiscardQueue, ErrorCode, RemoveVolume, Reply, ResizeVolume, SetFlow,
     counted, human_bytes,
 };
-use farside_storage::remove_maps;
+use farside_storage::{OpenMode, remove_maps};
+use std::path::Path;
 
 /// Carries out a command, one at a time.
 pub(super) async fn execute(shared: &Shared, command: Command) -> Result<Reply, ControlError> {
@@ -25,7 +26,7 @@ pub(super) async fn execute(shared: &Shared, command: Command) -> Result<Reply, 
     }
 }
 
-async fn create_volume(shared: &Shared, create: CreateVolume) -> Result<Reply, ControlError> {
+async fn create_volume(shared: &Shared, mut create: CreateVolume) -> Result<Reply, ControlError> {
     if shared.view.read().volumes.contains_key(&create.name) {
         let message = format!("there is a volume '{}' already", create.name.escape_default());
         return Err(ControlError::new(
@@ -33,6 +34,19 @@ async fn create_volume(shared: &Shared, create: CreateVolume) -> Result<Reply, C
             message,
             "choose another name or remove that one first",
         ));
+    }
+    let mode = match (create.adopt, create.force) {
+        (true, true) => {
+            return Err(invalid(
+                "either what is there is adopted, or it is overwritten".to_owned(),
+            ));
+        }
+        (true, false) => OpenMode::Adopt,
+        (false, true) => OpenMode::Force,
+        (false, false) => OpenMode::Careful,
+    };
+    if create.adopt && create.size.is_empty() {
+        create.size = size_to_adopt(shared, &create)?;
     }
     let old = current_text(shared)?;
     let new = edit::add_volume(&old, &create).map_err(invalid)?;
@@ -43,7 +57,7 @@ async fn create_volume(shared: &Shared, create: CreateVolume) -> Result<Reply, C
         .volume(&create.name)
         .ok_or_else(|| invalid("the volume did not reach the file".to_owned()))?;
     write_text(&shared.config_path, &new).map_err(|error| failed(&error))?;
-    let note = match shared.parts.open_volume(volume, create.force).await {
+    let note = match shared.parts.open_volume(volume, mode).await {
         Ok(open) => {
             let note = if open.was_made() {
                 ""
@@ -72,6 +86,21 @@ async fn create_volume(shared: &Shared, create: CreateVolume) -> Result<Reply, C
         message: format!("volume {} is in service{note}", volume.name),
         files: files_of(volume),
     })
+}
+
+/// The size of what the mirror of a new volume holds already.
+fn size_to_adopt(shared: &Shared, create: &CreateVolume) -> Result<String, ControlError> {
+    let volumes = shared.view.read().config.unit.volumes_dir.clone();
+    let own = || volumes.join(&create.name).join("mirror.img");
+    // As in the file: relative to where that is.
+    let base = shared.config_path.parent().unwrap_or(Path::new("/"));
+    let mirror = create
+        .mirror
+        .as_ref()
+        .map_or_else(own, |mirror| base.join(mirror));
+    let bytes = super::parts::size_to_adopt(&mirror)
+        .map_err(|error| ControlError::plain(error.code, error.to_string()))?;
+    Ok(bytes.to_string())
 }
 
 async fn resize_volume(shared: &Shared, resize: ResizeVolume) -> Result<Reply, ControlError> {

@@ -7,6 +7,7 @@ use crate::pairing::Pairing;
 use farside_protocol::control::{
     ControlError, ErrorCode, ImageStatus, JournalStatus, SCHEMA, Status, UnitStatus, VolumeStatus,
 };
+use farside_storage::OpenMode;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -115,7 +116,7 @@ impl Shared {
             .write()
             .volumes
             .insert(volume.name.clone(), Slot::Starting);
-        let slot = match self.parts.open_volume(volume, false).await {
+        let slot = match self.parts.open_volume(volume, OpenMode::Careful).await {
             Ok(open) => {
                 tracing::info!(volume = volume.name, "volume in service");
                 self.note_size(&volume.name, open.size_bytes());

@@ -26,7 +26,8 @@ pub enum Command {
 pub struct CreateVolume {
     /// Name of the volume.
     pub name: String,
-    /// Size of the disk.
+    /// Size of the disk; that of the mirror if empty and it is adopted.
+    #[serde(default)]
     pub size: String,
     /// Size of the journal; the default of the configuration if absent.
     #[serde(default)]
@@ -43,6 +44,9 @@ pub struct CreateVolume {
     /// Take files that hold data which is not Farside's.
     #[serde(default)]
     pub force: bool,
+    /// The volume begins with what its mirror holds.
+    #[serde(default)]
+    pub adopt: bool,
 }
 
 /// A remote by name and address.

@@ -4,18 +4,20 @@ use super::error::PartError;
 use crate::config::VolumeConfig;
 use farside_protocol::journal::{Role, Superblock};
 use farside_storage::{
-    Clock, OpenMode, Resized, StorageError, Store, StoreFiles, StoreParameters, create_files, open_files,
-    resize_journal,
+    Clock, FileDevice, OpenMode, Resized, StorageError, Store, StoreFiles, StoreParameters, create_files,
+    open_files, resize_journal,
 };
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// Removes what a creation that failed afterwards has made. Never a device, and never what somebody else has opened
-/// since: both files are locked until they are gone.
-pub(super) fn discard(files: &StoreFiles) {
+/// since: both files are locked until they are gone. A mirror that was adopted was not made.
+pub(super) fn discard(files: &StoreFiles, mode: OpenMode) {
     let mut locked = Vec::new();
-    for path in [&files.journal, &files.image] {
+    let image = (mode != OpenMode::Adopt).then_some(&files.image);
+    for path in [&files.journal].into_iter().chain(image) {
         let Ok(file) = std::fs::File::open(path) else {
             continue;
         };
@@ -57,8 +59,8 @@ pub(crate) fn files_of(config: &VolumeConfig, data_dir: &Path) -> StoreFiles {
 pub(super) struct Opening {
     /// The unit has made the volume before.
     pub(super) made_before: bool,
-    /// Files that hold something else may be overwritten.
-    pub(super) force: bool,
+    /// What becomes of what its files hold, if it is made.
+    pub(super) mode: OpenMode,
     /// Below it, directories that are missing are made.
     pub(super) volumes_dir: PathBuf,
 }
@@ -71,8 +73,14 @@ pub(super) fn open_or_create(
     clock: &Arc<dyn Clock>,
 ) -> Result<(Store, bool), PartError> {
     let is_ours = journal_is_ours(&files.journal);
-    let (made_before, force) = (opening.made_before, opening.force);
-    if !is_ours && made_before && !force {
+    let (made_before, mode) = (opening.made_before, opening.mode);
+    if is_ours && mode == OpenMode::Adopt {
+        return Err(PartError::conflict(format!(
+            "{} is the journal of a volume; without --adopt it is taken up with its mirror, or name another with --journal-path",
+            files.journal.display()
+        )));
+    }
+    if !is_ours && made_before && mode == OpenMode::Careful {
         return Err(PartError::conflict(format!(
             "{} {}, but volume {} was made before; mount or put back what held it; {}",
             files.journal.display(),
@@ -81,9 +89,12 @@ pub(super) fn open_or_create(
             way_back(config)
         )));
     }
-    let made = !is_ours || force;
+    let made = !is_ours || mode == OpenMode::Force;
     if made {
         refuse_missing_directory(files, &opening.volumes_dir)?;
+        if mode == OpenMode::Adopt {
+            refuse_cut(&files.image, config.size_bytes)?;
+        }
         let parameters = StoreParameters {
             role: Role::Volume,
             name: config.name.clone(),
@@ -94,13 +105,12 @@ pub(super) fn open_or_create(
             segment_bytes: None,
             source: Uuid::nil(),
         };
-        let mode = if force { OpenMode::Force } else { OpenMode::Careful };
         create_files(files, &parameters, mode, clock.wall_us())?;
         tracing::info!(volume = config.name, bytes = config.size_bytes, "volume made");
     }
     let opened = open_existing(files, config, clock);
     if made && opened.is_err() {
-        discard(files);
+        discard(files, mode);
     }
     let store = opened.map_err(|error| {
         if !error.is_lost_content() {
@@ -115,6 +125,29 @@ pub(super) fn open_or_create(
         PartError::conflict(format!("{error}; {way}"))
     })?;
     Ok((store, made))
+}
+
+/// Size of what is to be adopted.
+pub(crate) fn size_to_adopt(mirror: &Path) -> Result<u64, PartError> {
+    let refuse = |why: String| PartError::conflict(format!("{} cannot be adopted: {why}", mirror.display()));
+    let kind = std::fs::metadata(mirror).map_err(|error| refuse(error.to_string()))?;
+    if !kind.is_file() && !kind.file_type().is_block_device() {
+        return Err(refuse("it is neither a file nor a block device".to_owned()));
+    }
+    let opened = std::fs::File::open(mirror).map_err(|error| refuse(error.to_string()))?;
+    Ok(FileDevice::new(opened, mirror)?.size_bytes()?)
+}
+
+fn refuse_cut(mirror: &Path, volume_bytes: u64) -> Result<(), PartError> {
+    let bytes = size_to_adopt(mirror)?;
+    let is_file = std::fs::metadata(mirror).is_ok_and(|found| found.is_file());
+    if bytes <= volume_bytes || !is_file {
+        return Ok(());
+    }
+    Err(PartError::conflict(format!(
+        "{} has {bytes} bytes, more than the volume's {volume_bytes}; give a size of at least so many",
+        mirror.display()
+    )))
 }
 
 /// How to get a volume back whose files are lost.

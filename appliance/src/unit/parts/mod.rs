@@ -27,7 +27,7 @@ mod volume;
 mod tests;
 
 pub(crate) use error::PartError;
-pub(crate) use files::files_of;
+pub(crate) use files::{files_of, size_to_adopt};
 pub(crate) use past::PastOf;
 pub(crate) use volume::Volume;
 
@@ -39,7 +39,7 @@ use crate::targets::nbd::{Service, serve};
 use crate::tls::{self, TlsError};
 use exports::{UnitExports, moments_of};
 use farside_protocol::control::{ErrorCode, ReplicaStatus};
-use farside_storage::{Clock, SystemClock};
+use farside_storage::{Clock, OpenMode, SystemClock};
 use iscsi::IscsiServer;
 use known::KnownVolumes;
 use parking_lot::Mutex;
@@ -125,14 +125,13 @@ impl Parts {
         server.start(listeners).await
     }
 
-    /// Opens or creates a volume, recovers it, starts its remotes and lets hosts attach. With `force`, files
-    /// that hold data which is not Farside's are taken.
+    /// Opens or creates a volume, recovers it, starts its remotes and lets hosts attach. The mode counts if it is created.
     pub(crate) async fn open_volume(
         &self,
         config: &VolumeConfig,
-        force: bool,
+        mode: OpenMode,
     ) -> Result<Arc<Volume>, PartError> {
-        let volume = Volume::open(self, config, force).await?;
+        let volume = Volume::open(self, config, mode).await?;
         self.exports.add(volume.disk().clone(), config.access.clone());
         Ok(volume)
     }

@@ -31,7 +31,7 @@ impl World {
     }
 
     async fn open(&self, config: &VolumeConfig) -> Result<Arc<Volume>, PartError> {
-        self.parts.open_volume(config, false).await
+        self.parts.open_volume(config, OpenMode::Careful).await
     }
 
     fn files(&self) -> Vec<String> {
@@ -94,6 +94,37 @@ async fn a_volume_whose_remote_cannot_start_leaves_nothing_half_open_and_no_file
     let volume = world.open(&config).await.unwrap();
     assert!(world.parts.known.knows("a").unwrap());
     volume.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_adopted_is_neither_cut_nor_removed() {
+    let world = World::new();
+    let config = world.volume(&["r"]);
+    let adopt = async || world.parts.open_volume(&config, OpenMode::Adopt).await;
+    let error = adopt().await.unwrap_err();
+    assert!(error.message.contains("cannot be adopted"), "{error}");
+    let content = vec![7; usize::try_from(config.size_bytes).unwrap() - 512];
+    let longer = vec![7; content.len() + 1024];
+    std::fs::create_dir_all(world.own("dirty-a@r.map")).unwrap();
+    std::fs::write(&config.mirror, &longer).unwrap();
+    let error = adopt().await.unwrap_err();
+    assert!(error.message.contains("more than the volume's"), "{error}");
+    assert!(std::fs::read(&config.mirror).unwrap() == longer);
+    // One that fails later, too.
+    std::fs::write(&config.mirror, &content).unwrap();
+    let error = adopt().await.unwrap_err();
+    assert!(error.message.contains("dirty-a@r.map"), "{error}");
+    assert_eq!(world.files(), ["dirty-a@r.map", "image"]);
+    assert!(std::fs::read(&config.mirror).unwrap()[..content.len()] == content);
+    std::fs::remove_dir(world.own("dirty-a@r.map")).unwrap();
+    let volume = adopt().await.unwrap();
+    let mut found = [0; 512];
+    volume.disk().volume.store().read(4096, &mut found).unwrap();
+    assert_eq!(found, [7; 512]);
+    volume.close().await;
+    drop(volume);
+    let error = adopt().await.unwrap_err();
+    assert!(error.message.contains("is the journal of a volume"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,7 +249,10 @@ async fn a_stop_in_the_middle_of_opening_lets_the_next_start_go_on() {
         // A process that ended has no files open; here they are closed a moment later.
         let again = async {
             loop {
-                match parts_in(world.directory.path()).open_volume(&config, false).await {
+                match parts_in(world.directory.path())
+                    .open_volume(&config, OpenMode::Careful)
+                    .await
+                {
                     Ok(volume) => return volume.close().await,
                     Err(error) => assert!(
                         error.message.contains("in use") || error.message.contains("not empty"),

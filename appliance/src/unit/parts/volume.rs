@@ -16,7 +16,7 @@ use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::control::VolumeStatus;
 use farside_protocol::journal::ConsumerState;
 use farside_storage::{
-    Store, StoreFiles, SystemWorkers, open_map, prepare_growth, remove_file_durably, remove_map,
+    OpenMode, Store, StoreFiles, SystemWorkers, open_map, prepare_growth, remove_file_durably, remove_map,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -49,12 +49,12 @@ impl Volume {
     pub(super) async fn open(
         parts: &Parts,
         config: &VolumeConfig,
-        force: bool,
+        mode: OpenMode,
     ) -> Result<Arc<Self>, PartError> {
         let files = files_of(config, &parts.surroundings.config.unit.data_dir);
         let opening = Opening {
             made_before: parts.known.knows(&config.name)?,
-            force,
+            mode,
             volumes_dir: parts.surroundings.config.unit.volumes_dir.clone(),
         };
         let (clock, to_open, wanted) = (parts.clock.clone(), files.clone(), config.clone());
@@ -70,7 +70,7 @@ impl Volume {
             volume.close().await;
             drop(volume);
             if made {
-                discard(&files);
+                discard(&files, mode);
             }
             return Err(error);
         }
