@@ -275,6 +275,10 @@ fn wrong_places_of_replicas_are_refused_at_their_place() {
             same,
         ),
         (
+            &replica("a", "/nowhere/d/replicas/a/replica.img"),
+            "6:9 /nowhere/d/replicas/a/replica.img lies in unit.replicas_dir; name another place, or take the setting out",
+        ),
+        (
             &format!("[link]\naccept = [\"b\"]\n{}", replica("a", "/data/a.img")),
             "7:8 replica 'a' is not among link.accept; add its name there, or take it out here",
         ),

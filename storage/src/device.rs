@@ -192,7 +192,7 @@ impl FileDevice {
     }
 
     /// Refuses a device that is too small.
-    pub(crate) fn check_holds(&self, needed: u64) -> Result<(), StorageError> {
+    pub fn check_holds(&self, needed: u64) -> Result<(), StorageError> {
         let size = self.size_bytes()?;
         if size < needed {
             let text = format!(

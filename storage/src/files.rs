@@ -84,6 +84,12 @@ pub fn create_files(
     now_us: u64,
 ) -> Result<(), StorageError> {
     check_sizes(files, parameters)?;
+    for path in [&files.journal, &files.image] {
+        refuse_absent_device(path)?;
+    }
+    if mode == OpenMode::Adopt && !files.image.exists() {
+        return Err(not_opened(&files.image, std::io::ErrorKind::NotFound.into()));
+    }
     let mut made_directories = MadeDirectories::default();
     for path in [&files.journal, &files.image] {
         made_directories.make_parent(path)?;
@@ -160,15 +166,57 @@ fn refuse_used(path: &Path, role: Role, mode: OpenMode) -> Result<(), StorageErr
 /// # Errors
 /// [`StorageError`] that says what to do for a volume, or a replica.
 pub fn check_unused(path: &Path, role: Role) -> Result<(), StorageError> {
+    refuse_absent_device(path)?;
     if !path.exists() {
         return Ok(());
     }
-    let device = open_device(path, false)?;
+    refuse_content(&open_device(path, false)?, role)
+}
+
+/// Opens a place for content that is to lie there: one that is free and holds nothing, emptied and locked.
+///
+/// # Errors
+/// [`StorageError`] that says what to do; nothing is made then.
+pub fn take_unused(path: &Path, role: Role) -> Result<FileDevice, StorageError> {
+    check_unused(path, role)?;
+    let device = FileDevice::new(create_file(path)?, path)?;
+    lock(&device)?;
+    // Whoever had the lock may have put something there.
+    refuse_content(&device, role)?;
+    if device.kind() == Kind::File {
+        let emptied = device.file().set_len(0);
+        emptied.map_err(|error| StorageError::io(Operation::Allocate, device.name(), 0, error))?;
+    }
+    Ok(device)
+}
+
+/// Whether an image that is there is free: not mounted, and no other unit has it.
+///
+/// # Errors
+/// [`StorageError`] that says what to do.
+pub fn check_free(path: &Path) -> Result<(), StorageError> {
+    lock(&open_device(path, true)?)
+}
+
+/// A file that is made below `/dev` is one in memory, and in the way when the device comes.
+fn refuse_absent_device(path: &Path) -> Result<(), StorageError> {
+    let real = std::fs::read_link(path).unwrap_or_else(|_| path.to_owned());
+    let is_below = [path, &real]
+        .iter()
+        .any(|path| path.starts_with("/dev") && !path.starts_with("/dev/shm"));
+    if is_below && !path.exists() {
+        let text = "is not there; attach or activate the device";
+        return Err(StorageError::lost(&path.display().to_string(), text));
+    }
+    Ok(())
+}
+
+fn refuse_content(device: &FileDevice, role: Role) -> Result<(), StorageError> {
     let size = device.size_bytes()?;
     let empty = match device.kind() {
         // A file without any data is what a creation that was cut short leaves behind.
-        Kind::File => size == 0 || is_hole(&device, size)?,
-        Kind::BlockDevice => looks_empty(&device, size)?,
+        Kind::File => is_unused(device, 0, size)?,
+        Kind::BlockDevice => looks_empty(device, size)?,
     };
     if empty {
         return Ok(());
@@ -182,11 +230,6 @@ pub fn check_unused(path: &Path, role: Role) -> Result<(), StorageError> {
         }
     };
     Err(StorageError::refused(device.name(), text))
-}
-
-fn is_hole(device: &FileDevice, size: u64) -> Result<bool, StorageError> {
-    let extent = device.extent_at(0, size)?;
-    Ok(!extent.data && extent.length == size)
 }
 
 /// Whether a device looks empty: up to 1 GiB it is read whole.
@@ -209,6 +252,12 @@ fn is_zero(device: &FileDevice, from: u64, end: u64) -> Result<bool, StorageErro
 }
 
 pub(crate) fn open_device(path: &Path, write: bool) -> Result<FileDevice, StorageError> {
+    // Before it is opened: that would wait for whoever writes to a pipe.
+    let kind = std::fs::metadata(path).map(|found| found.file_type());
+    if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_block_device()) {
+        let text = "is neither a regular file nor a block device";
+        return Err(StorageError::refused(&path.display().to_string(), text));
+    }
     let mut options = OpenOptions::new();
     options.read(true).write(write);
     let opened = if write {

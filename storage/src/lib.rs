@@ -40,7 +40,8 @@ pub use clock::{Clock, SystemClock};
 pub use device::{Device, Extent, FileDevice, Kind as DeviceKind};
 pub use error::{Operation, StorageError};
 pub use files::{
-    FileSet, OpenMode, StoreFiles, check_unused, create_files, image_mark, is_journal, open_files,
+    FileSet, OpenMode, StoreFiles, check_free, check_unused, create_files, image_mark, is_journal,
+    open_files, take_unused,
 };
 pub use grow::{Growth, grow_store, prepare_growth};
 pub use history::{History, HistoryState, Mark, Moment, Pin, View, format_history, keep_history};

@@ -2,7 +2,7 @@
 
 use super::check_iscsi::TakenLuns;
 use super::names::is_name;
-use super::places::Places;
+use super::places::{Places, real_path};
 use super::raw::{RawConfig, RawLink, RawNbd, RawReplica, RawSize, RawTls, RawUnit, RawVolume};
 use super::size::parse_size;
 use super::{
@@ -83,7 +83,7 @@ impl Checker<'_> {
             .and_then(|listen| self.console(listen));
         let mut places = Places::default();
         let volumes = self.volumes(&raw, (&unit, &link), &mut places);
-        let replicas = self.replicas(&raw.replica, &link, &mut places);
+        let replicas = self.replicas(&raw.replica, (&unit, &link), &mut places);
         let limits = LimitsConfig {
             nbd_connections: self.connections("nbd", raw.limits.nbd_connections.as_ref()),
             iscsi_connections: self.connections("iscsi", raw.limits.iscsi_connections.as_ref()),
@@ -297,7 +297,7 @@ impl Checker<'_> {
     pub(super) fn replicas(
         &mut self,
         raw: &[RawReplica],
-        link: &LinkConfig,
+        (unit, link): (&UnitConfig, &LinkConfig),
         places: &mut Places,
     ) -> Vec<ReplicaConfig> {
         let mut names = HashSet::new();
@@ -316,6 +316,14 @@ impl Checker<'_> {
                 self.refuse(&span, message, "add its name there, or take it out here");
             }
             let path = self.data_file(Some(image), PathBuf::new());
+            if real_path(&path).starts_with(real_path(&unit.replicas_dir)) {
+                let message = format!("{} lies in unit.replicas_dir", path.display());
+                self.refuse(
+                    &image.span(),
+                    message,
+                    "name another place, or take the setting out",
+                );
+            }
             let owner = format!("the image of replica {text}");
             self.take_place(&image.span(), (&path, &owner), places);
             replicas.push(ReplicaConfig {

@@ -9,7 +9,7 @@ pub use aside::{AsideError, AsideReplica, SeedPlace};
 
 use super::{Past, Replica};
 use crate::sink::Replicas;
-use aside::notes::SEED;
+use aside::notes::{ADOPTED, SEED};
 use aside::shelf::Directory;
 use aside::{Aside, Shelf, found, taken_up};
 use farside_protocol::journal::Role;
@@ -18,12 +18,13 @@ use farside_protocol::journal::limits::{
 };
 use farside_protocol::link::{Hello, Refusal, RefuseCode};
 use farside_storage::{
-    Clock, OpenMode, StorageError, Store, StoreFiles, StoreParameters, SystemWorkers, create_files,
-    grow_store, open_files,
+    Clock, FileDevice, OpenMode, StorageError, Store, StoreFiles, StoreParameters, SystemWorkers,
+    create_files, grow_store, open_files,
 };
 use parking_lot::Mutex;
-use places::followed;
+use places::{image_in, lead_to};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +59,8 @@ enum Slot {
     Starting,
     Open(Arc<Replica>),
     Failed(String),
-    Aside(Aside),
+    /// And the size of its image, as it was then.
+    Aside(Aside, u64),
 }
 
 /// All replicas of a unit.
@@ -80,16 +82,26 @@ fn files_in(directory: &Path, name: &str) -> StoreFiles {
     let own = directory.join(name);
     StoreFiles {
         journal: own.join("journal"),
-        image: followed(&own, IMAGE),
+        image: image_in(&own),
         maps: own,
     }
+}
+
+/// Size of an image; 0 if nobody can tell.
+fn image_bytes(image: &Path) -> u64 {
+    let opened = File::open(image)
+        .ok()
+        .and_then(|file| FileDevice::new(file, image).ok());
+    opened.and_then(|device| device.size_bytes().ok()).unwrap_or(0)
 }
 
 /// The slot of a directory whose replica is set aside.
 fn slot_of(directory: &Path) -> Option<Slot> {
     let shelf = Directory::new(directory);
     shelf.tidy_up();
-    Some(found(&shelf)?.map_or_else(Slot::Failed, Slot::Aside))
+    let found = found(&shelf)?;
+    let aside = |aside| Slot::Aside(aside, image_bytes(&image_in(directory)));
+    Some(found.map_or_else(Slot::Failed, aside))
 }
 
 impl ReplicaSet {
@@ -165,7 +177,7 @@ impl ReplicaSet {
     pub fn replicas(&self) -> Vec<Arc<Replica>> {
         let open = |slot: &Slot| match slot {
             Slot::Open(replica) => Some(replica.clone()),
-            Slot::Starting | Slot::Failed(_) | Slot::Aside(_) => None,
+            Slot::Starting | Slot::Failed(_) | Slot::Aside(..) => None,
         };
         self.slots.lock().values().filter_map(open).collect()
     }
@@ -182,7 +194,7 @@ impl ReplicaSet {
     #[must_use]
     pub fn failed(&self) -> Vec<FailedReplica> {
         let failed = |(name, slot): (&String, &Slot)| match slot {
-            Slot::Starting | Slot::Open(_) | Slot::Aside(_) => None,
+            Slot::Starting | Slot::Open(_) | Slot::Aside(..) => None,
             Slot::Failed(problem) => Some(FailedReplica {
                 name: name.clone(),
                 problem: problem.clone(),
@@ -213,7 +225,7 @@ impl ReplicaSet {
             slots.insert(name.clone(), Slot::Starting);
             return None;
         };
-        if let Slot::Aside(Aside::Seeded(owner)) = &slot {
+        if let Slot::Aside(Aside::Seeded(owner), _) = &slot {
             if owner.is_none_or(|owner| owner.admits(hello)) {
                 slots.insert(name.clone(), Slot::Starting);
                 return None;
@@ -238,7 +250,7 @@ impl ReplicaSet {
                 let text = format!("replica {name} is not in service: {problem}");
                 Err(Refusal::new(RefuseCode::Degraded, 0, &text))
             }
-            Slot::Aside(_) => {
+            Slot::Aside(..) => {
                 let text = format!(
                     "replica {name} is detached: unit {} has handed its disk over; 'farside replica attach' there takes \
                      it back",
@@ -296,11 +308,12 @@ impl ReplicaSet {
     }
 
     fn make(&self, hello: &Hello, seeded: bool) -> Result<Arc<Replica>, StorageError> {
-        let laid = if seeded {
-            None
-        } else {
-            self.lay_link(&hello.volume_name, IMAGE)?
-        };
+        let directory = self.config.directory.join(&hello.volume_name);
+        if seeded {
+            self.check_seed(&hello.volume_name)?;
+        } else if let Some(place) = self.free_place(&hello.volume_name)? {
+            lead_to(&directory, &place)?;
+        }
         let files = files_in(&self.config.directory, &hello.volume_name);
         let smallest = u64::from(hello.segment_bytes) * u64::from(MIN_SEGMENTS) * 2 + RING_OFFSET;
         let parameters = StoreParameters {
@@ -316,17 +329,18 @@ impl ReplicaSet {
         tracing::info!(replica = %hello.volume_name, source = %hello.unit_name, bytes = hello.volume_bytes, seeded,
             "first greeting of a volume: making its replica");
         let mode = if seeded {
-            places::refuse_cut(&files, hello.volume_bytes)?;
+            if Directory::new(&directory).has(ADOPTED) {
+                places::refuse_cut(&files, hello.volume_bytes)?;
+            }
             OpenMode::Adopt
         } else {
             OpenMode::Careful
         };
         create_files(&files, &parameters, mode, self.clock.wall_us())?;
-        if let Some(laid) = laid {
-            laid.keep();
-        }
         if seeded {
-            taken_up(&Directory::new(&files.maps))?;
+            let shelf = Directory::new(&files.maps);
+            taken_up(&shelf)?;
+            shelf.remove(ADOPTED)?;
         }
         self.open_replica(&files)
     }
@@ -363,8 +377,9 @@ struct Claim<'a> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if !self.made {
+            let found = slot_of(&self.set.config.directory.join(self.name));
             let mut slots = self.set.slots.lock();
-            match slot_of(&self.set.config.directory.join(self.name)) {
+            match found {
                 Some(slot) => slots.insert(self.name.to_owned(), slot),
                 None => slots.remove(self.name),
             };

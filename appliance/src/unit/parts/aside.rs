@@ -147,7 +147,8 @@ impl Parts {
         let opened = opened.map_err(|error| PartError::failed(error.to_string()))?;
         let content = opened.map_err(|error| PartError::conflict(format!("{}: {error}", path.display())))?;
         let wanted = name.to_owned();
-        let place = self.with_replicas(move |set| set.seed(&wanted)).await?;
+        let bytes = content.bytes;
+        let place = self.with_replicas(move |set| set.seed(&wanted, bytes)).await?;
         let file = place.file().try_clone();
         let file = file.map_err(|error| PartError::failed(error.to_string()))?;
         let name = name.to_owned();

@@ -10,15 +10,16 @@ pub(super) mod shelf;
 pub use notes::{Aside, Left, Owner, found, taken_up};
 pub use shelf::{Image, Shelf, Stamp};
 
-use super::places::{NEW_IMAGE, followed};
-use super::{IMAGE, ReplicaSet, Slot, files_in};
+use super::places::{NEW_IMAGE, image_in, lead_to};
+use super::{IMAGE, ReplicaSet, Slot, files_in, image_bytes};
 use crate::replica::Replica;
-use farside_protocol::journal::{ChainPoint, CopyState};
-use farside_storage::{FileDevice, StorageError, sync_directory};
-use notes::{DETACHED, SEED, clear, lay_down};
+use farside_protocol::journal::{ChainPoint, CopyState, Role};
+use farside_storage::{
+    DeviceKind, FileDevice, StorageError, check_free, remove_file_durably, sync_directory, take_unused,
+};
+use notes::{ADOPTED, DETACHED, SEED, clear, lay_down};
 use shelf::Directory;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,23 +62,25 @@ impl ReplicaSet {
     pub fn aside(&self) -> Vec<AsideReplica> {
         let slots = self.slots.lock();
         let aside = slots.iter().filter_map(|(name, slot)| {
-            let Slot::Aside(aside) = slot else { return None };
+            let Slot::Aside(aside, bytes) = slot else {
+                return None;
+            };
             let (bytes, detached_after) = match aside {
                 Aside::Detached(left) => (left.bytes, Some((left.record, left.time_us))),
-                Aside::Seeded(owner) => {
-                    let found = || std::fs::metadata(files_in(&self.config.directory, name).image);
-                    let bytes =
-                        owner.map_or_else(|| found().map_or(0, |found| found.len()), |owner| owner.bytes);
-                    (bytes, None)
-                }
+                Aside::Seeded(owner) => (owner.map_or(*bytes, |owner| owner.bytes), None),
             };
-            Some(AsideReplica {
-                name: name.clone(),
-                image: files_in(&self.config.directory, name).image,
+            Some((name.clone(), bytes, detached_after))
+        });
+        let aside: Vec<_> = aside.collect();
+        drop(slots);
+        let aside = aside
+            .into_iter()
+            .map(|(name, bytes, detached_after)| AsideReplica {
+                image: image_in(&self.config.directory.join(&name)),
+                name,
                 bytes,
                 detached_after,
-            })
-        });
+            });
         aside.collect()
     }
 
@@ -91,7 +94,7 @@ impl ReplicaSet {
         let files = replica.files().clone();
         match close(name, replica) {
             Ok(left) => {
-                let slot = Slot::Aside(Aside::Detached(left));
+                let slot = Slot::Aside(Aside::Detached(left), left.bytes);
                 self.slots.lock().insert(name.to_owned(), slot);
                 Ok((left.record, files.image))
             }
@@ -110,8 +113,8 @@ impl ReplicaSet {
         let replica = match slots.get(name) {
             None => return Err(AsideError::None(name.to_owned())),
             Some(Slot::Open(replica)) => replica.clone(),
-            Some(Slot::Aside(Aside::Detached(_))) => return unfit("is detached already"),
-            Some(Slot::Aside(Aside::Seeded(_))) => {
+            Some(Slot::Aside(Aside::Detached(_), _)) => return unfit("is detached already"),
+            Some(Slot::Aside(Aside::Seeded(_), _)) => {
                 return unfit("is a seed that waits for its volume, and no state of it");
             }
             Some(Slot::Starting) => return unfit("is being made, recovered or detached; try again"),
@@ -139,7 +142,7 @@ impl ReplicaSet {
             let mut slots = self.slots.lock();
             let left = match slots.get(name) {
                 None => return Err(AsideError::None(name.to_owned())),
-                Some(Slot::Aside(Aside::Detached(left))) => *left,
+                Some(Slot::Aside(Aside::Detached(left), _)) => *left,
                 Some(_) => {
                     let text = "is not detached".to_owned();
                     return Err(AsideError::Unfit(name.to_owned(), text));
@@ -150,13 +153,21 @@ impl ReplicaSet {
         };
         let files = files_in(&self.config.directory, name);
         let shelf = Directory::new(&files.maps);
-        let (slot, done) = match take_back(name, &shelf, &mut left, || self.open_replica(&files)) {
-            Ok(Taken::Changed(owner)) => (Slot::Aside(Aside::Seeded(Some(owner))), Ok(true)),
+        let free = if files.image.exists() {
+            check_free(&files.image)
+        } else {
+            Ok(())
+        };
+        let taken = free
+            .map_err(|error| AsideError::Storage(name.to_owned(), error))
+            .and_then(|()| take_back(name, &shelf, &mut left, || self.open_replica(&files)));
+        let (slot, done) = match taken {
+            Ok(Taken::Changed(owner)) => (Slot::Aside(Aside::Seeded(Some(owner)), owner.bytes), Ok(true)),
             Ok(Taken::AsItWas(replica)) => {
                 self.settle_slot(name.to_owned(), Ok(replica));
                 return Ok(false);
             }
-            Err(error) => (Slot::Aside(Aside::Detached(left)), Err(error)),
+            Err(error) => (Slot::Aside(Aside::Detached(left), left.bytes), Err(error)),
         };
         self.slots.lock().insert(name.to_owned(), slot);
         done
@@ -169,61 +180,108 @@ impl ReplicaSet {
     /// [`AsideError`], also when there is a replica already.
     pub fn adopt(&self, name: &str) -> Result<PathBuf, AsideError> {
         let directory = self.config.directory.join(name);
+        let before = {
+            let mut slots = self.slots.lock();
+            match slots.get(name) {
+                // One that lies elsewhere was perhaps the wrong one.
+                None | Some(Slot::Aside(Aside::Seeded(None), _)) => {}
+                Some(_) => return Err(unfit_as_it_is_here(name, &directory)),
+            }
+            slots.insert(name.to_owned(), Slot::Starting)
+        };
+        let (slot, done) = match self.lay_down_adopted(name, &directory) {
+            Ok(image) => {
+                let slot = Slot::Aside(Aside::Seeded(None), image_bytes(&image));
+                (Some(slot), Ok(image))
+            }
+            Err(error) => (before, Err(error)),
+        };
         let mut slots = self.slots.lock();
-        if slots.contains_key(name) {
-            return Err(unfit_as_it_is_here(name, &directory));
-        }
+        match slot {
+            Some(slot) => slots.insert(name.to_owned(), slot),
+            None => slots.remove(name),
+        };
+        done
+    }
+
+    fn lay_down_adopted(&self, name: &str, directory: &Path) -> Result<PathBuf, AsideError> {
         let storage = |error| AsideError::Storage(name.to_owned(), error);
-        let laid = self.lay_link(name, IMAGE).map_err(storage)?;
-        let image = followed(&directory, IMAGE);
-        let found = std::fs::metadata(&image).map(|found| found.file_type());
-        if !found.is_ok_and(|kind| kind.is_file() || kind.is_block_device()) {
+        let wanted = self.wanted_place(name);
+        let image = wanted.clone().unwrap_or_else(|| image_in(directory));
+        if !image.exists() {
             let text = format!("there is no image and no block device at {}", image.display());
             return Err(AsideError::Unfit(name.to_owned(), text));
         }
-        lay_down(&Directory::new(&directory), None).map_err(storage)?;
-        if let Some(laid) = laid {
-            laid.keep();
+        check_free(&image).map_err(storage)?;
+        let shelf = Directory::new(directory);
+        std::fs::create_dir_all(directory).map_err(|error| {
+            AsideError::Unfit(name.to_owned(), format!("{}: {error}", directory.display()))
+        })?;
+        // The words first: without them it would be taken for somebody's, or for an import.
+        shelf
+            .replace(ADOPTED, b"farside adopted 1\n")
+            .and_then(|()| lay_down(&shelf, None))
+            .map_err(storage)?;
+        if let Some(place) = wanted.filter(|place| *place != image_in(directory)) {
+            lead_to(directory, &place).map_err(storage)?;
         }
-        slots.insert(name.to_owned(), Slot::Aside(Aside::Seeded(None)));
         Ok(image)
     }
 
-    /// Begins to lay down what a volume's replica may hold already, before its first greeting. Blocks.
+    /// Whether a seed lies where it is wanted, before its volume takes it.
+    pub(super) fn check_seed(&self, name: &str) -> Result<(), StorageError> {
+        let image = image_in(&self.config.directory.join(name));
+        let Some(wanted) = self.wanted_place(name).filter(|wanted| *wanted != image) else {
+            return Ok(());
+        };
+        Err(StorageError::Refused {
+            name: image.display().to_string(),
+            problem: format!(
+                "is what the replica begins with, and [[replica]] says {}; set it right, or 'farside replica adopt {name}' takes what \
+                 lies there",
+                wanted.display()
+            ),
+        })
+    }
+
+    /// Begins to lay down what a volume's replica may hold already, so many bytes, before its first greeting. Blocks.
     ///
     /// # Errors
     /// [`AsideError`], also when there is a replica or an image already.
-    pub fn seed(self: &Arc<Self>, name: &str) -> Result<SeedPlace, AsideError> {
+    pub fn seed(self: &Arc<Self>, name: &str, bytes: u64) -> Result<SeedPlace, AsideError> {
         let directory = self.config.directory.join(name);
-        let unfit = |text: String| AsideError::Unfit(name.to_owned(), text);
         {
             let mut slots = self.slots.lock();
             if slots.contains_key(name) {
                 return Err(unfit_as_it_is_here(name, &directory));
-            }
-            let image = directory.join(IMAGE);
-            if image.exists() {
-                return Err(unfit(format!("{} exists; move it away", image.display())));
             }
             slots.insert(name.to_owned(), Slot::Starting);
         }
         let mut place = SeedPlace {
             set: Arc::clone(self),
             name: name.to_owned(),
-            path: directory.join(NEW_IMAGE),
-            file: None,
+            elsewhere: None,
+            device: None,
             done: false,
         };
-        place.path = self
-            .seed_place(name)
-            .map_err(|error| AsideError::Storage(name.to_owned(), error))?;
-        let made = std::fs::create_dir_all(&directory).and_then(|()| {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true);
-            options.mode(0o600).open(&place.path)
-        });
-        let made = made.map_err(|error| unfit(format!("{}: {error}", place.path.display())))?;
-        place.file = Some(made);
+        let unfit = |text: String| AsideError::Unfit(name.to_owned(), text);
+        let storage = |error| AsideError::Storage(name.to_owned(), error);
+        place.elsewhere = self.free_place(name).map_err(storage)?;
+        let image = directory.join(IMAGE);
+        if place.elsewhere.is_none() && (image.exists() || image.is_symlink()) {
+            return Err(unfit(format!("{} exists; move it away", image.display())));
+        }
+        std::fs::create_dir_all(&directory)
+            .map_err(|error| unfit(format!("{}: {error}", directory.display())))?;
+        let own = directory.join(NEW_IMAGE);
+        let device = match &place.elsewhere {
+            Some(elsewhere) => take_unused(elsewhere, Role::Replica),
+            None => remove_file_durably(&own).and_then(|()| take_unused(&own, Role::Replica)),
+        };
+        let device = place.device.insert(device.map_err(storage)?);
+        if device.kind() == DeviceKind::BlockDevice {
+            device.check_holds(bytes).map_err(storage)?;
+        }
         Ok(place)
     }
 }
@@ -328,13 +386,15 @@ fn close(name: &str, replica: Arc<Replica>) -> Result<Left, AsideError> {
     leave(&Directory::new(&files.maps), &applied, bytes).map_err(storage)
 }
 
-/// Where a seed is put. Dropped before [`keep`](Self::keep), nothing of it stays.
+/// Where a seed is put. Dropped before [`keep`](Self::keep), nothing of it stays but what was written to a device.
 #[derive(Debug)]
 pub struct SeedPlace {
     set: Arc<ReplicaSet>,
     name: String,
-    path: PathBuf,
-    file: Option<File>,
+    /// Where the image lies, if that is not in the directory of the replica.
+    elsewhere: Option<PathBuf>,
+    /// Locked.
+    device: Option<FileDevice>,
     done: bool,
 }
 
@@ -345,7 +405,11 @@ impl SeedPlace {
     /// Never: it is there until the place is dropped.
     #[must_use]
     pub fn file(&self) -> &File {
-        self.file
+        self.device().file()
+    }
+
+    fn device(&self) -> &FileDevice {
+        self.device
             .as_ref()
             .expect("it is there until the place is dropped")
     }
@@ -353,46 +417,60 @@ impl SeedPlace {
     /// The content is all there and waits for its volume. Blocks.
     ///
     /// # Errors
-    /// [`AsideError`]; nothing of it stays.
+    /// [`AsideError`]; nothing of it stays but what was written to a device.
     pub fn keep(mut self) -> Result<(), AsideError> {
         let name = self.name.clone();
         let storage = |error| AsideError::Storage(name.clone(), error);
-        let failed = |error: std::io::Error| {
-            AsideError::Unfit(name.clone(), format!("{}: {error}", self.path.display()))
-        };
         let directory = self.set.config.directory.join(&self.name);
-        let device =
-            FileDevice::new(self.file().try_clone().map_err(failed)?, &self.path).map_err(storage)?;
-        device.sync_with_attributes().map_err(storage)?;
+        self.device().sync_with_attributes().map_err(storage)?;
+        let parent = self.device().path().parent().unwrap_or(Path::new("/"));
+        sync_directory(parent).map_err(storage)?;
+        let shelf = Directory::new(&directory);
         // The word first: an image without it would be taken for somebody's.
-        lay_down(&Directory::new(&directory), None).map_err(storage)?;
-        let place = followed(&directory, NEW_IMAGE);
-        std::fs::rename(&self.path, directory.join(IMAGE)).map_err(failed)?;
+        shelf
+            .remove(ADOPTED)
+            .and_then(|()| lay_down(&shelf, None))
+            .map_err(storage)?;
+        match &self.elsewhere {
+            Some(place) => lead_to(&directory, place).map_err(storage)?,
+            None => std::fs::rename(directory.join(NEW_IMAGE), directory.join(IMAGE)).map_err(|error| {
+                AsideError::Unfit(name.clone(), format!("{}: {error}", directory.display()))
+            })?,
+        }
         self.done = true;
-        place
-            .parent()
-            .map_or(Ok(()), sync_directory)
-            .and_then(|()| sync_directory(&directory))
-            .map_err(storage)
+        sync_directory(&directory).map_err(storage)
+    }
+
+    /// Of an import that came to nothing.
+    fn take_away(&self) {
+        let directory = self.set.config.directory.join(&self.name);
+        if let Some(device) = self
+            .device
+            .as_ref()
+            .filter(|device| device.kind() == DeviceKind::File)
+        {
+            let _ = std::fs::remove_file(device.path());
+        }
+        let _ = std::fs::remove_file(directory.join(SEED));
+        let _ = std::fs::remove_dir(&directory);
     }
 }
 
 impl Drop for SeedPlace {
     fn drop(&mut self) {
+        let slot = if self.done {
+            let bytes = self.device.as_ref().and_then(|device| device.size_bytes().ok());
+            Some(Slot::Aside(Aside::Seeded(None), bytes.unwrap_or(0)))
+        } else {
+            self.take_away();
+            None
+        };
+        // Free before somebody is told that it is there.
+        self.device = None;
         let mut slots = self.set.slots.lock();
-        if self.done {
-            slots.insert(self.name.clone(), Slot::Aside(Aside::Seeded(None)));
-            return;
-        }
-        let directory = self.set.config.directory.join(&self.name);
-        let place = followed(&directory, NEW_IMAGE);
-        // What was written to a device stays there; the link to it says that another import may write over it.
-        if std::fs::metadata(&place).is_ok_and(|found| found.is_file()) {
-            let _ = std::fs::remove_file(place);
-            let _ = std::fs::remove_file(&self.path);
-        }
-        let _ = std::fs::remove_file(directory.join(SEED));
-        let _ = std::fs::remove_dir(&directory);
-        slots.remove(&self.name);
+        match slot {
+            Some(slot) => slots.insert(self.name.clone(), slot),
+            None => slots.remove(&self.name),
+        };
     }
 }

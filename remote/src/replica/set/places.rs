@@ -1,7 +1,7 @@
 //! Where images lie: in the directory of their replica, or where the configuration says. A symbolic link in the directory then
 //! says where that was when the replica was made, so that a replica is never opened with another's disk because a setting changed.
 
-use super::ReplicaSet;
+use super::{IMAGE, ReplicaSet};
 use farside_protocol::journal::Role;
 use farside_storage::{StorageError, StoreFiles, check_unused, sync_directory};
 use std::collections::BTreeMap;
@@ -9,30 +9,39 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// Name of an image, or of the link to it, that is being filled.
+/// Name of an image, or of the link to it, that is still to get its name.
 pub(super) const NEW_IMAGE: &str = "replica.img.new";
 
-/// What a link in a directory names; the link itself, if it is none.
-pub(super) fn followed(directory: &Path, file: &str) -> PathBuf {
-    let path = directory.join(file);
+/// The image of the replica in this directory; the link to it is followed once.
+pub(super) fn image_in(directory: &Path) -> PathBuf {
+    let path = directory.join(IMAGE);
     match std::fs::read_link(&path) {
         Ok(target) => directory.join(target),
         Err(_) => path,
     }
 }
 
-fn is_one_place(one: &Path, other: &Path) -> bool {
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    one == other || real(one) == real(other)
+/// Makes the directory's link lead to `place`, durably; whatever it led to before is left alone.
+pub(super) fn lead_to(directory: &Path, place: &Path) -> Result<(), StorageError> {
+    let (new, link) = (directory.join(NEW_IMAGE), directory.join(IMAGE));
+    let laid = std::fs::create_dir_all(directory)
+        .and_then(|()| match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => symlink(place, &new),
+        })
+        .and_then(|()| std::fs::rename(&new, &link));
+    laid.map_err(|error| StorageError::Refused {
+        name: link.display().to_string(),
+        problem: format!("cannot lead to {}: {error}", place.display()),
+    })?;
+    sync_directory(directory)
 }
 
-/// What somebody keeps elsewhere is not cut to the size of a volume.
+/// What somebody else keeps is not cut to the size of a volume.
 pub(super) fn refuse_cut(files: &StoreFiles, volume_bytes: u64) -> Result<(), StorageError> {
-    let found = std::fs::metadata(&files.image);
-    let is_own = files.image.parent() == Some(&files.maps);
+    let found = std::fs::metadata(&files.image).ok();
     let Some(bytes) = found
-        .ok()
-        .filter(|found| !is_own && found.is_file() && found.len() > volume_bytes)
+        .filter(|found| found.is_file() && found.len() > volume_bytes)
         .map(|found| found.len())
     else {
         return Ok(());
@@ -45,28 +54,6 @@ pub(super) fn refuse_cut(files: &StoreFiles, volume_bytes: u64) -> Result<(), St
     })
 }
 
-/// A link that was laid, and goes again unless it is kept.
-#[derive(Debug)]
-pub(super) struct Laid {
-    link: PathBuf,
-    is_new: bool,
-}
-
-impl Laid {
-    pub(super) fn keep(mut self) {
-        self.is_new = false;
-    }
-}
-
-impl Drop for Laid {
-    fn drop(&mut self) {
-        if self.is_new {
-            let _ = std::fs::remove_file(&self.link);
-            let _ = self.link.parent().map(std::fs::remove_dir);
-        }
-    }
-}
-
 impl ReplicaSet {
     /// Where images of replicas that are made from now on are to lie; of names that are not among them in their own directories.
     pub fn place_images(&self, images: BTreeMap<String, PathBuf>) {
@@ -77,65 +64,45 @@ impl ReplicaSet {
         self.images.lock().get(name).cloned()
     }
 
-    /// What is to be known if the image of a replica lies elsewhere than is wanted: it stays there.
+    /// What is to be known if the image of a replica lies elsewhere than is wanted: it stays there. Looks at nothing but the
+    /// paths: what is wanted may be a disk that does not answer.
     #[must_use]
     pub fn misplaced(&self, name: &str, image: &Path) -> Option<String> {
-        let wanted = self.wanted_place(name)?;
-        (!is_one_place(&wanted, image)).then(|| {
-            format!(
-                "its image was made at {} and is used there, not at {}; say so in [[replica]], or, to have it there, move the \
-                 directory {} away, restart the unit, and it gets a full copy",
-                image.display(),
-                wanted.display(),
-                self.config.directory.join(name).display()
-            )
-        })
+        let wanted = self.wanted_place(name).filter(|wanted| wanted != image)?;
+        Some(format!(
+            "its image was made at {} and is used there, not at {}; say so in [[replica]], or, to have it there, stop the unit, \
+             move the directory {} away and start it again: it gets a full copy",
+            image.display(),
+            wanted.display(),
+            self.config.directory.join(name).display()
+        ))
     }
 
-    /// Before a replica is made: the link to where its image is to lie, if that is elsewhere.
-    pub(super) fn lay_link(&self, name: &str, file: &str) -> Result<Option<Laid>, StorageError> {
+    /// A place that is wanted for a new image, if it can be had.
+    pub(super) fn free_place(&self, name: &str) -> Result<Option<PathBuf>, StorageError> {
         let Some(place) = self.wanted_place(name) else {
             return Ok(None);
         };
-        let directory = self.config.directory.join(name);
-        let link = directory.join(file);
-        let failed = |error: io::Error| StorageError::Refused {
-            name: link.display().to_string(),
-            problem: format!("cannot lead to {}: {error}", place.display()),
-        };
-        let is_new = match std::fs::symlink_metadata(&link) {
-            Ok(found) if !found.is_symlink() => {
-                let problem = format!(
+        let parent = place.parent().unwrap_or(Path::new("/"));
+        if !parent.is_dir() {
+            return Err(StorageError::Refused {
+                name: parent.display().to_string(),
+                problem: format!(
+                    "is no directory, and the image of replica {name} is to lie there; mount it, or make it"
+                ),
+            });
+        }
+        let own = self.config.directory.join(name).join(IMAGE);
+        if own.is_file() && !own.is_symlink() {
+            return Err(StorageError::Refused {
+                name: own.display().to_string(),
+                problem: format!(
                     "is there, and [[replica]] says that the image lies at {}; move it away, or take the setting out",
                     place.display()
-                );
-                let name = link.display().to_string();
-                return Err(StorageError::Refused { name, problem });
-            }
-            Ok(_) if followed(&directory, file) == place => false,
-            // Of an attempt at another place, which did not come to a replica.
-            Ok(_) => std::fs::remove_file(&link).map(|()| true).map_err(failed)?,
-            Err(_) => true,
-        };
-        if is_new {
-            let laid = std::fs::create_dir_all(&directory).and_then(|()| symlink(&place, &link));
-            laid.map_err(failed)?;
+                ),
+            });
         }
-        let laid = Laid { link, is_new };
-        sync_directory(&directory)?;
-        Ok(Some(laid))
-    }
-
-    /// Where content for a replica that is still to come is put. What an import that was interrupted had begun to write there
-    /// may be written over.
-    pub(super) fn seed_place(&self, name: &str) -> Result<PathBuf, StorageError> {
-        let directory = self.config.directory.join(name);
-        if let Some(laid) = self.lay_link(name, NEW_IMAGE)? {
-            if laid.is_new {
-                check_unused(&followed(&directory, NEW_IMAGE), Role::Replica)?;
-            }
-            laid.keep();
-        }
-        Ok(directory.join(NEW_IMAGE))
+        check_unused(&place, Role::Replica)?;
+        Ok(Some(place))
     }
 }

@@ -95,7 +95,7 @@ async fn an_import_that_was_interrupted_by_death_leaves_no_file_for_ever() {
     let world = World::new();
     let set = world.set.clone();
     tokio::task::spawn_blocking(move || {
-        let place = set.seed("disk0").unwrap();
+        let place = set.seed("disk0", 1).unwrap();
         place.file().set_len(BYTES).unwrap();
         std::os::unix::fs::FileExt::write_all_at(place.file(), &[7; 65536], 0).unwrap();
         // Died here: nothing is dropped.

@@ -12,7 +12,9 @@ impl World {
     }
 
     fn elsewhere(&self) -> PathBuf {
-        self.directory.path().join("big/store/disk0.img")
+        let store = self.directory.path().join("big/store");
+        std::fs::create_dir_all(&store).unwrap();
+        store.join("disk0.img")
     }
 }
 
@@ -74,7 +76,9 @@ async fn what_somebody_has_there_is_left_alone() {
     );
     // An import would write over it, too.
     let set = world.set.clone();
-    let refused = blocking(move || set.seed("disk0").map(drop)).await.unwrap_err();
+    let refused = blocking(move || set.seed("disk0", 8192).map(drop))
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("is not empty"), "{refused}");
     assert_eq!(std::fs::read(&place).unwrap(), [1; 8192]);
     // Another place is one that can be had.
@@ -116,17 +120,16 @@ async fn a_seed_is_put_there_and_an_import_that_failed_is_begun_anew() {
     let world = World::new();
     world.place(&world.elsewhere());
     let set = world.set.clone();
-    std::fs::create_dir_all(world.elsewhere().parent().unwrap()).unwrap();
     blocking(move || {
-        let place = set.seed("disk0").unwrap();
+        let place = set.seed("disk0", 8192).unwrap();
         std::os::unix::fs::FileExt::write_all_at(place.file(), &[5; 4096], 0).unwrap();
         drop(place);
     })
     .await;
-    assert!(!world.elsewhere().exists() && !world.own("replica.img.new").is_symlink());
+    assert!(!world.elsewhere().exists() && !world.own("replica.img").is_symlink());
     let set = world.set.clone();
     blocking(move || {
-        let place = set.seed("disk0").unwrap();
+        let place = set.seed("disk0", 8192).unwrap();
         std::os::unix::fs::FileExt::write_all_at(place.file(), &[6; 8192], 0).unwrap();
         place.keep().unwrap();
     })
@@ -137,25 +140,135 @@ async fn a_seed_is_put_there_and_an_import_that_failed_is_begun_anew() {
     assert_eq!(std::fs::read(world.elsewhere()).unwrap()[..8192], [6; 8192]);
 }
 
-/// A unit that dies in the middle of an import to a device leaves the link, which says that what lies there is of the import.
+/// A unit that dies in the middle of an import: nothing says that what lies there is of no use, so it is not written over.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_interrupted_import_wrote_may_be_written_over() {
+async fn what_an_interrupted_import_wrote_is_left_alone() {
     let world = World::new();
-    let place = world.directory.path().join("disk");
+    world.place(&world.elsewhere());
+    let set = world.set.clone();
+    blocking(move || std::mem::forget(set.seed("disk0", 8192).unwrap())).await;
+    std::fs::write(world.elsewhere(), [5; 4096]).unwrap();
+    let directory = world.directory.path().to_owned();
+    let again = blocking(move || set_in(&directory, None)).await;
+    place_in(&again, &world.elsewhere());
+    let set = again.clone();
+    let refused = blocking(move || set.seed("disk0", 8192).map(drop))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("farside replica adopt"), "{refused}");
+    assert_eq!(std::fs::read(world.elsewhere()).unwrap(), [5; 4096]);
+    // Without the setting it is none of ours.
+    again.place_images(std::collections::BTreeMap::new());
+    blocking(move || drop(again.seed("disk0", 8192).unwrap())).await;
+    assert_eq!(std::fs::read(world.elsewhere()).unwrap(), [5; 4096]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_image_is_not_taken_for_an_empty_one() {
+    let world = World::new();
+    drop(world.open().await);
+    let live = world.own("replica.img");
+    let other = Arc::new(
+        ReplicaSet::find_in_directory(
+            ReplicaSetConfig {
+                unit_name: "other".to_owned(),
+                directory: world.directory.path().join("others"),
+                history_bytes: 0,
+                journal_bytes: 2 << 20,
+                accept: None,
+            },
+            Arc::new(SystemClock::new()),
+        )
+        .unwrap(),
+    );
+    other.place_images([("disk0".to_owned(), live.clone())].into());
+    let set = other.clone();
+    let refused = blocking(move || set.seed("disk0", 8192).map(drop))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("in use"), "{refused}");
+    let refused = blocking(move || other.adopt("disk0")).await.unwrap_err();
+    assert!(refused.to_string().contains("in use"), "{refused}");
+    assert_eq!(std::fs::metadata(&live).unwrap().len(), BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_not_made_up() {
+    let world = World::new();
+    // A volume group that is not active yet; a store that is not mounted.
+    for (place, says) in [
+        (Path::new("/dev/farside-test-absent"), "attach or activate"),
+        (Path::new("/dev/farside-absent-group/disk0"), "is no directory"),
+        (
+            &world.directory.path().join("not-mounted/disk0.img"),
+            "mount it, or make it",
+        ),
+    ] {
+        world.place(place);
+        let (_, text) = world.refused(|_| ()).await;
+        assert!(text.contains(says), "{text}");
+        let set = world.set.clone();
+        let refused = blocking(move || set.seed("disk0", 8192).map(drop))
+            .await
+            .unwrap_err();
+        assert!(refused.to_string().contains(says), "{refused}");
+        assert!(!place.exists());
+    }
+    // What was adopted, and is gone when its volume comes.
+    let place = world.directory.path().join("old-copy.img");
+    std::fs::write(&place, [3; 8192]).unwrap();
     world.place(&place);
     let set = world.set.clone();
-    blocking(move || std::mem::forget(set.seed("disk0").unwrap())).await;
-    std::fs::write(&place, [5; 4096]).unwrap();
+    blocking(move || set.adopt("disk0")).await.unwrap();
+    std::fs::rename(&place, world.directory.path().join("away")).unwrap();
+    let (_, text) = world.refused(|_| ()).await;
+    assert!(text.contains("mount or put back"), "{text}");
+    assert!(!place.exists());
+    std::fs::rename(world.directory.path().join("away"), &place).unwrap();
     let directory = world.directory.path().to_owned();
     let again = blocking(move || set_in(&directory, None)).await;
-    place_in(&again, &place);
-    blocking(move || again.seed("disk0").map(drop)).await.unwrap();
-    // Of another place that says nothing.
-    let other = world.directory.path().join("other");
-    std::fs::write(&other, [5; 4096]).unwrap();
-    let directory = world.directory.path().to_owned();
-    let again = blocking(move || set_in(&directory, None)).await;
-    place_in(&again, &other);
-    blocking(move || again.seed("disk0").map(drop)).await.unwrap_err();
-    assert_eq!(std::fs::read(&other).unwrap(), [5; 4096]);
+    let replica = soon(again.open_or_create(&world.hello())).await.unwrap();
+    assert!(replica.has_content().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wrong_disk_is_not_taken_because_it_was_adopted() {
+    let world = World::new();
+    let (wrong, right) = (
+        world.directory.path().join("wrong"),
+        world.directory.path().join("right"),
+    );
+    for place in [&wrong, &right] {
+        std::fs::write(place, [3; 8192]).unwrap();
+    }
+    world.place(&wrong);
+    let set = world.set.clone();
+    blocking(move || set.adopt("disk0")).await.unwrap();
+    world.place(&right);
+    let (_, text) = world.refused(|_| ()).await;
+    assert!(text.contains("farside replica adopt"), "{text}");
+    let set = world.set.clone();
+    assert_eq!(blocking(move || set.adopt("disk0")).await.unwrap(), right);
+    assert_eq!(world.open().await.files().image, right);
+    assert_eq!(std::fs::read(&wrong).unwrap(), [3; 8192]);
+}
+
+/// A pipe would be waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_is_no_disk_is_refused() {
+    let world = World::new();
+    let pipe = world.directory.path().join("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    world.place(&pipe);
+    let (_, text) = world.refused(|_| ()).await;
+    assert!(
+        text.contains("neither a regular file nor a block device"),
+        "{text}"
+    );
 }

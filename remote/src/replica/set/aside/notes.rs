@@ -8,6 +8,8 @@ use uuid::Uuid;
 
 pub(in crate::replica::set) const DETACHED: &str = "detached";
 pub(in crate::replica::set) const SEED: &str = "seed";
+/// Beside a seed that somebody else made, which is not cut to the size of its volume.
+pub(in crate::replica::set) const ADOPTED: &str = "adopted";
 /// First lines of the two files.
 const DETACHED_HEADING: &str = "farside detached 1";
 const SEED_HEADING: &str = "farside seed 1";

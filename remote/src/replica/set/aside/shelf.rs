@@ -89,13 +89,9 @@ impl Directory {
         Self(directory.to_owned())
     }
 
-    /// Removes what an import that was interrupted left. A link to elsewhere stays: it says that what lies there is of the
-    /// import.
+    /// Removes what an import that was interrupted left.
     pub(in crate::replica::set) fn tidy_up(&self) {
-        let new = self.0.join(NEW_IMAGE);
-        if !new.is_symlink() {
-            let _ = std::fs::remove_file(new);
-        }
+        let _ = std::fs::remove_file(self.0.join(NEW_IMAGE));
     }
 }
 
