@@ -310,7 +310,7 @@ impl ReplicaSet {
     fn make(&self, hello: &Hello, seeded: bool) -> Result<Arc<Replica>, StorageError> {
         let directory = self.config.directory.join(&hello.volume_name);
         if seeded {
-            self.check_seed(&hello.volume_name)?;
+            self.check_adopted(&hello.volume_name)?;
         } else if let Some(place) = self.free_place(&hello.volume_name)? {
             lead_to(&directory, &place)?;
         }

@@ -182,9 +182,11 @@ impl ReplicaSet {
         let directory = self.config.directory.join(name);
         let before = {
             let mut slots = self.slots.lock();
+            let is_elsewhere = || self.misplaced(name, &image_in(&directory)).is_some();
             match slots.get(name) {
-                // One that lies elsewhere was perhaps the wrong one.
-                None | Some(Slot::Aside(Aside::Seeded(None), _)) => {}
+                None => {}
+                // Perhaps the wrong one.
+                Some(Slot::Aside(Aside::Seeded(None), _)) if is_elsewhere() => {}
                 Some(_) => return Err(unfit_as_it_is_here(name, &directory)),
             }
             slots.insert(name.to_owned(), Slot::Starting)
@@ -228,9 +230,13 @@ impl ReplicaSet {
         Ok(image)
     }
 
-    /// Whether a seed lies where it is wanted, before its volume takes it.
-    pub(super) fn check_seed(&self, name: &str) -> Result<(), StorageError> {
-        let image = image_in(&self.config.directory.join(name));
+    /// Whether what was adopted lies where it is wanted, before its volume takes it.
+    pub(super) fn check_adopted(&self, name: &str) -> Result<(), StorageError> {
+        let directory = self.config.directory.join(name);
+        if !Directory::new(&directory).has(ADOPTED) {
+            return Ok(());
+        }
+        let image = image_in(&directory);
         let Some(wanted) = self.wanted_place(name).filter(|wanted| *wanted != image) else {
             return Ok(());
         };
