@@ -70,6 +70,8 @@ pub(super) struct Appender {
     pub(super) head: ChainPoint,
     pub(super) epoch: u64,
     block: Box<[u8; BLOCK_BYTES]>,
+    /// Bytes of the block that the *what* part of the chunk before took.
+    used: usize,
     records: Vec<Record>,
     /// A merged batch whose end has not come: its chunks are in the ring, and do not count yet.
     batch: Option<Batch>,
@@ -92,6 +94,7 @@ impl Appender {
             head,
             epoch,
             block: Box::new([0; BLOCK_BYTES]),
+            used: 0,
             records: Vec::new(),
             batch: None,
         }
@@ -101,6 +104,14 @@ impl Appender {
     pub(super) fn go_to(&mut self, head: ChainPoint) {
         self.head = head;
         self.batch = None;
+    }
+
+    /// Zeroes what the chunk before left behind the *what* part of this one; the *where* part is written each time.
+    fn clear_behind(&mut self, length: usize) {
+        if length < self.used {
+            self.block[length..self.used].fill(0);
+        }
+        self.used = length;
     }
 
     /// Describes the changes of a plan, splitting the first if it alone is too large.
@@ -152,8 +163,9 @@ impl Store {
             bytes_before: appender.head.bytes,
         };
         let Appender { block, records, .. } = &mut *appender;
-        block.fill(0);
-        encode_what(block.as_mut_slice(), &header, records);
+        let (length, _) = encode_what(block.as_mut_slice(), &header, records);
+        appender.clear_behind(length);
+        let block = &mut appender.block;
         let mut budget = plan.data_bytes as usize;
         let payloads = pending.iter().take(plan.changes).map(|change| {
             let part = &change.data[..change.data.len().min(budget)];
@@ -183,9 +195,10 @@ impl Store {
         let head = self.place_to_go_on(&mut appender, what)?;
         let address = self.journal.layout.place(head.address, what.stored_bytes());
         let points = self.claim_room(address + what.stored_bytes())?;
+        let length = what.as_bytes().len();
+        appender.clear_behind(length);
         let block = &mut appender.block;
-        block.fill(0);
-        block[..what.as_bytes().len()].copy_from_slice(what.as_bytes());
+        block[..length].copy_from_slice(what.as_bytes());
         let point = self.write_chunk(block, address, std::iter::once(data), &points)?;
         if what.has_more() {
             let before = appender

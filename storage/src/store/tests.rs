@@ -361,6 +361,40 @@ fn ship(from: &Store, point: &mut ChainPoint, to: &Store) -> bool {
 }
 
 #[test]
+fn a_meta_data_block_holds_nothing_of_the_chunk_before_it() {
+    use farside_protocol::journal::limits::{BLOCK_BYTES, WHERE_OFFSET};
+    let (mut near, far) = (World::new(Role::Volume), World::complete_replica());
+    let mut sent = near.store.locate(0).unwrap().unwrap();
+    // Long tables and short ones by turns.
+    for count in [1, 30, 2, 20, 3, 1] {
+        let change = |at: u64| Change {
+            offset: at * 512,
+            length: 512,
+            kind: RecordKind::Write,
+            data: vec![9; 512].into(),
+            arrived_us: 0,
+        };
+        near.append(&mut (0..count).map(change).collect());
+        near.store.sync().unwrap();
+        ship(&near.store, &mut sent, &far.store);
+    }
+    for world in [&near, &far] {
+        let journal = world.journal.bytes();
+        let first = world.store.points().tail.address;
+        let first = world.store.journal.layout.file_offset(first);
+        let (mut at, mut blocks) = (usize::try_from(first).unwrap(), 0);
+        while let Ok(what) = What::decode(&journal[at..at + BLOCK_BYTES]) {
+            let length = what.as_bytes().len();
+            let behind = &journal[at + length..at + WHERE_OFFSET];
+            assert!(behind.iter().all(|byte| *byte == 0), "block {blocks}");
+            at += usize::try_from(what.stored_bytes()).unwrap();
+            blocks += 1;
+        }
+        assert!(blocks >= 3, "{blocks} blocks were found");
+    }
+}
+
+#[test]
 fn a_replica_of_shipped_chunks_is_a_prefix_through_crashes() {
     let mut between = 0;
     for seed in 1..=60 {
