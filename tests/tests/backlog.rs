@@ -83,6 +83,8 @@ fn a_merged_backlog_is_sent_once_and_counts_as_a_whole() {
         // The link is cut, and the remote dies, in the middle of a batch; it never shows a part of it.
         let before = two.applied()?;
         pile_up(&mut random)?;
+        // Counted on, although the link was set up anew.
+        ensure!((34 * MIB..37 * MIB).contains(&merged()?), "{} bytes", merged()?);
         let middle = two.proxy.passed_bytes(Way::Out) + 2 * MIB;
         two.local.command(&["journal", "start-send"])?.success()?;
         wait_until("half of a batch to be sent", limits::CATCH_UP, || {

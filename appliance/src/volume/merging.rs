@@ -6,19 +6,28 @@ use crate::link::{MergeLimits, SourceError};
 use farside_protocol::link::same_place;
 use farside_storage::{ChunkSpan, MergePlan, MergedBatch, ReadError, done_elsewhere};
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a link knows of merging.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Merging {
     /// The batch on its way.
     batch: Mutex<Option<Box<MergedBatch>>>,
     /// Up to this address of the journal it was found that merging is not worth it.
     not_worth: AtomicU64,
-    saved_bytes: AtomicU64,
+    saved_bytes: Arc<AtomicU64>,
 }
 
 impl Merging {
+    pub(super) fn new(saved_bytes: Arc<AtomicU64>) -> Self {
+        Self {
+            batch: Mutex::default(),
+            not_worth: AtomicU64::new(0),
+            saved_bytes,
+        }
+    }
+
     pub(super) fn saved_bytes(&self) -> u64 {
         self.saved_bytes.load(Ordering::Relaxed)
     }

@@ -22,8 +22,9 @@ use bytes::Bytes;
 use farside_protocol::journal::{RecordKind, Superblock};
 use farside_storage::{Change, ReadOutcome, StorageError, Store, Stretch, Workers, done_elsewhere};
 use limits::{CHANGE_BYTES, COLD_READ_BYTES, SYNC_INTERVAL};
+use parking_lot::Mutex;
 use shared::{HostCounters, Observer, Shared};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
@@ -52,6 +53,8 @@ pub struct HostActivity {
 #[derive(Debug)]
 pub struct Volume {
     shared: Arc<Shared>,
+    /// Bytes that merging has saved, by remote: their links come and go.
+    merged: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
 }
 
 impl Volume {
@@ -70,13 +73,22 @@ impl Volume {
             source,
         })?;
         shared.keeper.set(keeper).expect("the keeper is set once, here");
-        Ok(Arc::new(Self { shared }))
+        Ok(Arc::new(Self {
+            shared,
+            merged: Mutex::default(),
+        }))
     }
 
     /// The store behind the volume.
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
         &self.shared.store
+    }
+
+    /// What counts the bytes that were not sent to a remote since the volume is open, because they were overwritten in the same
+    /// backlog.
+    fn merged(&self, remote: &str) -> Arc<AtomicU64> {
+        self.merged.lock().entry(remote.to_owned()).or_default().clone()
     }
 
     /// The superblock at the start, for what never changes: identity, geometry. Waits for nothing.

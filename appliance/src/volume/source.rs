@@ -74,9 +74,9 @@ impl LinkSource {
         Ok(Self {
             remote: remote.to_owned(),
             identity,
-            volume,
             unconfirmed: Mutex::default(),
-            merging: Merging::default(),
+            merging: Merging::new(volume.merged(remote)),
+            volume,
             caught_up_us: AtomicU64::new(0),
         })
     }
