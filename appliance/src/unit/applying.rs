@@ -125,6 +125,7 @@ pub(super) async fn apply(shared: &Shared, wanted: &Config) -> Vec<String> {
         }
     }
     open_idle(shared).await;
+    shared.parts.open_failed_replicas().await;
     grow_all(shared, wanted).await;
     steps.pending_restart
 }

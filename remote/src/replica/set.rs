@@ -135,12 +135,38 @@ impl ReplicaSet {
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
-            let opened = self.open_replica(&files_in(&self.config.directory, &name));
-            let opened = opened.map_err(|error| self.with_remedy(&name, &error));
-            if let Err(problem) = &opened {
-                tracing::error!(replica = name, "replica not in service: {problem}");
+            self.open_one(name);
+        }
+    }
+
+    /// Opens one whose slot is the caller's.
+    fn open_one(&self, name: String) {
+        let opened = self.open_replica(&files_in(&self.config.directory, &name));
+        let opened = opened.map_err(|error| self.with_remedy(&name, &error));
+        if let Err(problem) = &opened {
+            tracing::error!(replica = name, "replica not in service: {problem}");
+        }
+        self.settle_slot(name, opened);
+    }
+
+    /// Tries once more to open what could not be opened: what was in the way may be gone. Blocks.
+    pub fn open_failed(&self) {
+        let mut failed = Vec::new();
+        for (name, slot) in self.slots.lock().iter_mut() {
+            if matches!(slot, Slot::Failed(_)) {
+                *slot = Slot::Starting;
+                failed.push(name.clone());
             }
-            self.settle_slot(name, opened);
+        }
+        for name in failed {
+            if let Some(slot) = slot_of(&self.config.directory.join(&name)) {
+                self.slots.lock().insert(name, slot);
+            } else if files_in(&self.config.directory, &name).journal.exists() {
+                self.open_one(name);
+            } else {
+                // It was moved away.
+                self.slots.lock().remove(&name);
+            }
         }
     }
 
@@ -150,7 +176,7 @@ impl ReplicaSet {
             return error.to_string();
         }
         format!(
-            "{error}; if it is lost, stop the unit, move the directory {} away and start it again: the replica gets a \
+            "{error}, then reload the unit (SIGHUP); if it is lost, move the directory {} away and reload: the replica gets a \
              full copy",
             self.config.directory.join(name).display()
         )

@@ -73,6 +73,14 @@ impl Parts {
         }
     }
 
+    /// Tries once more to open replicas that could not be opened.
+    pub(crate) async fn open_failed_replicas(&self) {
+        let link = self.link.lock().clone();
+        if let Some(link) = link {
+            link.open_failed().await;
+        }
+    }
+
     /// Takes what lies where the image of a replica is to lie for its beginning.
     pub(crate) async fn adopt_replica(&self, name: String) -> Result<Reply, PartError> {
         if !is_name(&name) {

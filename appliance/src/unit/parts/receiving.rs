@@ -84,6 +84,13 @@ impl LinkServer {
         self.warn_of_misplaced();
     }
 
+    /// Tries once more to open what could not be opened.
+    pub(super) async fn open_failed(&self) {
+        let set = self.set.clone();
+        // A panic there is logged, and the replica stays as it was.
+        let _ = tokio::task::spawn_blocking(move || set.open_failed()).await;
+    }
+
     fn warn_of_misplaced(&self) {
         for replica in self.set.replicas() {
             let name = replica.store().name();

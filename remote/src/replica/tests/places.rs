@@ -272,3 +272,45 @@ async fn a_place_that_is_no_disk_is_refused() {
         "{text}"
     );
 }
+
+/// A disk that is mounted after the unit was started.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_opened_is_tried_again_when_it_may_be_there() {
+    let world = World::new();
+    world.place(&world.elsewhere());
+    let replica = world.open().await;
+    world.write(0, 7, 65536);
+    world.copy(&replica).await;
+    until(&replica, |state| state.copy == CopyState::Complete).await;
+    drop(replica);
+    let (set, directory) = (world.set.clone(), world.directory.path().to_owned());
+    blocking(move || set.shut_down()).await;
+    let away = world.directory.path().join("away");
+    std::fs::rename(world.elsewhere(), &away).unwrap();
+    let again = blocking(move || set_in(&directory, None)).await;
+    for _ in 0..2 {
+        let problem = again.failed().pop().unwrap().problem;
+        assert!(problem.contains("then reload the unit"), "{problem}");
+        let set = again.clone();
+        blocking(move || set.open_failed()).await;
+    }
+    std::fs::rename(&away, world.elsewhere()).unwrap();
+    let set = again.clone();
+    blocking(move || set.open_failed()).await;
+    assert!(again.failed().is_empty());
+    let replica = soon(again.open_or_create(&world.hello())).await.unwrap();
+    assert_eq!(replica.state().copy, CopyState::Complete);
+    drop(replica);
+    // One whose directory was moved away is made anew by the next greeting.
+    let set = again.clone();
+    blocking(move || set.shut_down()).await;
+    std::fs::remove_file(world.elsewhere()).unwrap();
+    let directory = world.directory.path().to_owned();
+    let again = blocking(move || set_in(&directory, None)).await;
+    std::fs::rename(world.own(""), &away).unwrap();
+    let set = again.clone();
+    blocking(move || set.open_failed()).await;
+    assert!(again.failed().is_empty() && again.starting().is_empty());
+    let replica = soon(again.open_or_create(&world.hello())).await.unwrap();
+    assert_eq!(replica.state().copy, CopyState::Empty);
+}

@@ -126,7 +126,7 @@ impl Shelf for Directory {
             Image::There
         } else if image.is_symlink() {
             Image::Elsewhere(format!(
-                "its image {} is not there; mount what holds it, and start the unit again",
+                "its image {} is not there; mount what holds it, and reload the unit (SIGHUP)",
                 image.display()
             ))
         } else {
