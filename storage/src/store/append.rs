@@ -163,17 +163,20 @@ impl Store {
             bytes_before: appender.head.bytes,
         };
         let Appender { block, records, .. } = &mut *appender;
-        let (length, _) = encode_what(block.as_mut_slice(), &header, records);
+        let (length, checksum) = encode_what(block.as_mut_slice(), &header, records);
         appender.clear_behind(length);
-        let block = &mut appender.block;
+        let place = self.place_at(plan.address, (header.sequence, checksum), &points);
+        place.encode(appender.block.as_mut_slice());
+        let what = What::decode(appender.block.as_slice()).expect("the block was encoded just before");
+        let point = point_after(&what, plan.address);
         let mut budget = plan.data_bytes as usize;
         let payloads = pending.iter().take(plan.changes).map(|change| {
             let part = &change.data[..change.data.len().min(budget)];
             budget -= part.len();
             part
         });
-        let point = self.write_chunk(block, plan.address, payloads, &points)?;
-        self.take_up(block, point);
+        self.write_chunk(&appender.block, plan.address, payloads)?;
+        self.take_up(&what, point);
         appender.head = point;
         consume(pending, &plan);
         Ok(Appended { point })
@@ -197,9 +200,11 @@ impl Store {
         let points = self.claim_room(address + what.stored_bytes())?;
         let length = what.as_bytes().len();
         appender.clear_behind(length);
-        let block = &mut appender.block;
-        block[..length].copy_from_slice(what.as_bytes());
-        let point = self.write_chunk(block, address, std::iter::once(data), &points)?;
+        appender.block[..length].copy_from_slice(what.as_bytes());
+        let place = self.place_at(address, (what.header.sequence, what.checksum), &points);
+        place.encode(appender.block.as_mut_slice());
+        let point = point_after(what, address);
+        self.write_chunk(&appender.block, address, std::iter::once(data))?;
         if what.has_more() {
             let before = appender
                 .batch
@@ -211,7 +216,7 @@ impl Store {
             });
             return Ok(Appended { point });
         }
-        self.take_up(&appender.block, point);
+        self.take_up(what, point);
         if let Some(batch) = appender.batch {
             let mut state = self.state.lock();
             state.counters.chunks += batch.chunks;
@@ -240,10 +245,9 @@ impl Store {
     }
 
     /// A chunk in the journal counts from now on.
-    fn take_up(&self, block: &[u8; BLOCK_BYTES], point: ChainPoint) {
-        let what = What::decode(block.as_slice()).expect("the block was encoded or verified just before");
+    fn take_up(&self, what: &What<'_>, point: ChainPoint) {
         let mut state = self.state.lock();
-        state.take_up(&what, point.address - what.stored_bytes(), point);
+        state.take_up(what, point.address - what.stored_bytes(), point);
         state.points.assert_ordered();
     }
 
@@ -266,19 +270,9 @@ impl Store {
         Ok(state.points)
     }
 
-    /// Writes meta-data block, payloads and padding with one call. The point after the chunk.
-    fn write_chunk<'a>(
-        &self,
-        block: &mut [u8; BLOCK_BYTES],
-        address: u64,
-        payloads: impl Iterator<Item = &'a [u8]>,
-        points: &Points,
-    ) -> Result<ChainPoint, StorageError> {
-        let what = What::decode(block.as_slice()).expect("the block was encoded or verified just before");
-        let (sequence, what_checksum) = (what.header.sequence, what.checksum);
-        let point = point_after(&what, address);
-        let acked = self.acked();
-        let place = Place {
+    /// The *where* part of a chunk.
+    fn place_at(&self, address: u64, (sequence, what_checksum): (u64, u32), points: &Points) -> Place {
+        Place {
             journal: self.journal.journal,
             address,
             sequence,
@@ -286,9 +280,17 @@ impl Store {
             tail: points.tail.record,
             mirrored: points.mirrored.record,
             durable: points.durable.record,
-            acked,
-        };
-        place.encode(block.as_mut_slice());
+            acked: self.acked(),
+        }
+    }
+
+    /// Writes meta-data block, payloads and padding with one call.
+    fn write_chunk<'a>(
+        &self,
+        block: &[u8; BLOCK_BYTES],
+        address: u64,
+        payloads: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), StorageError> {
         let mut buffers = Vec::with_capacity(8);
         buffers.push(IoSlice::new(block.as_slice()));
         for payload in payloads.filter(|payload| !payload.is_empty()) {
@@ -300,8 +302,7 @@ impl Store {
             buffers.push(IoSlice::new(&PADDING[..padding]));
         }
         let offset = self.journal.layout.file_offset(address);
-        self.guard(self.journal.device.write_at(&mut buffers, offset))?;
-        Ok(point)
+        self.guard(self.journal.device.write_at(&mut buffers, offset))
     }
 }
 
