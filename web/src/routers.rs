@@ -126,6 +126,11 @@ async fn create_volume(
     body: Result<Json<CreateVolume>, JsonRejection>,
 ) -> Result<Json<Reply>, Refusal> {
     let Json(create) = body.map_err(|error| malformed(error.body_text()))?;
+    if create.size.is_empty() && !create.adopt {
+        return Err(malformed(
+            "missing field `size`, which only what is adopted has by itself".to_owned(),
+        ));
+    }
     run(control.execute(Command::CreateVolume(create))).await
 }
 

@@ -303,6 +303,7 @@ async fn malformed_and_oversized_commands_are_refused_before_the_unit_sees_them(
         "",
         "{",
         r#"{"name":"a"}"#,
+        r#"{"name":"a","size":"","adopt":false}"#,
         r#"{"name":"a","size":"1G","sise":"2G"}"#,
         huge.as_str(),
     ] {
