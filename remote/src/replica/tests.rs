@@ -185,6 +185,15 @@ impl World {
     }
 }
 
+/// The replica of the volume, with all there is so far.
+async fn complete(world: &World) -> Arc<Replica> {
+    let replica = world.open().await;
+    world.write(0, 7, 65536);
+    world.copy(&replica).await;
+    until(&replica, |state| state.copy == CopyState::Complete).await;
+    replica
+}
+
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(SOON, what).await.expect("it happens")
 }

@@ -2,14 +2,6 @@
 
 use super::*;
 
-async fn complete(world: &World) -> Arc<Replica> {
-    let replica = world.open().await;
-    world.write(0, 7, 65536);
-    world.copy(&replica).await;
-    until(&replica, |state| state.copy == CopyState::Complete).await;
-    replica
-}
-
 /// A file beside the replicas' directories is no replica.
 #[tokio::test]
 async fn a_stray_file_in_the_replicas_directory_is_no_replica() {

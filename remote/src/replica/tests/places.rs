@@ -32,10 +32,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 async fn an_image_stays_where_it_was_made() {
     let world = World::new();
     world.place(&world.elsewhere());
-    let replica = world.open().await;
-    world.write(0, 7, 65536);
-    world.copy(&replica).await;
-    until(&replica, |state| state.copy == CopyState::Complete).await;
+    let replica = complete(&world).await;
     assert_eq!(replica.files().image, world.elsewhere());
     assert_eq!(std::fs::read(world.elsewhere()).unwrap()[..65536], [7; 65536]);
     assert!(world.own("replica.img").is_symlink() && world.own("journal").is_file());
@@ -278,11 +275,7 @@ async fn a_place_that_is_no_disk_is_refused() {
 async fn what_could_not_be_opened_is_tried_again_when_it_may_be_there() {
     let world = World::new();
     world.place(&world.elsewhere());
-    let replica = world.open().await;
-    world.write(0, 7, 65536);
-    world.copy(&replica).await;
-    until(&replica, |state| state.copy == CopyState::Complete).await;
-    drop(replica);
+    drop(complete(&world).await);
     let (set, directory) = (world.set.clone(), world.directory.path().to_owned());
     blocking(move || set.shut_down()).await;
     let away = world.directory.path().join("away");
