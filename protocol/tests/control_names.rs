@@ -32,6 +32,7 @@ fn remote() -> RemoteStatus {
             differing_bytes: 1,
         }),
         merged_bytes: 77,
+        damaged: 3,
         compression: Some(CompressionStatus {
             algorithm: "zstd".into(),
             stream_bytes: 30,

@@ -13,6 +13,8 @@ pub const REMEMBERED_CHUNKS: usize = 1024;
 /// Ranges that were compared and are the same, remembered so that a copy may leave them out: more than a sender compares ahead of what it
 /// copies.
 pub const REMEMBERED_RANGES: usize = 1 << 14;
+/// Stretches of the journal that were read back and told, and wait for the sender's word.
+pub const MAX_UNANSWERED: usize = 16;
 /// Shortest time between two acknowledgements, so that a busy link is not answered chunk by chunk.
 pub const ACK_INTERVAL_MS: u64 = 2;
 /// How long a sender of the same unit waits for its older session to end before it is told to come again.

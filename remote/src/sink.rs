@@ -4,7 +4,9 @@
 //! chain, inside the volume and intact. The sink's own threads sync and apply; nobody asks it to.
 
 use farside_protocol::journal::{ChainPoint, CopyState};
+use farside_protocol::link::limits::SIGNATURE_BYTES;
 use farside_protocol::link::{Hello, Refusal};
+use farside_storage::ReadBack;
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -28,6 +30,10 @@ pub struct SinkState {
     pub history_bytes: u64,
     /// Largest merged batch that its journal takes, in bytes of its chunks; 0 for none.
     pub batch_bytes: u64,
+    /// Newest chunk that is synced in the journal, confirmed or not.
+    pub synced: ChainPoint,
+    /// How much its journal takes that has yet to be confirmed, in bytes of chunks; 0: nothing can be confirmed.
+    pub unconfirmed_bytes: u64,
 }
 
 /// Why a sink could not do what it was told. Either is final for the session.
@@ -55,9 +61,29 @@ pub trait Sink: Send + Sync + 'static {
         false
     }
 
-    /// Resolves when all that was appended is durable, so that `received` is the last thing appended, and
+    /// Gives up what was not confirmed, and resolves when all that was appended is durable, so that `received` is the last thing appended, and
     /// all copied data that is not below `copy_offset` may be copied again. Called once per session, first.
     fn settle(&self) -> impl Future<Output = Result<SinkState, SinkError>> + Send;
+
+    /// Whether what is synced from now on counts as received only when it is confirmed. Called once per session, after
+    /// [`settle`](Self::settle).
+    fn set_confirms(&self, _confirms: bool) -> impl Future<Output = Result<(), SinkError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Digests of the chunks as they lie in the journal after a point of its own, up to where it is synced or a part of that. `None`: they
+    /// cannot be read, or are not what was appended.
+    fn read_back(
+        &self,
+        _after: ChainPoint,
+    ) -> impl Future<Output = Result<Option<ReadBack<[u8; SIGNATURE_BYTES]>>, SinkError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
+    /// The sender has found everything right up to a point that was read back: it counts as received, durably.
+    fn confirm(&self, _point: ChainPoint) -> impl Future<Output = Result<(), SinkError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Whether the image may hold something already that a copy need not send.
     fn has_content(&self) -> impl Future<Output = Result<bool, SinkError>> + Send;

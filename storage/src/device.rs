@@ -83,6 +83,9 @@ pub trait Device: Debug + Send + Sync {
         Ok(())
     }
 
+    /// What is kept in memory of a range that is durable need not be: the next read should be of the disk itself.
+    fn forget(&self, _range: Range<u64>) {}
+
     /// Makes everything written before durable.
     ///
     /// # Errors
@@ -314,6 +317,12 @@ impl Device for FileDevice {
             | libc::SYNC_FILE_RANGE_WAIT_AFTER;
         sync_file_range(&self.file, &range, flags)
             .map_err(|error| self.error(Operation::Sync, range.start, error))
+    }
+
+    fn forget(&self, range: Range<u64>) {
+        // It is a wish: where the system does not grant it, what it holds is read.
+        let length = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
+        let _ = rustix::fs::fadvise(&self.file, range.start, length, rustix::fs::Advice::DontNeed);
     }
 
     fn sync(&self) -> Result<(), StorageError> {

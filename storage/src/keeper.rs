@@ -73,7 +73,7 @@ struct Shared {
     observer: Arc<dyn StoreObserver>,
     sync_interval: Duration,
     wants: Mutex<Wants>,
-    /// The durable point that was told last.
+    /// The point up to which the journal is synced that was told last.
     told: Mutex<ChainPoint>,
     sync: Condvar,
     image: Condvar,
@@ -117,7 +117,7 @@ impl Keeper {
             ..Wants::default()
         };
         let shared = Shared {
-            told: Mutex::new(store.points().durable),
+            told: Mutex::new(store.points().synced),
             store,
             observer,
             sync_interval,
@@ -175,11 +175,17 @@ impl Keeper {
     pub fn flush_here(&self) {
         let shared = &self.shared;
         match shared.store.try_sync() {
-            Some(Ok(durable)) => shared.tell_durable(durable),
+            Some(Ok(synced)) => shared.tell_synced(synced),
             // A store that is only closed did not fail.
             Some(Err(_)) if shared.store.failure().is_some() => shared.observer.observe(StoreEvent::Failed),
             Some(Err(_)) | None => {}
         }
+    }
+
+    /// What counts of the journal has changed: more was confirmed, or what was not was given up.
+    pub fn confirmed(&self) {
+        *self.shared.told.lock() = ChainPoint::default();
+        self.shared.tell_synced(self.shared.store.points().synced);
     }
 
     /// Somebody waits for room, or a remote confirmed more: see whether the tail can move.
@@ -262,7 +268,7 @@ impl SyncSteps {
             (wants.flush, wants.dirty) = (false, false);
         }
         match shared.store.sync() {
-            Ok(durable) => shared.tell_durable(durable),
+            Ok(synced) => shared.tell_synced(synced),
             Err(error) => {
                 shared.give_up(error);
                 return false;
@@ -345,9 +351,9 @@ impl Shared {
         !wants.stop
     }
 
-    /// Everything up to here is durable: if that is news it is told, and to be brought into the image.
-    fn tell_durable(&self, durable: ChainPoint) {
-        if std::mem::replace(&mut *self.told.lock(), durable) == durable {
+    /// The journal is durable up to here: if that is news it is told, and what counts of it is to be brought into the image.
+    fn tell_synced(&self, synced: ChainPoint) {
+        if std::mem::replace(&mut *self.told.lock(), synced) == synced {
             return;
         }
         self.observer.observe(StoreEvent::Durable);
@@ -360,7 +366,7 @@ impl Shared {
 
     fn unsynced_bytes(&self) -> u64 {
         let points = self.store.points();
-        points.journaled.address - points.durable.address
+        points.journaled.address - points.synced.address
     }
 
     fn image_state(&self) -> ImageState {

@@ -57,7 +57,7 @@ pub use resize::{Resized, resize_journal};
 pub use small_file::{read_small_file, remove_file_durably, replace_file, sync_directory};
 pub use store::{
     Allocation, AppendError, Appended, Change, Consumer, ConsumerView, CopyProgress, Counters, MergePlan,
-    MergedBatch, Points, ReadOutcome, Relief, Snapshot, Store, StoreDevices, StoreParameters, Stretch,
-    UnderWay,
+    MergedBatch, Points, ReadBack, ReadOutcome, Relief, Snapshot, Store, StoreDevices, StoreParameters,
+    Stretch, UnderWay,
 };
 pub use workers::{SystemWorkers, Work, Workers, done_elsewhere};

@@ -3,7 +3,7 @@
 use crate::limits::PAGE_REFRESH_SECONDS;
 use farside_protocol::control::{
     CopyProgress, RemoteState, RemoteStatus, ReplicaStatus, Status, VersionInfo, VolumeStatus, copy_risk,
-    human_bytes,
+    damage_text, human_bytes,
 };
 use std::fmt::Write;
 
@@ -176,6 +176,9 @@ fn remote_block(out: &mut String, remote: &RemoteStatus) {
             "Merged",
             &format!("{} not sent", human_bytes(remote.merged_bytes)),
         );
+    }
+    if remote.damaged > 0 {
+        pair(out, "Damaged", &damage_text(remote.damaged));
     }
     if let Some(compression) = &remote.compression {
         pair(out, "Compression", &compression.text());

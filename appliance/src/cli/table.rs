@@ -2,7 +2,7 @@
 
 use farside_protocol::control::{
     CopyProgress, HistorySummary, RemoteState, RemoteStatus, ReplicaStatus, Status, VolumeStatus, copy_risk,
-    counted, human_bytes,
+    counted, damage_text, human_bytes,
 };
 use std::fmt::Write;
 
@@ -158,6 +158,9 @@ fn draw_remote(out: &mut String, remote: &RemoteStatus, style: Style) {
     if remote.merged_bytes > 0 {
         let saved = human_bytes(remote.merged_bytes);
         row(out, "  merged", &format!("{saved} did not have to be sent"));
+    }
+    if remote.damaged > 0 {
+        row(out, "  damaged", &damage_text(remote.damaged));
     }
     if let Some(compression) = &remote.compression {
         row(out, "  compression", &compression.text());

@@ -202,6 +202,7 @@ mod tests {
             detail: None,
             rounds: None,
             merged_bytes: 0,
+            damaged: 0,
             compression: None,
             sent: received,
             received,

@@ -64,6 +64,7 @@ impl Checker<'_> {
             compression: self.compression(remote.compression.as_ref()),
             send_windows: self.send_windows(remote.send_windows.as_ref()),
             merge: remote.merge,
+            confirm: remote.confirm,
             verify_every: self.verify_every(remote.verify_every.as_ref()),
         };
         raw.remote.iter().map(copy).collect()

@@ -188,6 +188,8 @@ pub struct RemoteConfig {
     pub send_windows: Option<SendWindows>,
     /// Backlogs are merged before they are sent.
     pub merge: bool,
+    /// What it holds counts only when it was compared with what was sent.
+    pub confirm: bool,
     /// In how much time all of it is compared in the background; never if absent.
     pub verify_every: Option<Duration>,
 }

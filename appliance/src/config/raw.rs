@@ -138,6 +138,8 @@ pub(super) struct RawRemote {
     pub(super) send_windows: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) merge: bool,
+    #[serde(default)]
+    pub(super) confirm: bool,
     pub(super) verify_every: Option<Spanned<String>>,
 }
 

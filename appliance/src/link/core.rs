@@ -9,7 +9,7 @@ use super::comparing::Comparing;
 use super::copying::Copying;
 use super::decide::{Decision, LocalView, decide};
 use super::error::CloseReason;
-use super::events::{Effect, Input, Outgoing, Progress, SessionLimits, Stage, Verdict};
+use super::events::{ChunkDigest, Effect, Input, Outgoing, Progress, SessionLimits, Stage, Verdict};
 use super::limits::{BATCH_CHUNKS, COPY_PIECE_BYTES};
 use super::pace::Pace;
 use super::session::offered;
@@ -23,7 +23,10 @@ use farside_protocol::link::{BeginCopy, Compression, Message, Refusal, RefuseCod
 use std::collections::VecDeque;
 
 mod acknowledged;
+mod confirming;
 mod pump;
+
+use confirming::{Confirming, Unacked};
 
 /// One session.
 #[derive(Debug)]
@@ -37,8 +40,9 @@ pub struct SessionCore {
     welcome: Option<Box<Welcome>>,
     sent: ChainPoint,
     acked: ChainPoint,
-    unacked: VecDeque<(ChainPoint, u64)>,
+    unacked: VecDeque<Unacked>,
     in_flight_bytes: u64,
+    confirming: Confirming,
     copying: Option<Copying>,
     /// Goes ahead of it, if the remote's image may hold something already.
     comparing: Option<Comparing>,
@@ -74,6 +78,7 @@ impl SessionCore {
             acked: ChainPoint::default(),
             unacked: VecDeque::new(),
             in_flight_bytes: 0,
+            confirming: Confirming::default(),
             copying: None,
             comparing: None,
             expect_begun: false,
@@ -169,6 +174,7 @@ impl SessionCore {
         self.stage = Stage::Closed;
         let say = match &reason {
             CloseReason::Diverged(refusal) => Some(refusal.clone()),
+            CloseReason::Rejected(refusal) => Some(refusal.clone()),
             CloseReason::Protocol(text) => Some(Refusal::new(RefuseCode::Protocol, 0, text)),
             _ => None,
         };
@@ -176,18 +182,22 @@ impl SessionCore {
     }
 
     fn handle(&mut self, input: Input, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
-        if matches!(input, Input::Welcome(_) | Input::Ack(_) | Input::Verified(_)) {
+        if matches!(
+            input,
+            Input::Welcome(_) | Input::Ack(_) | Input::Held(_) | Input::Verified(_)
+        ) {
             self.last_heard_ms = self.now_ms;
         }
         match input {
             Input::Connected(hello) => self.outbox.push_back(Outgoing::Message(Message::Hello(hello))),
             Input::Welcome(welcome) => self.welcomed(welcome, effects)?,
             Input::Ack(ack) => self.acknowledged(&ack, effects)?,
+            Input::Held(held) => self.held(&held)?,
             Input::Refuse(refusal) => return Err(CloseReason::Refused(refusal)),
             Input::Changed(points, consumer) => self.changed(points, consumer)?,
             Input::Located(located, points, consumer) => self.located(located, points, consumer, effects)?,
             Input::CopyStarted(begun, points) => self.copy_started(begun, points)?,
-            Input::ChunksRead(spans) => self.chunks_read(&spans)?,
+            Input::ChunksRead(spans, digests) => self.chunks_read(&spans, &digests)?,
             Input::ExtentRead(extent, points) => {
                 self.reading = false;
                 self.advance(points);
@@ -251,7 +261,7 @@ impl SessionCore {
 
     fn welcomed(&mut self, welcome: Box<Welcome>, effects: &mut Vec<Effect>) -> Result<(), CloseReason> {
         use farside_protocol::link::limits::{HIGHEST_VERSION, LOWEST_VERSION};
-        let offered = offered(self.limits.compression, self.limits.merge);
+        let offered = offered(&self.limits);
         if self.stage != Stage::Greeting {
             return Err(protocol("a second Welcome"));
         }
@@ -261,6 +271,7 @@ impl SessionCore {
                 "the remote chose a version or feature that was not offered",
             ));
         }
+        self.confirming = Confirming::agreed(&self.limits, &welcome)?;
         self.stage = Stage::Preparing;
         self.reading = true;
         effects.push(Effect::Locate(welcome.received.record));
@@ -359,12 +370,13 @@ impl SessionCore {
         Ok(())
     }
 
-    fn chunks_read(&mut self, spans: &[ChunkSpan]) -> Result<(), CloseReason> {
+    fn chunks_read(&mut self, spans: &[ChunkSpan], digests: &[ChunkDigest]) -> Result<(), CloseReason> {
         self.reading = false;
         if spans.is_empty() || spans.len() > BATCH_CHUNKS {
             return Err(storage("the journal gave no chunk, or more than were asked for"));
         }
         let limit = self.chunk_limit();
+        let mut digests = digests.iter();
         for span in spans {
             let follows = Some(span.after.sequence) == self.sent.sequence.checked_add(1);
             let follows = match span.batch {
@@ -384,7 +396,8 @@ impl SessionCore {
             self.sent = span.after;
             self.in_batch = span.batch == InBatch::More;
             self.verifying.sending(span.reaches, span.touches);
-            self.unacked.push_back((span.after, wire_bytes));
+            self.unacked
+                .push_back(self.confirming.sent(span, wire_bytes, digests.next()));
             self.count_sent(wire_bytes);
             self.progress.sent_blocks = self.progress.sent_blocks.saturating_add(span.blocks);
         }

@@ -238,6 +238,7 @@ mod tests {
         let welcome = Welcome {
             history_mib: 0,
             batch_log2: 0,
+            unconfirmed_log2: 0,
             version: 2,
             copy,
             copy_id,

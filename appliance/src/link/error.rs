@@ -1,7 +1,7 @@
 //! Why a session of the sender ended.
 
 use super::source::SourceError;
-use farside_protocol::link::{LinkError, Refusal};
+use farside_protocol::link::{LinkError, Refusal, RefuseCode};
 
 /// What happened to a remote that fell out of the journal, and what to do.
 pub(super) const OVERFLOWED: &str = "the journal no longer holds what the remote needs next: it is too small for this \
@@ -31,6 +31,15 @@ pub enum CloseReason {
     /// The histories differ; nothing is overwritten.
     #[error("{0}")]
     Diverged(Refusal),
+    /// What the remote holds is not what was sent.
+    #[error("{0}")]
+    Rejected(Refusal),
+    /// What the remote holds cannot be compared with what is sent, and that is wanted.
+    #[error(
+        "the remote cannot confirm what it holds, and 'confirm' is set for it: give it a journal of at least 16 of this volume's \
+         segments and this release, or take 'confirm' away"
+    )]
+    CannotConfirm,
     /// The journal overflowed while the remote was behind.
     #[error("{OVERFLOWED}; the remote gets a resync")]
     CutLoose,
@@ -52,11 +61,21 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Whether what arrived at the remote, or what it holds, was refused as damaged: it is sent again.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Rejected(_) => true,
+            Self::Refused(refusal) => refusal.code == RefuseCode::Damaged,
+            _ => false,
+        }
+    }
+
     /// Whether dialling again soon is of no use until somebody does something.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::Diverged(_) => true,
+            Self::Diverged(_) | Self::CannotConfirm => true,
             Self::Refused(refusal) => !refusal.code.is_passing(),
             _ => false,
         }

@@ -3,8 +3,12 @@
 use super::error::CloseReason;
 use super::source::{ChunkSpan, ComparedPiece, Digests, Extent, Located, Points, SourceError, WantedChunks};
 use farside_protocol::journal::{ChainPoint, ConsumerState};
-use farside_protocol::link::{Ack, Compression, Hello, Message, Refusal, Verified, Verify, Welcome};
+use farside_protocol::link::limits::SIGNATURE_BYTES;
+use farside_protocol::link::{Ack, Compression, Held, Hello, Message, Refusal, Verified, Verify, Welcome};
 use std::ops::Range;
+
+/// What a chunk was when it was sent, for its signature.
+pub type ChunkDigest = [u8; SIGNATURE_BYTES];
 
 /// What happened.
 #[derive(Debug)]
@@ -15,6 +19,8 @@ pub enum Input {
     Welcome(Box<Welcome>),
     /// The remote tells its positions.
     Ack(Ack),
+    /// The remote tells what lies in its journal.
+    Held(Held),
     /// The remote refuses.
     Refuse(Refusal),
     /// The volume's points or the consumer's state changed.
@@ -23,8 +29,8 @@ pub enum Input {
     Located(Located, Points, (ConsumerState, ChainPoint)),
     /// [`Effect::StartCopy`] is done.
     CopyStarted((ChainPoint, u32), Points),
-    /// [`Effect::ReadChunks`] is done; the chunks wait to be sent.
-    ChunksRead(Vec<ChunkSpan>),
+    /// [`Effect::ReadChunks`] is done; the chunks wait to be sent. With a digest of each, if they are to be confirmed.
+    ChunksRead(Vec<ChunkSpan>, Vec<ChunkDigest>),
     /// [`Effect::CompareImage`] is done: the extent and digests of its data. The points were read after it.
     ImageDigested(Extent, Vec<u8>, Points),
     /// [`Effect::ReadImage`] is done; the extent waits to be sent. The points were read after it.
@@ -139,6 +145,10 @@ pub struct SessionLimits {
     pub compression: Compression,
     /// Whether backlogs may be merged, if the remote can do that.
     pub merge: bool,
+    /// Whether what the remote holds has to be compared with what was sent before it counts.
+    pub confirm: bool,
+    /// Segment size of the journal: no chunk takes more.
+    pub segment_bytes: u32,
     /// Size of the volume.
     pub volume_bytes: u64,
     /// The volume's epoch.

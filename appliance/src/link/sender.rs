@@ -44,6 +44,8 @@ pub struct SenderConfig {
     pub compression: Compression,
     /// Whether backlogs may be merged, if the remote can do that.
     pub merge: bool,
+    /// Whether what the remote holds has to be compared with what was sent before it counts.
+    pub confirm: bool,
     /// When it is sent; always if absent.
     pub windows: Option<SendWindows>,
     /// The units that are known, and this one's key. Without it nothing is encrypted.
@@ -69,6 +71,7 @@ impl SenderConfig {
             bytes_per_second: None,
             compression: Compression::None,
             merge: false,
+            confirm: false,
             windows: None,
             pairing: None,
             peer: None,
@@ -114,6 +117,7 @@ impl Sender {
             bytes_per_second: config.bytes_per_second,
             compression: config.compression,
             merge: config.merge,
+            confirm: config.confirm,
             windows: config.windows.clone(),
             status: Arc::clone(&status),
             verification: Arc::clone(&config.verification),
@@ -233,6 +237,11 @@ fn after_session<S: Source>(
     }
     let address = setup.status.snapshot().dialled.unwrap_or_default();
     tracing::warn!(remote = %config.remote_name, address, "link ended: {reason}");
+    if reason.is_damage() {
+        setup
+            .status
+            .update(|status| status.damaged = status.damaged.saturating_add(1));
+    }
     if reason.is_lasting() {
         setup.status.update(|status| {
             status.state = LinkState::Refused;

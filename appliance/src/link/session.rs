@@ -15,7 +15,9 @@ use super::stream::{Bulk, FrameStream, write};
 use super::verification::Verification;
 use super::view::View;
 use super::windows::SendWindows;
-use farside_protocol::link::limits::{FEATURE_COMPARE, FEATURE_MERGE, HIGHEST_VERSION, LOWEST_VERSION};
+use farside_protocol::link::limits::{
+    FEATURE_COMPARE, FEATURE_CONFIRM, FEATURE_MERGE, HIGHEST_VERSION, LOWEST_VERSION,
+};
 use farside_protocol::link::{Compression, Hello, Message, Refusal, RefuseCode, digests};
 use std::future::Future;
 use std::io;
@@ -44,6 +46,8 @@ pub struct SessionSetup<S> {
     pub compression: Compression,
     /// Whether backlogs may be merged, if the remote can do that.
     pub merge: bool,
+    /// Whether what the remote holds has to be compared with what was sent before it counts.
+    pub confirm: bool,
     /// When it is sent; always if absent.
     pub windows: Option<SendWindows>,
     /// Where the status is put.
@@ -89,15 +93,7 @@ where
         compressed: None,
         bulk: Some(Bulk::default()),
     };
-    let hello = hello(setup);
-    let limits = SessionLimits {
-        window_bytes: setup.window_bytes,
-        bytes_per_second: setup.bytes_per_second,
-        compression: setup.compression,
-        merge: setup.merge,
-        volume_bytes: hello.volume_bytes,
-        epoch: hello.epoch,
-    };
+    let (hello, limits) = begin(setup);
     let mut core = SessionCore::new(limits, setup.source.points(), 0);
     let mut view = View::new(setup);
     setup.verification.interrupted();
@@ -147,13 +143,23 @@ where
     (reason, gain)
 }
 
-fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {
+fn begin<S: Source>(setup: &SessionSetup<S>) -> (Hello, SessionLimits) {
     let (identity, points) = (setup.source.identity(), setup.source.points());
-    Hello {
+    let limits = SessionLimits {
+        window_bytes: setup.window_bytes,
+        bytes_per_second: setup.bytes_per_second,
+        compression: setup.compression,
+        merge: setup.merge,
+        confirm: setup.confirm,
+        segment_bytes: identity.segment_bytes,
+        volume_bytes: identity.volume_bytes,
+        epoch: identity.epoch,
+    };
+    let hello = Hello {
         version_min: LOWEST_VERSION,
         version_max: HIGHEST_VERSION,
         segment_bytes: identity.segment_bytes,
-        features: offered(setup.compression, setup.merge),
+        features: offered(&limits),
         unit: identity.unit,
         instance: setup.instance,
         volume: identity.volume,
@@ -164,13 +170,15 @@ fn hello<S: Source>(setup: &SessionSetup<S>) -> Hello {
         unit_name: identity.unit_name,
         volume_name: identity.volume_name,
         remote_name: setup.remote_name.clone(),
-    }
+    };
+    (hello, limits)
 }
 
 /// The features that a link offers.
-pub(super) fn offered(compression: Compression, merge: bool) -> u64 {
-    let merge = if merge { FEATURE_MERGE } else { 0 };
-    compression.feature() | FEATURE_COMPARE | merge
+pub(super) fn offered(limits: &SessionLimits) -> u64 {
+    let merge = if limits.merge { FEATURE_MERGE } else { 0 };
+    let confirm = if limits.confirm { FEATURE_CONFIRM } else { 0 };
+    limits.compression.feature() | FEATURE_COMPARE | merge | confirm
 }
 
 fn stopping() -> Refusal {
@@ -266,8 +274,9 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Work<W> {
     fn start_read<S: Source>(&mut self, setup: &SessionSetup<S>, effect: Effect) {
         let mut bulk = self.bulk.take().unwrap_or_default();
         let (source, remote) = (Arc::clone(&setup.source), setup.remote_name.clone());
+        let confirm = setup.confirm;
         self.reading = Some(Box::pin(async move {
-            let input = read_volume(&*source, &remote, effect, &mut bulk).await;
+            let input = read_volume(&*source, (&remote, confirm), effect, &mut bulk).await;
             (bulk, input.unwrap_or_else(Input::Failed))
         }));
     }
@@ -280,7 +289,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Work<W> {
 
 async fn read_volume<S: Source>(
     source: &S,
-    remote: &str,
+    (remote, confirm): (&str, bool),
     effect: Effect,
     bulk: &mut Bulk,
 ) -> Result<Input, SourceError> {
@@ -296,7 +305,8 @@ async fn read_volume<S: Source>(
         Effect::Digest(piece) => Ok(Input::Digested(source.digests(piece).await?)),
         Effect::ReadChunks(wanted) => {
             bulk.spans = source.read_chunks(&wanted, &mut bulk.bytes).await?;
-            Ok(Input::ChunksRead(bulk.spans.clone()))
+            let digests = if confirm { bulk.digests() } else { Vec::new() };
+            Ok(Input::ChunksRead(bulk.spans.clone(), digests))
         }
         Effect::ReadImage { offset, max_bytes } => {
             let extent = source.read_image(offset, max_bytes, &mut bulk.bytes).await?;

@@ -67,6 +67,8 @@ pub struct LinkStatus {
     pub last_ack_us: Option<u64>,
     /// The replica holds every write up to this time, microseconds since 1970. `None`: it is not complete.
     pub consistent_up_to_us: Option<u64>,
+    /// How often what arrived or was held was refused as damaged, and sent again.
+    pub damaged: u64,
     /// How often a connection was made.
     pub connections: u64,
 }

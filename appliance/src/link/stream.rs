@@ -1,12 +1,15 @@
 //! Frames from and to a socket. Time limits are the core's.
 
 use super::error::CloseReason;
-use super::events::{Input, Outgoing};
+use super::events::{ChunkDigest, Input, Outgoing};
 use super::limits::READ_BUFFER_BYTES;
 use super::source::{ChunkSpan, Extent};
 use farside_protocol::link::limits::HEADER_BYTES;
-use farside_protocol::link::{Assembler, CopyData, CopyHoles, CopySkip, FrameKind, Heartbeat, Message, seal};
+use farside_protocol::link::{
+    Assembler, CopyData, CopyHoles, CopySkip, FrameKind, Heartbeat, Message, chunk_digest, seal,
+};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 /// Takes frames of a remote from a socket.
@@ -41,6 +44,7 @@ impl<R: AsyncRead + Unpin> FrameStream<R> {
         match self.frame.message().map_err(CloseReason::Frame)?.0 {
             Message::Welcome(welcome) => Ok(Input::Welcome(welcome)),
             Message::Ack(ack) => Ok(Input::Ack(ack)),
+            Message::Held(held) => Ok(Input::Held(held)),
             Message::Verified(answer) => Ok(Input::Verified(answer)),
             Message::Refuse(refusal) => Ok(Input::Refuse(refusal)),
             other => Err(CloseReason::Protocol(format!(
@@ -70,6 +74,15 @@ fn lost(error: io::Error) -> CloseReason {
 pub(super) struct Bulk {
     pub(super) bytes: Vec<u8>,
     pub(super) spans: Vec<ChunkSpan>,
+}
+
+impl Bulk {
+    /// What the chunks are at this moment, for their signature.
+    pub(super) fn digests(&self) -> Vec<ChunkDigest> {
+        let part = |range: &Range<usize>| self.bytes.get(range.clone()).unwrap_or_default();
+        let digest = |span: &ChunkSpan| chunk_digest(part(&span.what), part(&span.data));
+        self.spans.iter().map(digest).collect()
+    }
 }
 
 /// Writes one item of the stream to its end.

@@ -223,6 +223,8 @@ impl Sink for Replica {
         SinkState {
             history_bytes: 0,
             batch_bytes: 0,
+            synced: inner.appended,
+            unconfirmed_bytes: 0,
             copy: inner.copy,
             copy_id: inner.copy_id,
             received: inner.received,

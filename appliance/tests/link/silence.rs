@@ -36,6 +36,7 @@ fn setup() -> SessionSetup<Volume> {
         bytes_per_second: None,
         compression: farside_protocol::link::Compression::None,
         merge: false,
+        confirm: false,
         windows: None,
         status: Arc::new(StatusCell::default()),
         verification: Arc::default(),
@@ -64,6 +65,7 @@ async fn a_remote_that_stops_reading_and_answering_is_given_up_within_ten_second
         let welcome = Welcome {
             history_mib: 0,
             batch_log2: 0,
+            unconfirmed_log2: 0,
             copy_id: 0,
             version: 2,
             copy: CopyState::Empty,

@@ -90,6 +90,8 @@ impl World {
             bytes_per_second: self.bytes_per_second,
             compression: farside_protocol::link::Compression::None,
             merge: false,
+            confirm: false,
+            segment_bytes: identity.segment_bytes,
             volume_bytes: identity.volume_bytes,
             epoch: identity.epoch,
         };
@@ -232,7 +234,7 @@ impl World {
             Effect::ReadChunks(wanted) => match volume.read_chunks_now(&wanted, &mut bulk.bytes) {
                 Ok(spans) => {
                     bulk.spans = spans.clone();
-                    Input::ChunksRead(spans)
+                    Input::ChunksRead(spans, Vec::new())
                 }
                 Err(error) => Input::Failed(error),
             },
@@ -409,13 +411,13 @@ fn receive(
     assembler: &mut Assembler,
     frame: &[u8],
 ) -> Result<(), Refusal> {
-    let refuse = |error| farside_remote::receiver::core::refuse_frame(&error, 0);
+    let refuse = |error| farside_remote::receiver::refusals::refuse_frame(&error, 0);
     feed(assembler, frame).map_err(refuse)?;
     let (message, body) = assembler.message().map_err(refuse)?;
     if let Message::Hello(hello) = message {
         let version = negotiate(&hello)?;
         let state = now(replica.settle()).expect("the fake does not fail");
-        let features = choose_features(hello.features, true, &state);
+        let features = choose_features(&hello, true, &state);
         let answer = welcome((version, features), &state, (Uuid::from_u128(0xB), "remote"));
         session
             .to_sender
@@ -426,7 +428,7 @@ fn receive(
     }
     let (_, core) = session.receiver.as_mut().expect("hello comes first");
     let done: Result<(), SinkError> = match core.message(&message, body)? {
-        Action::None | Action::RefusedByPeer => Ok(()),
+        Action::None | Action::Confirm(_) | Action::RefusedByPeer => Ok(()),
         Action::Append { what, data } => now(replica.append(what, data)),
         Action::WriteCopy { offset, data } => now(replica.write_copy(offset, data)),
         Action::ZeroCopy { offset, length } => now(replica.zero_copy(offset, length)),

@@ -28,7 +28,7 @@ pub use history::{
 pub use pairing::{AcceptInvitation, Invitation, PairingStatus, PeerStatus};
 pub use replica::{ReplicaState, ReplicaStatus, SourceStatus};
 pub use status::{Health, Status, UnitStatus};
-pub use text::{copy_risk, counted, human_bytes, likely_behind};
+pub use text::{copy_risk, counted, damage_text, human_bytes, likely_behind};
 pub use verify::{RemoteVerify, RoundsStatus, StartVerify, VerifyPhase, VerifyStatus};
 pub use volume::{
     BufferStatus, CompressionStatus, CopyProgress, CounterPair, Counters, ImageStatus, JournalStatus, Lag,

@@ -30,6 +30,15 @@ pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{plural}")
 }
 
+/// What is shown of damage between a unit and a remote.
+#[must_use]
+pub fn damage_text(times: u64) -> String {
+    format!(
+        "refused {} as damaged, and sent again: look at the line, and at the memory and disks of the remote",
+        counted(times, "time")
+    )
+}
+
 /// What a copy of so many bytes means for the last consistent state of a remote whose history has this room. `None`: that
 /// state stays viewable throughout.
 pub fn copy_risk(copy_bytes: u64, room_bytes: u64) -> Option<String> {

@@ -250,6 +250,9 @@ pub struct RemoteStatus {
     /// Bytes that did not have to be sent since the unit was started, because they were overwritten in the same backlog.
     #[serde(default)]
     pub merged_bytes: u64,
+    /// How often what arrived or was held there was refused as damaged, and sent again, since the link was set up.
+    #[serde(default)]
+    pub damaged: u64,
     /// What compression saves on the way, since the connection was made; absent if nothing is compressed.
     #[serde(default)]
     pub compression: Option<CompressionStatus>,

@@ -8,7 +8,7 @@
 //! | 0 | 8 | magic `FARSIDEJ` |
 //! | 8 | 2 | version |
 //! | 10 | 2 | role: 1 volume, 2 replica, 3 history |
-//! | 12 | 4 | flags: 1 clean shutdown, 2 the image is written only after its history |
+//! | 12 | 4 | flags: 1 clean shutdown, 2 the image is written only after its history, 4 nothing after the head counts |
 //! | 16 | 8 | generation |
 //! | 24 | 16 | journal UUID |
 //! | 40 | 16 | volume UUID |
@@ -57,6 +57,7 @@ const MAGIC: &[u8; 8] = b"FARSIDEJ";
 pub const JOURNAL_VERSION: u16 = 1;
 const FLAG_CLEAN: u32 = 1;
 const FLAG_REMEMBERS: u32 = 2;
+const FLAG_CONFIRMS: u32 = 4;
 const CHECKSUM_OFFSET: usize = BLOCK_BYTES - 4;
 const CONSUMER_PAD: usize = 7;
 const NAME_PAD: usize = 3;
@@ -149,6 +150,8 @@ pub struct Superblock {
     /// Whether everything that the image held since the history's last mark went into the history before it was
     /// overwritten. Without it a history is of no use.
     pub remembers: bool,
+    /// The head is exact also after an unclean end: of what lies after it in the ring nothing was confirmed.
+    pub confirms: bool,
     /// Of a history, and of the journal whose image it belongs to: how often that one was found to be older than the history.
     /// Another number than the history's is that of an older copy, about which the history says nothing.
     pub history_line: u32,
@@ -222,7 +225,9 @@ impl Superblock {
         let mut block = Box::new([0_u8; BLOCK_BYTES]);
         let mut to = Writer::new(block.as_mut_slice());
         let flag = |set, flag| if set { flag } else { 0 };
-        let flags = flag(self.clean, FLAG_CLEAN) | flag(self.remembers, FLAG_REMEMBERS);
+        let flags = flag(self.clean, FLAG_CLEAN)
+            | flag(self.remembers, FLAG_REMEMBERS)
+            | flag(self.confirms, FLAG_CONFIRMS);
         to.bytes(MAGIC)
             .u16(JOURNAL_VERSION)
             .u16(role_code(self.role))
@@ -299,7 +304,7 @@ impl Superblock {
 
     fn decode_fields(from: &mut Reader<'_>) -> Result<Self, FormatError> {
         let (role, flags, generation) = (decode_role(from.u16()?)?, from.u32()?, from.u64()?);
-        if flags & !(FLAG_CLEAN | FLAG_REMEMBERS) != 0 {
+        if flags & !(FLAG_CLEAN | FLAG_REMEMBERS | FLAG_CONFIRMS) != 0 {
             return Err(FormatError::Field("flags"));
         }
         let (journal, volume, volume_bytes) = (from.uuid()?, from.uuid()?, from.u64()?);
@@ -328,6 +333,7 @@ impl Superblock {
             role,
             clean: flags & FLAG_CLEAN != 0,
             remembers: flags & FLAG_REMEMBERS != 0,
+            confirms: flags & FLAG_CONFIRMS != 0,
             history_line,
             generation,
             journal,

@@ -14,11 +14,11 @@
 
 use super::error::LinkError;
 use super::limits::{
-    ACK_BYTES, BEGIN_COPY_BYTES, CHECKED_HEADER_BYTES, COPY_DATA_BYTES, COPY_END_BYTES, COPY_HOLES_BYTES,
-    COPY_SKIP_BYTES, DIGEST_BYTES, HANDSHAKE_VERSION, HEADER_BYTES, HEARTBEAT_BYTES, HELLO_BYTES,
-    HIGHEST_VERSION, LOWEST_VERSION, MAGIC, MAX_BODY_BYTES, MAX_CHUNK_HEAD_BYTES, MAX_REFUSE_TEXT_BYTES,
-    MAX_VERIFY_BYTES, MIN_CHUNK_HEAD_BYTES, PAIR_BYTES, PAIRED_BYTES, REFUSE_FIXED_BYTES, VERIFIED_BYTES,
-    VERIFY_BLOCK_BYTES, VERIFY_BYTES, WELCOME_BYTES,
+    ACK_BYTES, BEGIN_COPY_BYTES, CHECKED_HEADER_BYTES, CONFIRM_BYTES, COPY_DATA_BYTES, COPY_END_BYTES,
+    COPY_HOLES_BYTES, COPY_SKIP_BYTES, DIGEST_BYTES, HANDSHAKE_VERSION, HEADER_BYTES, HEARTBEAT_BYTES,
+    HELD_BYTES, HELLO_BYTES, HIGHEST_VERSION, LOWEST_VERSION, MAGIC, MAX_BODY_BYTES, MAX_CHUNK_HEAD_BYTES,
+    MAX_REFUSE_TEXT_BYTES, MAX_VERIFY_BYTES, MIN_CHUNK_HEAD_BYTES, PAIR_BYTES, PAIRED_BYTES,
+    REFUSE_FIXED_BYTES, VERIFIED_BYTES, VERIFY_BLOCK_BYTES, VERIFY_BYTES, WELCOME_BYTES,
 };
 use crate::fields::{Reader, Writer};
 use std::ops::RangeInclusive;
@@ -50,17 +50,21 @@ pub enum FrameKind {
     Verify,
     /// Sender: one chunk of the journal.
     Chunk,
+    /// Sender: what the receiver holds is what was sent.
+    Confirm,
     /// Receiver: positions.
     Ack,
     /// Sender: still here.
     Heartbeat,
     /// Receiver: what differs of a range.
     Verified,
+    /// Receiver: a signature of what lies in its journal.
+    Held,
 }
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Hello,
         Self::Welcome,
         Self::Refuse,
@@ -73,9 +77,11 @@ impl FrameKind {
         Self::CopySkip,
         Self::Verify,
         Self::Chunk,
+        Self::Confirm,
         Self::Ack,
         Self::Heartbeat,
         Self::Verified,
+        Self::Held,
     ];
 
     /// The code on the wire.
@@ -94,9 +100,11 @@ impl FrameKind {
             Self::CopySkip => 20,
             Self::Verify => 24,
             Self::Chunk => 32,
+            Self::Confirm => 33,
             Self::Ack => 48,
             Self::Heartbeat => 49,
             Self::Verified => 50,
+            Self::Held => 51,
         }
     }
 
@@ -127,9 +135,11 @@ impl FrameKind {
             Self::CopySkip => exactly(COPY_SKIP_BYTES),
             Self::Verify => exactly(VERIFY_BYTES),
             Self::Chunk => MIN_CHUNK_HEAD_BYTES..=MAX_CHUNK_HEAD_BYTES,
+            Self::Confirm => exactly(CONFIRM_BYTES),
             Self::Ack => exactly(ACK_BYTES),
             Self::Heartbeat => exactly(HEARTBEAT_BYTES),
             Self::Verified => exactly(VERIFIED_BYTES),
+            Self::Held => exactly(HELD_BYTES),
         }
     }
 

@@ -123,6 +123,8 @@ pub struct Welcome {
     pub history_mib: u32,
     /// Bytes that the chunks of a merged batch may take together, as a power of two; 0 if it takes none.
     pub batch_log2: u8,
+    /// Bytes that chunks which wait to be confirmed may take together, as a power of two; 0 if nothing is confirmed.
+    pub unconfirmed_log2: u8,
 }
 
 impl Welcome {
@@ -139,7 +141,9 @@ impl Welcome {
             .u64(self.copy_offset)
             .u64(self.consistent_from);
         put_name(&mut to, &self.unit_name);
-        to.u32(self.history_mib).u8(self.batch_log2);
+        to.u32(self.history_mib)
+            .u8(self.batch_log2)
+            .u8(self.unconfirmed_log2);
         head
     }
 
@@ -161,10 +165,14 @@ impl Welcome {
             unit_name: take_name(&mut from)?,
             history_mib: from.u32()?,
             batch_log2: from.u8()?,
+            unconfirmed_log2: from.u8()?,
         };
-        take_zeroes(&mut from, 2)?;
+        take_zeroes(&mut from, 1)?;
         if u32::from(welcome.batch_log2) > MAX_BATCH_LOG2 {
             return Err(LinkError::Field("size of a merged batch"));
+        }
+        if u32::from(welcome.unconfirmed_log2) > MAX_BATCH_LOG2 {
+            return Err(LinkError::Field("how much may wait to be confirmed"));
         }
         if welcome.applied > welcome.received.record {
             return Err(LinkError::Field("positions"));

@@ -26,7 +26,9 @@ pub const FEATURE_LZ4: u64 = 2;
 pub const FEATURE_COMPARE: u64 = 4;
 /// What of the records in a backlog is overwritten by later ones may be left out, in batches that count as a whole.
 pub const FEATURE_MERGE: u64 = 8;
-/// Largest merged batch, in bytes of its chunks, as a power of two.
+/// What the receiver holds is compared with what was sent before it counts: confirmed mode.
+pub const FEATURE_CONFIRM: u64 = 16;
+/// Largest merged batch, and the most that may wait to be confirmed, in bytes of their chunks, as a power of two.
 pub const MAX_BATCH_LOG2: u32 = 30;
 /// Largest window of a Zstandard stream, as a power of two: what a receiver has to hold for it.
 pub const ZSTD_WINDOW_LOG: u32 = 20;
@@ -71,6 +73,12 @@ pub const DIGEST_BYTES: usize = 16;
 pub const VERIFIED_BYTES: usize = 24 + MAX_VERIFY_BYTES / VERIFY_BLOCK_BYTES / 8;
 /// Head of `Ack`.
 pub const ACK_BYTES: usize = 64;
+/// What a signature has.
+pub const SIGNATURE_BYTES: usize = 32;
+/// Head of `Held`.
+pub const HELD_BYTES: usize = POINT_BYTES + SIGNATURE_BYTES;
+/// Head of `Confirm`.
+pub const CONFIRM_BYTES: usize = POINT_BYTES;
 /// Head of `Heartbeat`.
 pub const HEARTBEAT_BYTES: usize = 24;
 /// Shortest head of `Chunk`: a *what* part without records (which is refused later).

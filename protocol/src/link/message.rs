@@ -1,5 +1,6 @@
 //! Every message of the link as one value, and how it becomes a frame.
 
+use super::confirm::{Confirm, Held};
 use super::error::LinkError;
 use super::frame::{FrameHeader, FrameKind, seal};
 use super::hello::{Hello, Welcome};
@@ -116,12 +117,16 @@ pub enum Message<'a> {
     Verify(Verify),
     /// One chunk as it lies in the sender's journal; its data are the body.
     Chunk(What<'a>),
+    /// See [`Confirm`].
+    Confirm(Confirm),
     /// See [`Ack`].
     Ack(Ack),
     /// See [`Heartbeat`].
     Heartbeat(Heartbeat),
     /// See [`Verified`].
     Verified(Verified),
+    /// See [`Held`].
+    Held(Held),
 }
 
 impl<'a> Message<'a> {
@@ -152,9 +157,11 @@ impl<'a> Message<'a> {
             FrameKind::CopyEnd => decode_copy_end(head),
             FrameKind::Verify => Verify::decode(header, head),
             FrameKind::Chunk => decode_chunk(header, head),
+            FrameKind::Confirm => Ok(Self::Confirm(Confirm::decode(head)?)),
             FrameKind::Ack => decode_ack(head),
             FrameKind::Heartbeat => decode_heartbeat(head),
             FrameKind::Verified => Verified::decode(head),
+            FrameKind::Held => Ok(Self::Held(Held::decode(head)?)),
         }
     }
 
@@ -189,9 +196,11 @@ impl<'a> Message<'a> {
             Self::CopySkip(_) => FrameKind::CopySkip,
             Self::Verify(_) => FrameKind::Verify,
             Self::Chunk(_) => FrameKind::Chunk,
+            Self::Confirm(_) => FrameKind::Confirm,
             Self::Ack(_) => FrameKind::Ack,
             Self::Heartbeat(_) => FrameKind::Heartbeat,
             Self::Verified(_) => FrameKind::Verified,
+            Self::Held(_) => FrameKind::Held,
         }
     }
 
@@ -214,9 +223,11 @@ impl<'a> Message<'a> {
             Self::CopySkip(skip) => (encode_pair(COPY_SKIP_BYTES, skip.offset, skip.length), 0),
             Self::Verify(verify) => (verify.encode(), verify.body_bytes()),
             Self::Chunk(what) => (what.as_bytes().to_vec(), what.data_bytes),
+            Self::Confirm(confirm) => (confirm.encode(), 0),
             Self::Ack(ack) => (encode_ack(ack), 0),
             Self::Heartbeat(beat) => (encode_heartbeat(beat), 0),
             Self::Verified(verified) => (verified.encode(), 0),
+            Self::Held(held) => (held.encode(), 0),
         };
         let mut frame = Vec::with_capacity(HEADER_BYTES.saturating_add(head.len()));
         frame.extend_from_slice(&seal(self.kind(), &head, body_bytes));

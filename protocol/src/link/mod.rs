@@ -11,6 +11,7 @@ mod hello;
 mod refuse;
 mod message;
 mod verify;
+mod confirm;
 mod pair;
 mod compression;
 mod assembler;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use assembler::Assembler;
 pub use compression::Compression;
+pub use confirm::{Confirm, Held, Signature, chunk_digest};
 pub use error::LinkError;
 pub use frame::{FrameHeader, FrameKind, seal};
 pub use hello::{Hello, Welcome};

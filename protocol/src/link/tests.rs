@@ -7,8 +7,9 @@ use super::limits::{
     VERIFIED_BYTES, VERIFY_BYTES, WELCOME_BYTES,
 };
 use super::{
-    Ack, Assembler, BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, FrameKind, Heartbeat, Hello,
-    LinkError, Message, Pair, Paired, Refusal, RefuseCode, Verify, Welcome, digests, name_is_valid, seal,
+    Ack, Assembler, BeginCopy, Confirm, CopyData, CopyEnd, CopyHoles, CopySkip, FrameKind, Heartbeat, Held,
+    Hello, LinkError, Message, Pair, Paired, Refusal, RefuseCode, Signature, Verify, Welcome, chunk_digest,
+    digests, name_is_valid, seal,
 };
 use crate::journal::{ChainPoint, ChunkHeader, CopyState, Record, RecordKind, encode_what};
 use proptest::prelude::{any, prop, proptest};
@@ -45,8 +46,7 @@ fn hello() -> Hello {
     }
 }
 
-/// A frame of every kind, with its body.
-fn frames() -> Vec<Vec<u8>> {
+fn welcome() -> Vec<u8> {
     let welcome = Welcome {
         version: 2,
         copy: CopyState::Copying,
@@ -60,7 +60,13 @@ fn frames() -> Vec<Vec<u8>> {
         unit_name: "remote".into(),
         history_mib: 0x0102_0304,
         batch_log2: 25,
+        unconfirmed_log2: 24,
     };
+    Message::Welcome(Box::new(welcome)).to_frame()
+}
+
+/// A frame of every kind, with its body.
+fn frames() -> Vec<Vec<u8>> {
     let ack = Ack {
         received: point(9),
         applied: 18,
@@ -84,7 +90,7 @@ fn frames() -> Vec<Vec<u8>> {
     verify.extend_from_slice(&told);
     vec![
         Message::Hello(Box::new(hello())).to_frame(),
-        Message::Welcome(Box::new(welcome)).to_frame(),
+        welcome(),
         Message::Refuse(Refusal::new(RefuseCode::Gap, 7, "chunk 7 is missing")).to_frame(),
         pair(),
         paired(),
@@ -112,10 +118,20 @@ fn frames() -> Vec<Vec<u8>> {
         .to_frame(),
         verify,
         chunk(),
+        Message::Confirm(Confirm { point: point(9) }).to_frame(),
         Message::Ack(ack).to_frame(),
         heartbeat(),
         Message::Verified(question.answer(&told, Some(&[9; 5000]))).to_frame(),
+        held(),
     ]
+}
+
+fn held() -> Vec<u8> {
+    let mut signature = Signature::default();
+    signature.take(&chunk_digest(b"what", b"data"));
+    signature.take(&chunk_digest(b"more", b""));
+    let point = point(9);
+    Message::Held(Held { point, signature }).to_frame()
 }
 
 fn heartbeat() -> Vec<u8> {
@@ -379,6 +395,8 @@ fn the_document_agrees_with_the_constants() {
         ("Verify", VERIFY_BYTES),
         ("Verified", VERIFIED_BYTES),
         ("Ack", ACK_BYTES),
+        ("Held", super::limits::HELD_BYTES),
+        ("Confirm", super::limits::CONFIRM_BYTES),
         ("Heartbeat", HEARTBEAT_BYTES),
         ("Chain point", super::limits::POINT_BYTES),
         ("Name", super::limits::NAME_FIELD_BYTES),

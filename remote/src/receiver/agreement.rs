@@ -2,7 +2,7 @@
 
 use crate::sink::SinkState;
 use farside_protocol::link::limits::{
-    FEATURE_COMPARE, FEATURE_MERGE, HIGHEST_VERSION, LOWEST_VERSION, MAX_BATCH_LOG2,
+    FEATURE_COMPARE, FEATURE_CONFIRM, FEATURE_MERGE, HIGHEST_VERSION, LOWEST_VERSION, MAX_BATCH_LOG2,
 };
 use farside_protocol::link::{Compression, Hello, Refusal, RefuseCode, Welcome};
 use uuid::Uuid;
@@ -26,16 +26,39 @@ pub fn negotiate(hello: &Hello) -> Result<u16, Refusal> {
 
 /// What the link is to have of what was offered, for a replica whose image may hold something already, or not.
 #[must_use]
-pub fn choose_features(offered: u64, has_content: bool, state: &SinkState) -> u64 {
+pub fn choose_features(hello: &Hello, has_content: bool, state: &SinkState) -> u64 {
     let compare = if has_content { FEATURE_COMPARE } else { 0 };
-    let merge = if batch_log2(state) > 0 { FEATURE_MERGE } else { 0 };
-    Compression::choose(offered).feature() | offered & (compare | merge)
+    let merge = if log2(state.batch_bytes) > 0 {
+        FEATURE_MERGE
+    } else {
+        0
+    };
+    let confirm = if unconfirmed_limit(hello, state).is_some() {
+        FEATURE_CONFIRM
+    } else {
+        0
+    };
+    Compression::choose(hello.features).feature() | hello.features & (compare | merge | confirm)
 }
 
-/// The largest merged batch, as a power of two.
-fn batch_log2(state: &SinkState) -> u32 {
-    let log2 = state.batch_bytes.checked_ilog2().unwrap_or(0);
-    log2.min(MAX_BATCH_LOG2)
+/// How many bytes of chunks may wait to be confirmed, if the sender wants to confirm and the journal has room for its chunks.
+#[must_use]
+pub fn unconfirmed_limit(hello: &Hello, state: &SinkState) -> Option<u64> {
+    let wanted = hello.features & FEATURE_CONFIRM != 0;
+    let limit = 1_u64 << log2(state.unconfirmed_bytes);
+    (wanted && limit >= u64::from(hello.segment_bytes)).then_some(limit)
+}
+
+/// As a power of two.
+fn log2(bytes: u64) -> u32 {
+    bytes.checked_ilog2().unwrap_or(0).min(MAX_BATCH_LOG2)
+}
+
+fn told_log2(bytes: u64, is_in_force: bool) -> u8 {
+    match is_in_force {
+        false => 0,
+        true => u8::try_from(log2(bytes)).unwrap_or(0),
+    }
 }
 
 /// The answer to a hello, once the replica is open and settled.
@@ -57,9 +80,7 @@ pub fn welcome(
         consistent_from: state.consistent_from,
         unit_name: unit_name.to_owned(),
         history_mib: u32::try_from(state.history_bytes >> 20).unwrap_or(u32::MAX),
-        batch_log2: match features & FEATURE_MERGE {
-            0 => 0,
-            _ => u8::try_from(batch_log2(state)).unwrap_or(0),
-        },
+        batch_log2: told_log2(state.batch_bytes, features & FEATURE_MERGE != 0),
+        unconfirmed_log2: told_log2(state.unconfirmed_bytes, features & FEATURE_CONFIRM != 0),
     }
 }

@@ -5,14 +5,15 @@
 //! here: its body was checked when it was put together, and once is enough.
 //! Never here: sockets, clocks, files.
 
+use super::agreement::unconfirmed_limit;
+use super::confirming::Waiting;
+use super::refusals::{check_reach, gap, unfinished};
 use crate::limits::{REMEMBERED_CHUNKS, REMEMBERED_RANGES};
-use crate::sink::{SinkError, SinkState};
-use farside_protocol::journal::limits::MAX_REACHED;
+use crate::sink::SinkState;
 use farside_protocol::journal::{ChainPoint, CopyState, Record, What};
 use farside_protocol::link::limits::FEATURE_MERGE;
 use farside_protocol::link::{
-    BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Hello, LinkError, Message, Refusal, RefuseCode,
-    Verified, Verify,
+    BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Hello, Message, Refusal, RefuseCode, Verified, Verify,
 };
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -55,6 +56,8 @@ pub enum Action<'a> {
     },
     /// The copy is all there.
     EndCopy(u64),
+    /// Everything up to this point is confirmed; to be followed by [`ReceiverCore::confirmed`].
+    Confirm(ChainPoint),
     /// Compare this range with the digests, which are the body.
     Verify(Verify),
     /// The same while it is being copied: what lies there now.
@@ -89,30 +92,8 @@ pub struct ReceiverCore {
     batch_limit: u64,
     /// What has come of one whose end has not, if there is such.
     batch: Option<u64>,
-}
-
-/// How a damaged or malformed frame is refused.
-#[must_use]
-pub fn refuse_frame(error: &LinkError, after_sequence: u64) -> Refusal {
-    let code = match error {
-        // A version was agreed on, so another one in a frame is damage like any other.
-        LinkError::Checksum | LinkError::Payload | LinkError::Version(_) => RefuseCode::Damaged,
-        _ => RefuseCode::Protocol,
-    };
-    let text = format!(
-        "frame after chunk {after_sequence}: {error}; nothing of it was applied, the sender should reconnect"
-    );
-    Refusal::new(code, after_sequence, &text)
-}
-
-/// How a failure of the replica's storage is refused.
-#[must_use]
-pub fn refuse_sink(error: &SinkError) -> Refusal {
-    let code = match error {
-        SinkError::Degraded(_) => RefuseCode::Degraded,
-        SinkError::ShuttingDown => RefuseCode::ShuttingDown,
-    };
-    Refusal::new(code, 0, &error.to_string())
+    /// In confirmed mode, what has yet to be confirmed.
+    waiting: Option<Waiting>,
 }
 
 impl ReceiverCore {
@@ -138,6 +119,7 @@ impl ReceiverCore {
                 _ => state.batch_bytes,
             },
             batch: None,
+            waiting: unconfirmed_limit(hello, state).map(Waiting::new),
         };
         core.remember(state.received.sequence, state.received.checksum);
         core
@@ -156,7 +138,7 @@ impl ReceiverCore {
     pub fn message<'a>(&mut self, message: &Message<'a>, body: &'a [u8]) -> Result<Action<'a>, Refusal> {
         let goes_on = matches!(
             message,
-            Message::Chunk(_) | Message::Heartbeat(_) | Message::Refuse(_)
+            Message::Chunk(_) | Message::Confirm(_) | Message::Heartbeat(_) | Message::Refuse(_)
         );
         if self.batch.is_some() && !goes_on {
             return Err(unfinished(self.accepted.sequence));
@@ -169,13 +151,16 @@ impl ReceiverCore {
             Message::CopySkip(skip) => self.copy_skip(skip),
             Message::CopyEnd(end) => self.copy_end(end),
             Message::Verify(verify) => self.verify(verify),
+            Message::Confirm(confirm) if self.waiting.is_some() => Ok(Action::Confirm(confirm.point)),
             Message::Heartbeat(_) => Ok(Action::None),
             Message::Refuse(_) => Ok(Action::RefusedByPeer),
             Message::Hello(_)
             | Message::Welcome(_)
             | Message::Pair(_)
             | Message::Paired(_)
+            | Message::Confirm(_)
             | Message::Ack(_)
+            | Message::Held(_)
             | Message::Verified(_) => Err(Refusal::new(
                 RefuseCode::Protocol,
                 0,
@@ -205,6 +190,9 @@ impl ReceiverCore {
             check_reach(&what.place_after())?;
         }
         self.check_batch(what)?;
+        if let Some(waiting) = &mut self.waiting {
+            waiting.add(what)?;
+        }
         self.accepted = what.place_after();
         self.remember(self.accepted.sequence, self.accepted.checksum);
         Ok(Action::Append {
@@ -307,6 +295,7 @@ impl ReceiverCore {
 
     fn begin_copy<'a>(&mut self, begin: &BeginCopy) -> Result<Action<'a>, Refusal> {
         self.check_size(begin.volume_bytes)?;
+        self.check_confirmed()?;
         self.check_reset()?;
         check_reach(&begin.base)?;
         self.may_skip = match self.copy {
@@ -368,6 +357,22 @@ impl ReceiverCore {
         })
     }
 
+    /// Everything up to this chunk counts as received.
+    pub fn confirmed(&mut self, sequence: u64) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.confirmed(sequence);
+        }
+    }
+
+    /// What has to be in the image first never would be.
+    fn check_confirmed(&self) -> Result<(), Refusal> {
+        if self.waiting.as_ref().is_none_or(Waiting::is_empty) {
+            return Ok(());
+        }
+        let text = "asked for what needs everything before it, and that is not confirmed; reconnect";
+        Err(Refusal::new(RefuseCode::Protocol, self.accepted.sequence, text))
+    }
+
     /// What came of a range that was to be compared during a copy; counts only in ascending order, like the copy itself.
     pub fn compared(&mut self, answer: &Verified) {
         let whole = answer.offset..answer.offset.saturating_add(u64::from(answer.length));
@@ -411,11 +416,11 @@ impl ReceiverCore {
         if inside && verify.record == self.accepted.record {
             // Whether a copy that is all here is complete meanwhile is not known here.
             let is_copying = self.copy == CopyState::Copying && self.copy_offset < self.volume_bytes;
-            return Ok(if is_copying {
-                Action::Compare(*verify)
-            } else {
-                Action::Verify(*verify)
-            });
+            if is_copying {
+                return Ok(Action::Compare(*verify));
+            }
+            self.check_confirmed()?;
+            return Ok(Action::Verify(*verify));
         }
         let text = format!(
             "asked to compare {} bytes at {} after record {}, but this replica of {} bytes is at record {}; reconnect",
@@ -460,24 +465,4 @@ impl ReceiverCore {
         );
         Err(Refusal::new(RefuseCode::SizeDiffers, 0, &text))
     }
-}
-
-/// A point that no journal can have reached would make that of the replica one that cannot be opened.
-fn check_reach(point: &ChainPoint) -> Result<(), Refusal> {
-    let most = point.sequence.max(point.record).max(point.epoch);
-    if point.sequence <= point.record && most <= MAX_REACHED {
-        return Ok(());
-    }
-    let text = "the sender names a position that no journal can have; check that both run the same version";
-    Err(Refusal::new(RefuseCode::Protocol, point.sequence, text))
-}
-
-fn unfinished(sequence: u64) -> Refusal {
-    let text = "something else came before the end of a merged batch; nothing of that was applied, reconnect";
-    Refusal::new(RefuseCode::Protocol, sequence, text)
-}
-
-fn gap(sequence: u64, what: &str) -> Refusal {
-    let text = format!("chunk {sequence} {what}; nothing of it was applied, the sender should reconnect");
-    Refusal::new(RefuseCode::Gap, sequence, &text)
 }

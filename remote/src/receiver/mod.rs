@@ -6,10 +6,12 @@
 //! `core.rs` and `pacing.rs`, which know neither sockets nor clocks.
 
 pub mod agreement;
+pub mod refusals;
 pub mod core;
 pub mod pacing;
 mod greeting;
 mod life;
+mod confirming;
 mod copy_log;
 mod admission;
 mod inflow;

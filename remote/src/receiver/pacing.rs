@@ -54,6 +54,8 @@ mod tests {
         SinkState {
             history_bytes: 0,
             batch_bytes: 0,
+            synced: ChainPoint::default(),
+            unconfirmed_bytes: 0,
             copy_id: 0,
             copy: CopyState::Complete,
             received: ChainPoint {

@@ -1,8 +1,10 @@
 //! In from the socket: takes frames, lets the core decide, carries out what it says, one after the other.
 
+use super::confirming::Unanswered;
 use super::copy_log::CopyLog;
 use super::core::{Action, ReceiverCore};
 use super::life::Life;
+use super::refusals::unknown;
 use super::session::{SessionError, refused};
 use super::stream::FrameStream;
 use crate::sink::Sink;
@@ -20,6 +22,8 @@ pub(super) struct Told<'a> {
     pub(super) begun: &'a AtomicBool,
     /// What differs of ranges that were asked about.
     pub(super) verified: &'a mpsc::Sender<Verified>,
+    /// What was told of the journal and waits for the sender's word.
+    pub(super) unanswered: &'a Unanswered,
 }
 
 /// Receives until the connection ends. Never ends inside an operation on the replica.
@@ -76,6 +80,15 @@ async fn handle<R: AsyncRead + Unpin, S: Sink>(
         Action::ZeroCopy { offset, length } => sink.zero_copy(offset, length).await,
         Action::SkipCopy { offset, length } => sink.skip_copy(offset, length).await,
         Action::EndCopy(consistent_from) => sink.end_copy(consistent_from).await,
+        Action::Confirm(named) => {
+            let point = told.unanswered.find(&named);
+            let point = point.ok_or_else(|| SessionError::Refused(unknown(&named)))?;
+            sink.confirm(point).await.map_err(refused)?;
+            // Only now: what is read back next follows what waits, or else what counts.
+            told.unanswered.answered(&point);
+            core.confirmed(point.sequence);
+            Ok(())
+        }
         Action::Verify(verify) => {
             compare(&verify, (body, false), sink, told).await?;
             return Ok(());

@@ -1,12 +1,14 @@
 //! Out to the socket: tells the sender where the replica stands, whenever that changes and every second.
 
+use super::confirming::Unanswered;
 use super::copy_log::CopyLog;
 use super::pacing::{Pacing, ack};
-use super::session::SessionError;
+use super::refusals::damaged;
+use super::session::{SessionError, refused};
 use super::stream::send;
 use crate::sink::Sink;
 use farside_protocol::journal::CopyState;
-use farside_protocol::link::{Message, Verified};
+use farside_protocol::link::{Held, Message, Signature, Verified};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
@@ -18,13 +20,13 @@ use tokio::time::{Instant, timeout};
 pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
     to: &mut W,
     sink: &S,
-    (log, begun): (&CopyLog, &AtomicBool),
+    (log, begun, unanswered): (&CopyLog, &AtomicBool, Option<&Unanswered>),
     mut verified: mpsc::Receiver<Verified>,
     stop: impl Future<Output = ()>,
 ) -> SessionError {
     let (started, mut pacing) = (Instant::now(), Pacing::default());
     let now_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let mut changed = sink.changed();
+    let (mut changed, mut signature) = (sink.changed(), Signature::default());
     tokio::pin!(stop);
     loop {
         // The flags first: set, they promise that the state read after them is that of the new copy.
@@ -32,6 +34,15 @@ pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
         changed.mark_unchanged();
         if sink.is_closing() {
             return SessionError::ShuttingDown;
+        }
+        let told = match unanswered {
+            Some(unanswered) => tell_held(to, sink, unanswered, &mut signature).await,
+            None => Ok(false),
+        };
+        match told {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => return error,
         }
         let copying = log.is_under_way();
         let next = ack(&sink.state(), flag);
@@ -61,4 +72,31 @@ pub(super) async fn run<W: AsyncWrite + Unpin, S: Sink>(
             }
         }
     }
+}
+
+/// Reads back what was synced and not yet told, and tells it. False: there is nothing.
+async fn tell_held<W: AsyncWrite + Unpin, S: Sink>(
+    to: &mut W,
+    sink: &S,
+    unanswered: &Unanswered,
+    signature: &mut Signature,
+) -> Result<bool, SessionError> {
+    // In this order: a point leaves those that wait only when it counts.
+    let Some(newest) = unanswered.newest() else {
+        return Ok(false);
+    };
+    let state = sink.state();
+    let from = newest.unwrap_or(state.received);
+    if state.synced.sequence <= from.sequence {
+        return Ok(false);
+    }
+    let read = sink.read_back(from).await.map_err(refused)?;
+    let read = read.ok_or_else(|| SessionError::Refused(damaged(from.sequence)))?;
+    for digest in &read.chunks {
+        signature.take(digest);
+    }
+    unanswered.told(read.point);
+    let (point, signature) = (read.point, *signature);
+    send(to, &Message::Held(Held { point, signature })).await?;
+    Ok(true)
 }

@@ -4,12 +4,14 @@
 //! the peer may still understand it; when [`serve`] returns, no task of the session is left.
 
 use super::admission::Admission;
-use super::agreement::{choose_features, negotiate, welcome};
+use super::agreement::{choose_features, negotiate, unconfirmed_limit, welcome};
+use super::confirming::Unanswered;
 use super::copy_log::CopyLog;
-use super::core::{ReceiverCore, refuse_frame, refuse_sink};
+use super::core::ReceiverCore;
 use super::door::{Door, Notice, PairedUnit};
 use super::greeting::Greeting;
 use super::life::Life;
+use super::refusals::{refuse_frame, refuse_sink};
 use super::stream::{FrameStream, refuse, send};
 use super::{reader, replier};
 use crate::limits::LINGER_MS;
@@ -193,7 +195,9 @@ where
         .map_err(SessionError::Refused)?;
     let state = settle(&*sink).await?;
     let has_content = sink.has_content().await;
-    let features = choose_features(hello.features, has_content.map_err(refused)?, &state);
+    let features = choose_features(&hello, has_content.map_err(refused)?, &state);
+    let confirms = unconfirmed_limit(&hello, &state).is_some();
+    sink.set_confirms(confirms).await.map_err(refused)?;
     let answer = welcome((version, features), &state, (shared.unit, &shared.unit_name));
     let compression = Compression::choose(answer.features);
     send(write, &Message::Welcome(Box::new(answer))).await?;
@@ -205,8 +209,14 @@ where
     let mut core = ReceiverCore::new(&hello, &state);
     let log = CopyLog::new(&hello.volume_name, &hello.unit_name, hello.volume_bytes);
     let stop = stopped(claim.cancelled(), shared.shutdown.clone(), entry.unit.as_ref());
-    let error = exchange((stream, write), &mut core, (&*sink, &life, &log), stop).await;
+    let unanswered = confirms.then(Unanswered::default);
+    let parts = (&*sink, &*life, &log, unanswered.as_ref());
+    let error = exchange((stream, write), &mut core, parts, stop).await;
     ending.after_sequence = core.accepted().sequence;
+    if confirms {
+        // Nobody waits any more for what has yet to be confirmed.
+        let _ = sink.settle().await;
+    }
     Err(error)
 }
 
@@ -266,7 +276,7 @@ async fn stopped(
 async fn exchange<R, W, S: Sink>(
     (stream, write): (&mut FrameStream<R>, &mut W),
     core: &mut ReceiverCore,
-    (sink, life, log): (&S, &Life, &CopyLog),
+    (sink, life, log, confirming): (&S, &Life, &CopyLog, Option<&Unanswered>),
     stop: impl Future<Output = SessionError>,
 ) -> SessionError
 where
@@ -275,10 +285,12 @@ where
 {
     let begun = AtomicBool::new(false);
     let (verified, answers) = mpsc::channel(1);
+    let none = Unanswered::default();
     let told = reader::Told {
         log,
         begun: &begun,
         verified: &verified,
+        unanswered: confirming.unwrap_or(&none),
     };
     let (end_replier, mut replier_told) = watch::channel(false);
     let (end_reader, reader_told) = oneshot::channel();
@@ -298,7 +310,7 @@ where
         let stop = async {
             let _ = replier_told.wait_for(|set| *set).await;
         };
-        let error = replier::run(write, sink, (log, &begun), answers, stop).await;
+        let error = replier::run(write, sink, (log, &begun, confirming), answers, stop).await;
         let _ = end_reader.send(error);
     };
     let (read, ()) = tokio::join!(reading, replying);

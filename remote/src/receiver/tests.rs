@@ -1,7 +1,8 @@
 //! What the receiver's core refuses, and that nothing of it counts.
 
 use super::agreement::negotiate;
-use super::core::{Action, ReceiverCore, refuse_frame};
+use super::core::{Action, ReceiverCore};
+use super::refusals::refuse_frame;
 use crate::sink::SinkState;
 use farside_protocol::journal::{
     ChainPoint, ChunkHeader, CopyState, Merged, Record, RecordKind, What, encode_merged, encode_what,
@@ -55,6 +56,8 @@ fn core_taking(copy: CopyState, batch_bytes: u64) -> ReceiverCore {
     let state = SinkState {
         history_bytes: 5 << 20,
         batch_bytes,
+        synced: base(),
+        unconfirmed_bytes: 0,
         copy_id: 0,
         copy,
         received: base(),
@@ -336,6 +339,8 @@ fn a_complete_replica_that_is_newer_than_its_sender_is_not_reset() {
             consistent_from: 0,
             history_bytes: 0,
             batch_bytes: 0,
+            synced: base(),
+            unconfirmed_bytes: 0,
         },
     );
     assert_eq!(

@@ -16,9 +16,12 @@ use crate::limits::SYNC_INTERVAL;
 use crate::sink::{Sink, SinkError, SinkState};
 use bytes::Bytes;
 use farside_protocol::journal::{ChainPoint, CopyState, Superblock, What};
+use farside_protocol::link::chunk_digest;
+use farside_protocol::link::limits::SIGNATURE_BYTES;
 use farside_storage::limits::EAGER_COPY_BYTES;
 use farside_storage::{
-    AppendError, Keeper, StorageError, Store, StoreEvent, StoreFiles, StoreObserver, Workers, done_elsewhere,
+    AppendError, Keeper, ReadBack, StorageError, Store, StoreEvent, StoreFiles, StoreObserver, Workers,
+    done_elsewhere,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -199,6 +202,8 @@ impl Sink for Replica {
             },
             history_bytes: self.store.history().map_or(0, |history| history.ring_bytes()),
             batch_bytes: self.largest_batch(),
+            synced: points.synced,
+            unconfirmed_bytes: self.store.batch_bytes(),
         }
     }
 
@@ -213,9 +218,13 @@ impl Sink for Replica {
     async fn settle(&self) -> Result<SinkState, SinkError> {
         let store = self.store.clone();
         // May have to wait for a checkpoint that is recording how far the copy was.
-        done_elsewhere(&*self.workers, move || store.rewind_copy())
-            .await
-            .ok_or(SinkError::ShuttingDown)?;
+        let given_up = done_elsewhere(&*self.workers, move || {
+            store.rewind_copy();
+            store.give_up_unconfirmed()
+        });
+        let given_up = given_up.await.ok_or(SinkError::ShuttingDown)?;
+        given_up.map_err(|error| self.degraded(&error))?;
+        self.with_keeper(Keeper::confirmed);
         let mut changed = self.changed();
         loop {
             self.check()?;
@@ -228,6 +237,33 @@ impl Sink for Replica {
                 return Err(SinkError::ShuttingDown);
             }
         }
+    }
+
+    async fn set_confirms(&self, confirms: bool) -> Result<(), SinkError> {
+        let store = self.store.clone();
+        let set = done_elsewhere(&*self.workers, move || store.set_confirms(confirms)).await;
+        set.ok_or(SinkError::ShuttingDown)?
+            .map_err(|error| self.degraded(&error))
+    }
+
+    async fn read_back(
+        &self,
+        after: ChainPoint,
+    ) -> Result<Option<ReadBack<[u8; SIGNATURE_BYTES]>>, SinkError> {
+        self.check()?;
+        let store = self.store.clone();
+        let read = done_elsewhere(&*self.workers, move || store.read_back(&after, chunk_digest)).await;
+        read.ok_or(SinkError::ShuttingDown)
+    }
+
+    async fn confirm(&self, point: ChainPoint) -> Result<(), SinkError> {
+        let store = self.store.clone();
+        let confirmed = done_elsewhere(&*self.workers, move || store.confirm(&point)).await;
+        confirmed
+            .ok_or(SinkError::ShuttingDown)?
+            .map_err(|error| self.degraded(&error))?;
+        self.with_keeper(Keeper::confirmed);
+        Ok(())
     }
 
     async fn has_content(&self) -> Result<bool, SinkError> {

@@ -84,6 +84,24 @@ impl Journal {
         Ok(())
     }
 
+    /// Erases every chunk of the chain after `head`, so that none of them is ever taken for one that is written there later.
+    pub(crate) fn erase_successors(&self, head: &ChainPoint) -> Result<(), StorageError> {
+        let mut block = Box::new([0_u8; BLOCK_BYTES]);
+        let limit = head.address.saturating_add(self.layout.ring_bytes());
+        let (mut at, mut found) = (*head, Vec::new());
+        while let Some((address, _, after)) = self.next_chunk(&at, limit, &mut block)? {
+            found.push(address);
+            at = after;
+        }
+        block.fill(0);
+        for address in found {
+            let offset = self.layout.file_offset(address);
+            self.device
+                .write_at(&mut [IoSlice::new(block.as_slice())], offset)?;
+        }
+        self.erase_false_successors(head)
+    }
+
     /// Writes what may not be durable before `head` once more, as it was read. `durable` is known to be.
     ///
     /// After a sync that failed, the operating system may give from its cache what it will never write again, and

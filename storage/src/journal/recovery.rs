@@ -5,6 +5,7 @@
 //! order and binary search over the segments' first chunks lands inside it. From one window before that
 //! place, but never before what the image holds durably, the chain is walked, payloads checked, to its end.
 //! Sequence and checksums decide, never the clock. A merged batch that is not all there ends the chain before it.
+//! Where chunks count only when they were confirmed, it ends at the head that the superblock names.
 //!
 //! | row | the chain ends where | and | then |
 //! | --- | --- | --- | --- |
@@ -65,7 +66,12 @@ pub fn recover(device: &dyn Device, superblock: &Superblock) -> Result<Recovered
     let mut search = Search::new(device, superblock);
     // The chunks that the image has may rot, and only a remote that still wants them loses.
     let start = search.start(&superblock.mirrored)?;
-    let head = search.walk(start)?;
+    let limit = if superblock.confirms {
+        superblock.head.record
+    } else {
+        u64::MAX
+    };
+    let head = search.walk(start, limit)?;
     let contradicted = search.contradiction(&head)?;
     let seen = outcome(
         superblock.clean,
@@ -97,7 +103,12 @@ pub fn recover(device: &dyn Device, superblock: &Superblock) -> Result<Recovered
 /// [`StorageError::Io`].
 pub fn scan_all(device: &dyn Device, superblock: &Superblock) -> Result<ChainPoint, StorageError> {
     let mut search = Search::new(device, superblock);
-    search.walk(superblock.tail)
+    let limit = if superblock.confirms {
+        superblock.head.record
+    } else {
+        u64::MAX
+    };
+    search.walk(superblock.tail, limit)
 }
 
 impl<'a> Search<'a> {
@@ -167,10 +178,13 @@ impl<'a> Search<'a> {
             .map(|what| point_before(&what, address)))
     }
 
-    /// Follows the chain from `point` to the last chunk that is whole, and does not belong to a batch whose end is missing.
-    fn walk(&mut self, point: ChainPoint) -> Result<ChainPoint, StorageError> {
+    /// Follows the chain from `point` to the last chunk that is whole, and does not belong to a batch whose end is missing; not
+    /// beyond the record `limit`.
+    fn walk(&mut self, point: ChainPoint, limit: u64) -> Result<ChainPoint, StorageError> {
         let (mut head, mut at) = (point, point);
-        while let Some((next, has_more)) = self.step(&at)? {
+        while head.record < limit
+            && let Some((next, has_more)) = self.step(&at)?
+        {
             at = next;
             if !has_more {
                 head = next;

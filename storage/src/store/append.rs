@@ -259,8 +259,8 @@ impl Store {
             state.space_wanted = true;
             return Err(AppendError::Full);
         }
-        if end - state.points.durable.address > layout.window_bytes()
-            && state.points.durable != state.points.journaled
+        if end - state.points.synced.address > layout.window_bytes()
+            && state.points.synced != state.points.journaled
         {
             return Err(AppendError::NotDurable);
         }

@@ -12,7 +12,7 @@ use farside_protocol::journal::{ChainPoint, ConsumerSlot, ConsumerState, CopySta
 use std::sync::atomic::Ordering;
 
 impl Store {
-    /// Makes everything journaled so far durable; one call serves all who wait.
+    /// Makes everything journaled so far durable; one call serves all who wait. The point up to which it is.
     ///
     /// # Errors
     /// [`StorageError`]: final, the store is degraded and acknowledges no flush any more.
@@ -39,14 +39,17 @@ impl Store {
         self.check_usable()?;
         let target = {
             let state = self.state.lock();
-            if state.points.durable == state.points.journaled {
-                return Ok(state.points.durable);
+            if state.points.synced == state.points.journaled {
+                return Ok(state.points.synced);
             }
             state.points.journaled
         };
         sync()?;
         let mut state = self.state.lock();
-        state.points.durable = target;
+        state.points.synced = target;
+        if !state.confirms {
+            state.points.durable = target;
+        }
         state.counters.syncs += 1;
         state.points.assert_ordered();
         Ok(target)
@@ -119,6 +122,7 @@ impl Store {
     /// # Errors
     /// [`StorageError`]; the next start then is an unclean one, and nothing is lost.
     pub fn shut_down(&self) -> Result<(), StorageError> {
+        self.give_up_unconfirmed()?;
         self.sync()?;
         while self.drain()? {}
         self.checkpoint()?;

@@ -1,5 +1,6 @@
 //! Disks that fail, lose power at the worst moment, or were damaged: nothing acknowledged is taken back silently.
 
+mod confirming;
 mod growth;
 mod letting_go;
 mod old_superblocks;

@@ -21,6 +21,7 @@ mod written;
 mod past;
 mod consumers;
 mod replica;
+mod confirming;
 mod grow;
 mod open;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use state::State;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+pub use self::confirming::ReadBack;
 pub use self::core::Relief;
 pub use allocation::{Allocation, Stretch};
 pub use append::{AppendError, Appended, Change};

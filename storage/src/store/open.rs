@@ -65,6 +65,7 @@ impl StoreParameters {
             epoch: 1,
             starts: 0,
             remembers: false,
+            confirms: false,
             history_line: 0,
             head: ChainPoint::default(),
             tail: ChainPoint::default(),
@@ -170,7 +171,7 @@ impl Store {
             written_superblock: Mutex::new(superblock.clone()),
             superblock: Mutex::new(superblock),
         };
-        store.journal.erase_false_successors(&recovered.head)?;
+        store.journal.erase_successors(&recovered.head)?;
         // What was read may be in the page cache only, also after a sync: one that failed is not repeated for what it
         // should have written. The superblock has to be durable before the other copy of it is written, or a power
         // loss in between would take both; the chunks before the superblock names them, or the journal would end
@@ -197,7 +198,7 @@ impl Store {
             let after = crate::journal::point_after(what, address);
             state.take_up(what, address, after);
         })?;
-        state.points.journaled = head;
+        (state.points.synced, state.points.journaled) = (head, head);
         state.counters = Counters::default();
         if reached != head {
             let offset = self.journal.layout.file_offset(reached.address);
@@ -296,8 +297,10 @@ fn opening_state(
             mirrored: applied,
             applied,
             durable: *head,
+            synced: *head,
             journaled: *head,
         },
+        confirms: superblock.confirms,
         overlay: Overlay::new(),
         damaged: Vec::new(),
         keeps_overlay: superblock.role == Role::Volume,

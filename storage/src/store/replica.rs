@@ -91,6 +91,7 @@ impl Store {
             mirrored: start,
             applied: start,
             durable: start,
+            synced: start,
             journaled: start,
         };
         state.overlay.clear();

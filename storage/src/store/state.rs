@@ -8,7 +8,7 @@ use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, Totals, Wh
 
 /// The promises a store makes, each as the last point it covers.
 ///
-/// `tail <= mirrored <= applied <= durable <= journaled`, always.
+/// `tail <= mirrored <= applied <= durable <= synced <= journaled`, always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Points {
     /// Nothing up to here is needed any more.
@@ -17,8 +17,10 @@ pub struct Points {
     pub mirrored: ChainPoint,
     /// In the image.
     pub applied: ChainPoint,
-    /// Durable in the journal.
+    /// Durable in the journal, for good.
     pub durable: ChainPoint,
+    /// Durable in the journal; what of it has yet to be confirmed counts only then.
+    pub synced: ChainPoint,
     /// In the journal.
     pub journaled: ChainPoint,
 }
@@ -30,6 +32,7 @@ impl Points {
             self.mirrored,
             self.applied,
             self.durable,
+            self.synced,
             self.journaled,
         ];
         assert!(
@@ -92,6 +95,8 @@ pub struct Counters {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) points: Points,
+    /// What is synced counts only when it is confirmed.
+    pub(super) confirms: bool,
     pub(super) overlay: Overlay,
     /// Journal addresses of chunks whose payload turned out damaged: never handed to a reader.
     pub(super) damaged: Vec<std::ops::Range<u64>>,

@@ -66,6 +66,7 @@ impl Remote {
             window_bytes: WINDOW_BYTES,
             bytes_per_second: None,
             compression: farside_protocol::link::Compression::None,
+            confirm: false,
             merge: false,
             windows: None,
             status: Arc::new(StatusCell::default()),

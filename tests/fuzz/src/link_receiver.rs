@@ -8,18 +8,21 @@ use crate::draw::Draw;
 use crate::points::{copy_state, point_near};
 use farside_protocol::journal::limits::MAX_REACHED;
 use farside_protocol::journal::{ChainPoint, ChunkHeader, CopyState, Record, RecordKind, What, encode_what};
+use farside_protocol::link::limits::FEATURE_CONFIRM;
 use farside_protocol::link::{
-    Ack, Assembler, BeginCopy, CopyData, CopyEnd, CopyHoles, CopySkip, Heartbeat, Hello, Message, Refusal,
-    RefuseCode, Verified, Verify, digests,
+    Ack, Assembler, BeginCopy, Confirm, CopyData, CopyEnd, CopyHoles, CopySkip, Heartbeat, Hello, Message,
+    Refusal, RefuseCode, Verified, Verify, digests,
 };
 use farside_remote::SinkState;
 use farside_remote::receiver::agreement::{negotiate, welcome};
-use farside_remote::receiver::core::{Action, ReceiverCore, refuse_frame};
+use farside_remote::receiver::core::{Action, ReceiverCore};
+use farside_remote::receiver::refusals::refuse_frame;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
 const VOLUME_BYTES: u64 = 64 << 10;
 const SEGMENT_BYTES: u32 = 16 << 10;
+const UNCONFIRMED_BYTES: u64 = 32 << 10;
 const VOLUME: Uuid = Uuid::from_u128(3);
 
 struct Model {
@@ -32,6 +35,9 @@ struct Model {
     /// Bytes that were found to be the same, and up to where that was looked for.
     same: BTreeSet<u64>,
     compared: u64,
+    confirms: bool,
+    /// Chunks that are not confirmed, and what they take.
+    waiting: Vec<(u64, u64)>,
 }
 
 pub(crate) fn run(input: &[u8]) -> bool {
@@ -52,6 +58,8 @@ pub(crate) fn run(input: &[u8]) -> bool {
         may_skip: true,
         same: BTreeSet::new(),
         compared: 0,
+        confirms: hello.features & FEATURE_CONFIRM != 0,
+        waiting: Vec::new(),
         sender: (hello.head.record, hello.epoch),
     };
     let mut taken = 0;
@@ -70,6 +78,9 @@ pub(crate) fn run(input: &[u8]) -> bool {
             Ok(action) => {
                 assert!(expected, "{message:?} was taken as {action:?}");
                 model.carry_out(&message, &action);
+                if let Action::Confirm(point) = action {
+                    core.confirmed(point.sequence);
+                }
                 if let Action::Compare(question) = action {
                     // The replica holds zeroes.
                     let answer = question.answer(body, Some(&vec![0; question.length as usize]));
@@ -102,11 +113,12 @@ fn beginning(draw: &mut Draw<'_>) -> (Hello, SinkState) {
         ..ChainPoint::default()
     };
     let head = point_near(draw, &base);
+    let how = draw.u8();
     let hello = Hello {
-        version_min: 1 + u16::from(draw.u8() & 1),
+        version_min: 1 + u16::from(how & 1),
         version_max: 2,
         segment_bytes: SEGMENT_BYTES,
-        features: 0,
+        features: if how & 2 == 0 { 0 } else { FEATURE_CONFIRM },
         unit: Uuid::from_u128(1),
         instance: Uuid::from_u128(2),
         volume: VOLUME,
@@ -128,6 +140,8 @@ fn beginning(draw: &mut Draw<'_>) -> (Hello, SinkState) {
         consistent_from: 0,
         history_bytes: 0,
         batch_bytes: 0,
+        synced: received,
+        unconfirmed_bytes: UNCONFIRMED_BYTES,
     };
     (hello, state)
 }
@@ -202,7 +216,10 @@ fn message(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
 
 fn other(draw: &mut Draw<'_>, model: &Model) -> Vec<u8> {
     let received = model.accepted;
-    let message = match draw.u8() % 5 {
+    let message = match draw.u8() % 6 {
+        5 => Message::Confirm(Confirm {
+            point: point_near(draw, &received),
+        }),
         3 => {
             let (offset, length) = (
                 draw.near(model.copied),
@@ -307,7 +324,8 @@ impl Model {
         };
         match message {
             Message::Heartbeat(_) | Message::Refuse(_) => true,
-            Message::Chunk(what) => self.continues(what, body) || self.is_last(what),
+            Message::Confirm(_) => self.confirms,
+            Message::Chunk(what) => self.continues(what, body) && self.has_room(what) || self.is_last(what),
             Message::CopyData(copy) => copies(copy.offset, u64::from(copy.length)),
             Message::CopyHoles(holes) => copies(holes.offset, holes.length),
             Message::CopySkip(skip) => {
@@ -319,11 +337,14 @@ impl Model {
             }
             Message::Verify(question) => {
                 let end = question.offset + u64::from(question.length);
-                question.record == self.accepted.record && end <= VOLUME_BYTES
+                let copying = self.copy == CopyState::Copying && self.copied < VOLUME_BYTES;
+                let answerable = copying || self.waiting.is_empty();
+                question.record == self.accepted.record && end <= VOLUME_BYTES && answerable
             }
             Message::BeginCopy(begin) => {
                 let ahead = self.accepted.record > self.sender.0 || self.accepted.epoch > self.sender.1;
-                begin.volume_bytes == VOLUME_BYTES
+                self.waiting.is_empty()
+                    && begin.volume_bytes == VOLUME_BYTES
                     && !(self.copy == CopyState::Complete && ahead)
                     && can_be(&begin.base)
             }
@@ -362,6 +383,11 @@ impl Model {
             && what.data_is_intact(body)
     }
 
+    fn has_room(&self, what: &What<'_>) -> bool {
+        let waiting: u64 = self.waiting.iter().map(|(_, bytes)| bytes).sum();
+        !self.confirms || waiting + what.stored_bytes() <= UNCONFIRMED_BYTES
+    }
+
     /// The model remembers the last chunk only, so repeats of older ones are not tried.
     fn is_last(&self, what: &What<'_>) -> bool {
         let same = (what.header.sequence, what.checksum) == (self.accepted.sequence, self.accepted.checksum);
@@ -372,6 +398,9 @@ impl Model {
         match (message, action) {
             (Message::Chunk(what), Action::Append { what: bytes, .. }) => {
                 assert_eq!(what.as_bytes(), *bytes);
+                if self.confirms {
+                    self.waiting.push((what.header.sequence, what.stored_bytes()));
+                }
                 self.accepted = ChainPoint {
                     sequence: what.header.sequence,
                     record: what.last_record(),
@@ -410,6 +439,10 @@ impl Model {
             (Message::Verify(question), Action::Compare(asked)) => {
                 assert!(self.copy == CopyState::Copying && self.copied < VOLUME_BYTES);
                 assert_eq!(question, asked);
+            }
+            (Message::Confirm(confirm), Action::Confirm(point)) => {
+                assert_eq!(confirm.point, *point);
+                self.waiting.retain(|(sequence, _)| *sequence > point.sequence);
             }
             (Message::CopyEnd(end), Action::EndCopy(record)) => assert_eq!(end.consistent_from, *record),
             (Message::Chunk(_) | Message::Heartbeat(_), Action::None)

@@ -2,177 +2,34 @@
 //!
 //! Promises: no panic; at most one send and one read under way; nothing is sent that is not durable, nor an image read
 //! that is behind what was sent; what the remote is believed to hold is a place of our own chain; nothing happens after
-//! the end; the window holds.
+//! the end; the window holds; nothing is confirmed but what the remote holds as it was sent.
 
 use crate::draw::Draw;
 use crate::points::{copy_state, point_near};
 use farside::link::core::SessionCore;
 use farside::link::events::{Effect, Input, Outgoing, SessionLimits, Stage};
-use farside::link::source::WantedChunks;
-use farside::link::{ChunkSpan, ComparedPiece, Digests, Extent, InBatch, Located, Points, SourceError};
-use farside_protocol::journal::{ChainPoint, ConsumerState};
-use farside_protocol::link::limits::FEATURE_COMPARE;
+use farside::link::{ComparedPiece, SourceError};
+use farside_protocol::journal::{ChainPoint, ConsumerState, stored_bytes};
+use farside_protocol::link::limits::{FEATURE_COMPARE, FEATURE_CONFIRM};
 use farside_protocol::link::{
-    Ack, Assembler, Hello, Message, Refusal, RefuseCode, Verify, Welcome, digest_bytes, same_place,
+    Ack, Assembler, Confirm, Held, Hello, Message, Refusal, RefuseCode, Signature, Verify, Welcome,
+    digest_bytes, same_place,
 };
 use std::collections::VecDeque;
 use uuid::Uuid;
+
+mod volume;
+
+use volume::{Volume, data_bytes};
 
 const VOLUME_BYTES: u64 = 256 << 10;
 const WINDOW_BYTES: u64 = 64 << 10;
 /// Longest chunk of the volume and longest piece of an image: what the window may be overdrawn by.
 const OVERDRAFT_BYTES: u64 = (1 << 20) + 4096;
 const CHUNKS: usize = 64;
-
-/// A volume that only counts.
-struct Volume {
-    /// The ends of its chunks; the first is before all.
-    ends: Vec<ChainPoint>,
-    /// Indices of tail, image, durable and journaled.
-    at: [usize; 4],
-    consumer: (ConsumerState, ChainPoint),
-}
-
-impl Volume {
-    fn new() -> Self {
-        let end = |number: u64| ChainPoint {
-            address: number * 8192,
-            sequence: number,
-            record: number * 2,
-            epoch: if number == 0 { 0 } else { 1 + number / 16 },
-            sealed_at_us: number,
-            checksum: if number == 0 {
-                0
-            } else {
-                0x1000_0000 + u32::try_from(number).unwrap_or(0)
-            },
-            ..ChainPoint::default()
-        };
-        Self {
-            ends: (0..CHUNKS as u64).map(end).collect(),
-            at: [2, 8, 12, 14],
-            consumer: (ConsumerState::Attached, end(6)),
-        }
-    }
-
-    fn points(&self) -> Points {
-        let [tail, image, durable, journaled] = self.at.map(|at| self.ends[at]);
-        Points {
-            tail,
-            image,
-            durable,
-            journaled,
-        }
-    }
-
-    fn advance(&mut self, which: usize, steps: usize) {
-        let most = if which == 3 {
-            CHUNKS - 1
-        } else {
-            self.at[which + 1]
-        };
-        self.at[which] = (self.at[which] + steps).min(most);
-    }
-
-    fn is_ours(&self, point: &ChainPoint) -> bool {
-        self.ends.iter().any(|end| same_place(end, point))
-    }
-
-    /// The truthful answer to a reading effect.
-    fn answer(&mut self, effect: &Effect, draw: &mut Draw<'_>) -> Input {
-        let points = self.points();
-        match effect {
-            Effect::Locate(record) => {
-                let known = self.ends.iter().find(|end| end.record == *record).copied();
-                let known = known.filter(|end| end.record <= points.durable.record);
-                let located = Located {
-                    point: known,
-                    marked_since: known.filter(|_| draw.u8() & 1 == 0),
-                    copy_id: u32::from(draw.u8() & 1),
-                };
-                Input::Located(located, points, self.consumer)
-            }
-            Effect::StartCopy { .. } => {
-                self.consumer = (ConsumerState::Copying, points.image);
-                Input::CopyStarted((points.image, 1), points)
-            }
-            Effect::ReadChunks(wanted) => self.chunks(wanted, draw.u8() & 1 == 0),
-            Effect::Digest(piece) => {
-                let found = Digests {
-                    after: points.durable.record,
-                    until: points.journaled,
-                    digests: vec![0; digest_bytes(piece.length as usize)],
-                };
-                Input::Digested((draw.u8() & 7 != 0).then_some(found))
-            }
-            Effect::ReadImage { offset, max_bytes } => {
-                Input::ExtentRead(extent(draw, *offset, *max_bytes), points)
-            }
-            Effect::CompareImage { offset } => {
-                let found = extent(draw, *offset, 1 << 20);
-                let length = match found {
-                    Extent::Data { length, .. } => length as usize,
-                    _ => 0,
-                };
-                Input::ImageDigested(found, vec![0; digest_bytes(length)], points)
-            }
-            Effect::Send(_) | Effect::Judged(_) | Effect::SetConsumer(..) | Effect::Close(..) => {
-                unreachable!("no reading effects")
-            }
-        }
-    }
-
-    fn chunks(&self, wanted: &WantedChunks, touches: bool) -> Input {
-        let (from, up_to, max_bytes) = (&wanted.from, &wanted.up_to, wanted.max_bytes);
-        assert!(self.is_ours(from) && self.is_ours(up_to));
-        assert!(
-            up_to.record <= self.points().durable.record,
-            "only durable chunks are asked for"
-        );
-        if from.sequence < self.points().tail.sequence {
-            return Input::Failed(SourceError::Behind);
-        }
-        let (mut spans, mut total) = (Vec::new(), 0);
-        for end in self
-            .ends
-            .iter()
-            .filter(|end| end.sequence > from.sequence && end.sequence <= up_to.sequence)
-        {
-            let data = usize::try_from(end.sequence * 97 % 4000).unwrap_or(0);
-            total += data as u64 + 120;
-            if total > max_bytes && !spans.is_empty() {
-                break;
-            }
-            spans.push(ChunkSpan {
-                what: 0..120,
-                data: 120..120 + data,
-                after: *end,
-                batch: InBatch::No,
-                reaches: end.record,
-                blocks: 1,
-                touches: touches && wanted.watched.is_some(),
-            });
-        }
-        Input::ChunksRead(spans)
-    }
-}
-
-/// What the image has at an offset.
-fn extent(draw: &mut Draw<'_>, offset: u64, max_bytes: u32) -> Extent {
-    let left = VOLUME_BYTES - offset;
-    let most = u32::try_from(left).map_or(max_bytes, |left| left.min(max_bytes));
-    match draw.u8() % 3 {
-        0 => Extent::Hole {
-            offset,
-            length: left.min(1 + u64::from(draw.u16())),
-        },
-        1 => Extent::Same { offset, length: left },
-        _ => Extent::Data {
-            offset,
-            length: most.min(1 + u32::from(draw.u16())),
-        },
-    }
-}
+const SEGMENT_BYTES: u32 = 16 << 10;
+/// Twice as much may wait to be confirmed.
+const UNCONFIRMED_LOG2: u8 = 15;
 
 struct World {
     core: SessionCore,
@@ -184,14 +41,23 @@ struct World {
     streamed: bool,
     /// Questions about ranges that are not answered.
     asked: VecDeque<Verify>,
+    confirms: bool,
+    /// What was sent over the connection, with the signature up to there.
+    signed: Vec<(ChainPoint, Signature)>,
+    /// What the remote told that it holds, and what was true of it.
+    told: Vec<ChainPoint>,
 }
 
 pub(crate) fn run(input: &[u8]) -> bool {
     let mut draw = Draw::new(input);
     let volume = Volume::new();
+    let how = draw.u8();
+    let confirms = how & 0xF0 == 0xF0;
     let limits = SessionLimits {
         window_bytes: WINDOW_BYTES,
-        bytes_per_second: (draw.u8() & 3 == 0).then(|| 1 + draw.u64() % (1 << 24)),
+        bytes_per_second: (how & 3 == 0).then(|| 1 + draw.u64() % (1 << 24)),
+        confirm: confirms,
+        segment_bytes: SEGMENT_BYTES,
         compression: farside_protocol::link::Compression::Zstd,
         merge: false,
         volume_bytes: VOLUME_BYTES,
@@ -207,6 +73,9 @@ pub(crate) fn run(input: &[u8]) -> bool {
         closed: false,
         streamed: false,
         asked: VecDeque::new(),
+        confirms,
+        signed: Vec::new(),
+        told: Vec::new(),
     };
     world.apply(Input::Connected(Box::new(hello(&world.volume))));
     while !draw.is_empty() {
@@ -255,7 +124,8 @@ impl World {
                         still: draw.u8() & 1 == 0,
                     }))
                 }
-                7..=13 => self.verified(draw),
+                7..=12 => self.verified(draw),
+                13..=15 => self.held(draw),
                 _ => None,
             },
         }
@@ -315,12 +185,37 @@ impl World {
         })
     }
 
+    /// What the remote says that it holds: mostly what was sent.
+    fn held(&mut self, draw: &mut Draw<'_>) -> Option<Input> {
+        let (point, signature) = *self
+            .signed
+            .get(usize::from(draw.u8()) % self.signed.len().max(1))?;
+        let is_true = draw.u8() & 15 != 0;
+        let held = Held {
+            point: if draw.u8() & 15 == 0 {
+                self.named(draw)
+            } else {
+                point
+            },
+            signature: if is_true { signature } else { Signature::default() },
+        };
+        if is_true && same_place(&held.point, &point) {
+            self.told.push(point);
+        }
+        let frame = Message::Held(held).to_frame();
+        arrives(&frame, |message| match message {
+            Message::Held(held) => Some(Input::Held(held)),
+            _ => None,
+        })
+    }
+
     fn welcome(&self, draw: &mut Draw<'_>) -> Option<Input> {
         let received = self.named(draw);
         let how = draw.u8();
         let welcome = Welcome {
             history_mib: 0,
             batch_log2: 0,
+            unconfirmed_log2: UNCONFIRMED_LOG2,
             version: if how & 0xE0 == 0xE0 { draw.u16() } else { 2 },
             copy: copy_state(draw),
             copy_id: u32::from(draw.u8() & 1),
@@ -328,6 +223,10 @@ impl World {
                 0x1C => draw.u64(),
                 0 | 4 => FEATURE_COMPARE,
                 _ => 0,
+            } | if self.confirms && how & 2 == 0 {
+                FEATURE_CONFIRM
+            } else {
+                0
             },
             unit: Uuid::from_u128(8),
             received,
@@ -349,6 +248,13 @@ impl World {
 
     fn apply(&mut self, input: Input) {
         let shown = format!("{input:?}");
+        if let Input::ChunksRead(spans, digests) = &input {
+            let mut signature = self.signed.last().map_or_else(Signature::default, |last| last.1);
+            for (span, digest) in spans.iter().zip(digests) {
+                signature.take(digest);
+                self.signed.push((span.after, signature));
+            }
+        }
         let before = self.core.progress().received;
         let named = if let Input::Ack(ack) = &input {
             Some(ack.received)
@@ -368,6 +274,17 @@ impl World {
             );
         }
         assert!(self.core.in_flight_bytes() <= WINDOW_BYTES + OVERDRAFT_BYTES);
+        if self.confirms && !self.closed {
+            let (sent, received) = (progress.sent, progress.received);
+            let waiting =
+                |end: &&ChainPoint| end.sequence > received.sequence && end.sequence <= sent.sequence;
+            let stored = |end: &ChainPoint| stored_bytes(data_bytes(end));
+            let waiting: u64 = self.volume.ends.iter().filter(waiting).map(stored).sum();
+            assert!(
+                waiting <= 1 << UNCONFIRMED_LOG2,
+                "more is sent than may wait to be confirmed"
+            );
+        }
         assert_eq!(self.closed, *self.core.stage() == Stage::Closed);
         self.streamed |= *self.core.stage() == Stage::Streaming;
     }
@@ -376,6 +293,10 @@ impl World {
         match effect {
             Effect::Send(item) => {
                 assert!(self.sending.is_none(), "two sends: {item:?}");
+                if let Outgoing::Message(Message::Confirm(Confirm { point })) = &item {
+                    let was_told = self.told.iter().any(|told| same_place(told, point));
+                    assert!(was_told, "confirmed what the remote does not hold");
+                }
                 if let Outgoing::Verify(question, digests) = &item {
                     assert_eq!(question.record, self.core.progress().sent.record);
                     assert_eq!(digests.len(), digest_bytes(question.length as usize));
@@ -434,7 +355,7 @@ fn hello(volume: &Volume) -> Hello {
     Hello {
         version_min: 1,
         version_max: 2,
-        segment_bytes: 16 << 10,
+        segment_bytes: SEGMENT_BYTES,
         features: 0,
         unit: Uuid::from_u128(1),
         instance: Uuid::from_u128(2),
@@ -459,7 +380,16 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let round = [answered.to_vec(), written.to_vec(), ack(0, 0)].concat();
     let copied = [written.to_vec(), welcome(2), answered.repeat(2), written.to_vec()].concat();
     let piece = [vec![0, 1], written.to_vec(), ack(1, 1)].concat();
+    let held = [
+        answered.to_vec(),
+        written.to_vec(),
+        vec![9, 13, 0, 1, 1],
+        written.to_vec(),
+        ack(0, 0),
+    ]
+    .concat();
     vec![
+        [vec![0xF1], resume.clone(), held.repeat(3)].concat(),
         [resume.clone(), round.repeat(3)].concat(),
         [resume, vec![4, 3, 7, 4, 2, 7], round, vec![8, 40, 8, 40]].concat(),
         [copied, piece.repeat(4), written.to_vec(), ack(0, 1), vec![8, 20]].concat(),

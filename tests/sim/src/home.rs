@@ -1,5 +1,6 @@
 //! A replica's disks and what is known of it, whichever process serves it.
 
+use crate::checks::senders::Confirmed;
 use crate::checks::tail::DurableTail;
 use crate::disk::SimDisk;
 use crate::history::History;
@@ -18,6 +19,8 @@ pub type Homes = Arc<Mutex<BTreeMap<String, Arc<Home>>>>;
 pub struct Home {
     /// Name of the volume.
     pub name: String,
+    /// What of it was confirmed.
+    pub confirmed: Arc<Mutex<Confirmed>>,
     /// Its journal's disk.
     pub journal: Arc<Platter>,
     /// Its image's disk.
@@ -55,6 +58,7 @@ impl Home {
     ) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
+            confirmed: Arc::default(),
             journal,
             image,
             past,

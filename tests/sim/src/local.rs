@@ -160,6 +160,7 @@ fn start_link(
         compression: [Compression::None, Compression::Lz4, Compression::Zstd]
             [usize::try_from(schedule::draw(3)).unwrap_or(0)],
         merge,
+        confirm: schedule::draw(4) == 0,
         windows: None,
         status,
         verification: checks::verify::begin((world, process, site), remote, volume.clone()),
@@ -172,7 +173,7 @@ async fn keep_link(
     world: Rc<World>,
     process: Arc<Process>,
     site: Rc<Site>,
-    setup: SessionSetup<LinkSource>,
+    mut setup: SessionSetup<LinkSource>,
     mut told: watch::Receiver<bool>,
 ) {
     let _running = site.links_running.clone();
@@ -205,6 +206,11 @@ async fn keep_link(
             world
                 .stats
                 .trace(&site.name, || format!("link to {name} ended: {reason}"));
+            if matches!(reason, CloseReason::CannotConfirm) {
+                // The operator takes back what the journal there is too small for.
+                setup.confirm = false;
+                continue;
+            }
             backoff.session(gain);
             site.refusals
                 .borrow_mut()

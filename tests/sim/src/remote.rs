@@ -84,7 +84,8 @@ impl Replicas for SimReplicas {
         let replica = known.unwrap_or_else(|| self.make_alone(hello).map_err(|error| error.to_string()));
         let replica = replica.map_err(|problem| Refusal::new(RefuseCode::Degraded, 0, &problem))?;
         self.grow(&replica, hello.volume_bytes).await?;
-        Ok(self.senders.admit(&hello.volume_name, replica))
+        let confirmed = self.homes.lock()[&hello.volume_name].confirmed.clone();
+        Ok(self.senders.admit(&hello.volume_name, replica, confirmed))
     }
 }
 

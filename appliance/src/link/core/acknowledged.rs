@@ -35,11 +35,12 @@ impl SessionCore {
 
     fn acknowledged_chunks(&mut self, received: &ChainPoint) -> Result<(), CloseReason> {
         while self.acked.sequence < received.sequence {
-            let Some((point, wire_bytes)) = self.unacked.pop_front() else {
+            let Some(chunk) = self.unacked.pop_front() else {
                 return Err(protocol("the remote acknowledged chunks that were not sent"));
             };
-            self.in_flight_bytes = self.in_flight_bytes.saturating_sub(wire_bytes);
-            self.acked = point;
+            self.in_flight_bytes = self.in_flight_bytes.saturating_sub(chunk.wire_bytes);
+            self.confirming.counted(&chunk);
+            self.acked = chunk.point;
         }
         if same_place(&self.acked, received) {
             Ok(())

@@ -10,9 +10,10 @@ use farside_protocol::link::{CopyEnd, Message};
 
 impl SessionCore {
     pub(super) fn pump(&mut self, effects: &mut Vec<Effect>) {
-        let question = match self.in_batch {
-            true => None,
-            false => self.verifying.ask(self.sent.record),
+        let may_ask = !self.in_batch && self.confirming.may_ask(self.unacked.len());
+        let question = match may_ask {
+            false => None,
+            true => self.verifying.ask(self.sent.record),
         };
         match question {
             Some(Ok((question, digests))) => {
@@ -88,7 +89,9 @@ impl SessionCore {
         let peer = self.peer().filter(|peer| peer.features & FEATURE_MERGE != 0)?;
         let largest = 1_u64.checked_shl(peer.batch_log2.into())?;
         let limits = MergeLimits {
-            bytes: largest.min(self.limits.window_bytes / 2),
+            bytes: largest
+                .min(self.limits.window_bytes / 2)
+                .min(self.confirming.room()),
             chunks: most_unacked().saturating_sub(self.chunks_in_flight()),
         };
         (self.stage == Stage::Streaming).then_some(limits)
@@ -106,6 +109,14 @@ impl SessionCore {
             return None;
         }
         let room = self.limits.window_bytes.saturating_sub(self.in_flight_bytes);
+        // What was begun of a batch had room when it was planned.
+        let room = match self.in_batch {
+            true => room,
+            false => room.min(self.confirming.room()),
+        };
+        if room == 0 {
+            return None;
+        }
         Some(Effect::ReadChunks(WantedChunks {
             from: self.sent,
             up_to,

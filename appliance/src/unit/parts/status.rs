@@ -219,6 +219,7 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
             .as_ref()
             .map(|(rounds, _)| rounds.status(store.volume_bytes())),
         merged_bytes: link.source.merged_bytes(),
+        damaged: status.damaged,
         compression: status.compressed.map(|done| CompressionStatus {
             algorithm: done.algorithm.name().to_owned(),
             stream_bytes: done.before,

@@ -177,6 +177,7 @@ impl Volume {
             bytes_per_second: remote.rate_bytes,
             compression: remote.compression,
             merge: remote.merge,
+            confirm: remote.confirm,
             windows: remote.send_windows.clone(),
             pairing: Some(self.sending.pairing.clone()),
             peer: remote.peer.clone(),

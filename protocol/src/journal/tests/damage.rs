@@ -113,7 +113,7 @@ fn a_superblock_that_contradicts_itself_is_refused() {
     let large = MAX_POSITION + 4096;
     let wrong: [(usize, &[u8], &str); 24] = [
         (10, &[0, 4], "role"),
-        (12, &[0, 0, 0, 7], "flags"),
+        (12, &[0, 0, 0, 15], "flags"),
         (16, &large.to_be_bytes(), "generation"),
         (56, &[0; 8], "volume size 0"),
         (56, &(MAX_VOLUME_BYTES + 1).to_be_bytes(), "volume size"),

@@ -71,7 +71,7 @@ fn consumers() -> impl Strategy<Value = Vec<ConsumerSlot>> {
 
 prop_compose! {
     fn superblock()(
-        flags in any::<[bool; 2]>(), uuids in [uuid(), uuid(), uuid()], name in name(), consumers in consumers(),
+        flags in any::<[bool; 3]>(), uuids in [uuid(), uuid(), uuid()], name in name(), consumers in consumers(),
         copy in prop_oneof![Just(CopyState::Empty), Just(CopyState::Copying), Just(CopyState::Complete)],
         (shift, segments) in (14_u32..=26, 4_u32..100_000), volume_bytes in 1..=MAX_VOLUME_BYTES,
         numbers in any::<[u64; 6]>(), window in any::<u32>(),
@@ -84,7 +84,7 @@ prop_compose! {
         let [tail, mirrored, head] = points;
         Superblock {
             role: if flags[0] { Role::Volume } else { Role::Replica },
-            remembers: flags[0], history_line: window.reverse_bits(),
+            remembers: flags[0], confirms: flags[2], history_line: window.reverse_bits(),
             clean: flags[1], generation: numbers[0] >> 3, journal: uuids[0], volume: uuids[1], volume_bytes,
             segment_bytes: 1 << shift, segment_count: segments, window_segments: window % segments + 1,
             created_at_us: numbers[1], epoch: (numbers[2] >> 4) + 1, starts: numbers[3] >> 3, head, tail, mirrored,

@@ -63,6 +63,7 @@ pub(super) fn superblock() -> Superblock {
         epoch: 3,
         starts: 9,
         remembers: false,
+        confirms: false,
         history_line: 0,
         head: HEAD,
         tail: TAIL,
