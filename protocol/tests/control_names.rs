@@ -139,6 +139,7 @@ fn replica() -> ReplicaStatus {
         },
         connections: 1,
         clean_start: false,
+        remotes: Vec::new(),
     }
 }
 

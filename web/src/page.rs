@@ -251,6 +251,9 @@ fn replica_card(out: &mut String, replica: &ReplicaStatus) {
         replica.journal.size_bytes,
     );
     copy(out, replica.copy.as_ref());
+    for remote in &replica.remotes {
+        remote_block(out, remote);
+    }
     out.push_str("</section>");
 }
 

@@ -227,6 +227,9 @@ fn draw_replica(out: &mut String, replica: &ReplicaStatus, style: Style) {
     );
     draw_copy(out, replica.copy.as_ref(), style);
     draw_history(out, &replica.history, style);
+    for remote in &replica.remotes {
+        draw_remote(out, remote, style);
+    }
 }
 
 /// What is said of a link to or from a unit that proved who it is.

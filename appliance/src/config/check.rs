@@ -241,7 +241,7 @@ impl Checker<'_> {
             }
             let scsi = self.scsi_address(raw_volume, &mut luns);
             let volume = self.volume((raw_volume, scsi), unit, places);
-            let remotes = self.remotes(raw_volume, link);
+            let remotes = self.remotes(&raw_volume.remote, link);
             volumes.push(VolumeConfig { remotes, ..volume });
         }
         volumes
@@ -302,7 +302,7 @@ impl Checker<'_> {
     ) -> Vec<ReplicaConfig> {
         let mut names = HashSet::new();
         let mut replicas = Vec::new();
-        for RawReplica { name, image } in raw {
+        for RawReplica { name, image, remote } in raw {
             self.name("volume", name);
             let (span, text) = (name.span(), name.get_ref());
             if !names.insert(text) {
@@ -315,23 +315,39 @@ impl Checker<'_> {
                 let message = format!("replica '{}' is not among link.accept", text.escape_debug());
                 self.refuse(&span, message, "add its name there, or take it out here");
             }
-            let path = self.data_file(Some(image), PathBuf::new());
-            if real_path(&path).starts_with(real_path(&unit.replicas_dir)) {
-                let message = format!("{} lies in unit.replicas_dir", path.display());
-                self.refuse(
-                    &image.span(),
-                    message,
-                    "name another place, or take the setting out",
-                );
+            if image.is_none() && remote.is_empty() {
+                let message = format!("nothing is said of replica '{}'", text.escape_debug());
+                let remedy =
+                    "name its 'image', or a [[replica.remote]] that it is sent on to, or take it out";
+                self.refuse(&span, message, remedy);
             }
-            let owner = format!("the image of replica {text}");
-            self.take_place(&image.span(), (&path, &owner), places);
+            let image = image
+                .as_ref()
+                .map(|image| self.replica_image((text, image), unit, places));
             replicas.push(ReplicaConfig {
                 name: text.clone(),
-                image: path,
+                image,
+                remotes: self.remotes_of_replica(remote, link),
             });
         }
         replicas
+    }
+
+    fn replica_image(
+        &mut self,
+        (name, image): (&str, &Spanned<String>),
+        unit: &UnitConfig,
+        places: &mut Places,
+    ) -> PathBuf {
+        let path = self.data_file(Some(image), PathBuf::new());
+        if real_path(&path).starts_with(real_path(&unit.replicas_dir)) {
+            let message = format!("{} lies in unit.replicas_dir", path.display());
+            let remedy = "name another place, or take the setting out";
+            self.refuse(&image.span(), message, remedy);
+        }
+        let owner = format!("the image of replica {name}");
+        self.take_place(&image.span(), (&path, &owner), places);
+        path
     }
 
     fn data_file(&mut self, setting: Option<&Spanned<String>>, default: PathBuf) -> PathBuf {

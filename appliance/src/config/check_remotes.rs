@@ -2,7 +2,7 @@
 
 use super::check::Checker;
 use super::names::is_host;
-use super::raw::{RawRemote, RawSize, RawVolume};
+use super::raw::{RawRemote, RawSize};
 use super::{LinkConfig, RemoteConfig, limits};
 use crate::link::SendWindows;
 use farside_protocol::link::Compression;
@@ -18,9 +18,9 @@ impl RawRemote {
 }
 
 impl Checker<'_> {
-    pub(super) fn remotes(&mut self, raw: &RawVolume, link: &LinkConfig) -> Vec<RemoteConfig> {
+    pub(super) fn remotes(&mut self, raw: &[RawRemote], link: &LinkConfig) -> Vec<RemoteConfig> {
         let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
-        for remote in &raw.remote {
+        for remote in raw {
             self.name("remote", &remote.name);
             if !names.insert(remote.name.get_ref()) {
                 let message = format!(
@@ -30,7 +30,7 @@ impl Checker<'_> {
                 self.refuse(
                     &remote.name.span(),
                     message,
-                    "give each remote of a volume its own name",
+                    "give each remote of a volume or replica its own name",
                 );
             }
             for address in remote.addresses() {
@@ -67,7 +67,24 @@ impl Checker<'_> {
             confirm: remote.confirm,
             verify_every: self.verify_every(remote.verify_every.as_ref()),
         };
-        raw.remote.iter().map(copy).collect()
+        raw.iter().map(copy).collect()
+    }
+
+    /// Remotes of a replica that is sent on; what only the unit with the volume can do is refused.
+    pub(super) fn remotes_of_replica(&mut self, raw: &[RawRemote], link: &LinkConfig) -> Vec<RemoteConfig> {
+        for remote in raw {
+            let settings = [
+                ("merge", remote.merge),
+                ("verify_every", remote.verify_every.is_some()),
+                ("queue", remote.queue.is_some()),
+            ];
+            for (setting, _) in settings.into_iter().filter(|(_, is_set)| *is_set) {
+                let message = format!("'{setting}' is not for a remote that a replica is sent on to");
+                let remedy = "take it out; it can be set where the volume is";
+                self.refuse(&remote.name.span(), message, remedy);
+            }
+        }
+        self.remotes(raw, link)
     }
 
     fn compression(&mut self, setting: Option<&Spanned<String>>) -> Compression {

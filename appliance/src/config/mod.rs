@@ -199,8 +199,10 @@ pub struct RemoteConfig {
 pub struct ReplicaConfig {
     /// Name of its volume.
     pub name: String,
-    /// Its image: a file or a block device.
-    pub image: PathBuf,
+    /// Its image: a file or a block device; absent: a file in its directory.
+    pub image: Option<PathBuf>,
+    /// Whom it is sent on to.
+    pub remotes: Vec<RemoteConfig>,
 }
 
 /// `[limits]`.

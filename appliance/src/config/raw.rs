@@ -147,7 +147,9 @@ pub(super) struct RawRemote {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawReplica {
     pub(super) name: Spanned<String>,
-    pub(super) image: Spanned<String>,
+    pub(super) image: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) remote: Vec<RawRemote>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

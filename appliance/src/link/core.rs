@@ -13,11 +13,12 @@ use super::events::{ChunkDigest, Effect, Input, Outgoing, Progress, SessionLimit
 use super::limits::{BATCH_CHUNKS, COPY_PIECE_BYTES};
 use super::pace::Pace;
 use super::session::offered;
-use super::source::{ChunkSpan, Extent, InBatch, Located, Points, SourceError};
+use super::source::{ChunkSpan, Extent, InBatch, Located, Points};
 use super::verifying::Verifying;
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
 use farside_protocol::link::limits::{
-    COPY_DATA_BYTES, FEATURE_COMPARE, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
+    COPY_DATA_BYTES, FEATURE_COMPARE, FEATURE_MERGE, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS,
+    SILENCE_LIMIT_MS,
 };
 use farside_protocol::link::{BeginCopy, Compression, Message, Refusal, RefuseCode, Verify, Welcome};
 use std::collections::VecDeque;
@@ -25,8 +26,10 @@ use std::collections::VecDeque;
 mod acknowledged;
 mod confirming;
 mod pump;
+mod reasons;
 
 use confirming::{Confirming, Unacked};
+use reasons::{diverged, protocol, storage, wire_bytes};
 
 /// One session.
 #[derive(Debug)]
@@ -376,6 +379,10 @@ impl SessionCore {
             return Err(storage("the journal gave no chunk, or more than were asked for"));
         }
         let limit = self.chunk_limit();
+        let takes_batches = self.peer().is_some_and(|peer| peer.features & FEATURE_MERGE != 0);
+        if !takes_batches && spans.iter().any(|span| span.batch != InBatch::No) {
+            return Err(CloseReason::NoBatches);
+        }
         let mut digests = digests.iter();
         for span in spans {
             let follows = Some(span.after.sequence) == self.sent.sequence.checked_add(1);
@@ -471,26 +478,4 @@ impl SessionCore {
             _ => self.points.durable,
         }
     }
-}
-
-fn wire_bytes(what: usize, data: usize) -> u64 {
-    u64::try_from(HEADER_BYTES.saturating_add(what).saturating_add(data)).unwrap_or(u64::MAX)
-}
-
-fn protocol(text: &str) -> CloseReason {
-    CloseReason::Protocol(format!("{text}; the link starts over"))
-}
-
-fn storage(text: &str) -> CloseReason {
-    CloseReason::Source(SourceError::Storage(text.to_owned()))
-}
-
-fn diverged(how: &str, welcome: &Welcome, local: &LocalView) -> Refusal {
-    let remote = &welcome.received;
-    let text = format!(
-        "{how}: remote '{}' holds record {} of epoch {}, this volume is at record {} of epoch {}; nothing was \
-         overwritten. Decide which side is right; to give up the replica, remove it on the remote",
-        welcome.unit_name, remote.record, remote.epoch, local.durable_record, local.epoch
-    );
-    Refusal::new(RefuseCode::Diverged, remote.record, &text)
 }

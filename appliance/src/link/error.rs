@@ -40,6 +40,12 @@ pub enum CloseReason {
          segments and this release, or take 'confirm' away"
     )]
     CannotConfirm,
+    /// The journal has merged batches, and the remote takes none.
+    #[error(
+        "the journal of this replica has merged batches, which the remote does not take: give it a larger journal and this release, or take \
+         'merge' away where the volume is"
+    )]
+    NoBatches,
     /// The journal overflowed while the remote was behind.
     #[error("{OVERFLOWED}; the remote gets a resync")]
     CutLoose,
@@ -75,7 +81,7 @@ impl CloseReason {
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::Diverged(_) | Self::CannotConfirm => true,
+            Self::Diverged(_) | Self::CannotConfirm | Self::NoBatches => true,
             Self::Refused(refusal) => !refusal.code.is_passing(),
             _ => false,
         }

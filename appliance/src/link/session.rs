@@ -106,7 +106,7 @@ where
     let (reason, say) = loop {
         let effects = match input {
             Ok(input) => core.apply(view.now_ms(), input),
-            Err(reason) => break (reason, None),
+            Err(reason) => break (last_word(&mut stream, reason).await, None),
         };
         work.compression = core.compression();
         if let Some(end) = work.start(setup, effects) {
@@ -330,6 +330,24 @@ async fn read_volume<S: Source>(
 
 fn saved((before, after): (u64, u64)) -> u64 {
     before.saturating_sub(after)
+}
+
+/// When nothing can be written any more the remote may have said why, and closed.
+async fn last_word<R: AsyncRead + Unpin>(stream: &mut FrameStream<R>, reason: CloseReason) -> CloseReason {
+    if !matches!(reason, CloseReason::Socket(_)) {
+        return reason;
+    }
+    let listening = async {
+        loop {
+            match stream.receive().await {
+                Ok(Input::Refuse(refusal)) => return Some(refusal),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    };
+    let heard = timeout(Duration::from_millis(FAREWELL_MS), listening).await;
+    heard.ok().flatten().map_or(reason, CloseReason::Refused)
 }
 
 /// Ends the connection; says why if there is something to say and the stream stands between two frames soon.

@@ -181,6 +181,11 @@ pub trait Source: Send + Sync + 'static {
     /// Where the volume stands.
     fn points(&self) -> Points;
 
+    /// Why nothing may be sent for now: what it holds is no state of the volume.
+    fn held(&self) -> Option<String> {
+        None
+    }
+
     /// The unit's clock in microseconds since 1970.
     fn now_us(&self) -> u64;
 

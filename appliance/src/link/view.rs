@@ -50,15 +50,11 @@ impl<'a, S: Source> View<'a, S> {
     pub(super) fn look_at_windows(&mut self) -> bool {
         let windows = self.setup.windows.as_ref();
         let closed = windows.and_then(|windows| windows.closed(self.setup.source.now_us()));
+        let closed = self.setup.source.held().or(closed);
         if closed.is_some() != self.closed.is_some() {
             let (remote, why) = (&self.setup.remote_name, closed.as_deref());
             let volume = self.setup.source.identity().volume_name;
-            tracing::info!(
-                volume,
-                remote,
-                "{}",
-                why.unwrap_or("inside of its send windows: sending goes on")
-            );
+            tracing::info!(volume, remote, "{}", why.unwrap_or("sending goes on"));
         }
         self.closed = closed;
         self.closed.is_some()

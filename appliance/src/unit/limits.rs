@@ -56,3 +56,6 @@ pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Seconds after which a rate counts only a third.
 pub(super) const TREND_SECONDS: f64 = 120.0;
+
+/// How often it is looked which replicas there are to be sent on.
+pub(super) const RELAY_LOOK: Duration = Duration::from_millis(200);

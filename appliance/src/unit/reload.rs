@@ -191,7 +191,7 @@ mod tests {
                 .replicas
                 .iter()
                 .flatten()
-                .map(|replica| format!("{} at {}", replica.name, replica.image.display())),
+                .map(|replica| format!("{} at {:?}", replica.name, replica.image)),
         );
         steps.extend(changes.pending_restart.iter().map(|key| format!("restart {key}")));
         steps
@@ -217,7 +217,7 @@ mod tests {
             ),
             (
                 format!("{old}[[replica]]\nname='c'\nimage='/dev/c'\n"),
-                vec!["c at /dev/c"],
+                vec!["c at Some(\"/dev/c\")"],
             ),
             (old.replace("1G", "2G"), vec![]),
             (old.replace("1G", "1M"), vec!["restart volume.a.size"]),

@@ -1,5 +1,6 @@
 //! The backlog of a remote as merged batches: when one is made, and what is left of it to be sent.
 
+use super::origin::Origin;
 use super::source::{LinkSource, shutting_down, storage_error};
 use crate::link::source::WantedChunks;
 use crate::link::{MergeLimits, SourceError};
@@ -46,7 +47,8 @@ impl LinkSource {
         wanted: &WantedChunks,
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Vec<ChunkSpan>>, SourceError> {
-        let Some(limits) = wanted.merge else {
+        // What a replica received as a batch is sent on as it is, and no batch is made of that.
+        let (Some(limits), Origin::Volume(_)) = (wanted.merge, &self.origin) else {
             return Ok(None);
         };
         let begun = self.merging.batch.lock().take();
@@ -58,7 +60,7 @@ impl LinkSource {
             return Ok(None);
         };
         let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(usize::MAX);
-        let (store, mut lent) = (self.volume.store().clone(), std::mem::take(buffer));
+        let (store, mut lent) = (self.origin.store().clone(), std::mem::take(buffer));
         let reading = done_elsewhere(self.workers(), move || {
             let read = store.read_merged(&mut batch, max_bytes, &mut lent);
             (read, batch, lent)
@@ -88,9 +90,9 @@ impl LinkSource {
             return Ok(None);
         }
         let found = self
-            .waiting(move |volume| {
+            .waiting(move |store| {
                 let most = (limits.bytes, limits.chunks);
-                volume.store().plan_merge(&from, &up_to, most)
+                store.plan_merge(&from, &up_to, most)
             })
             .await?;
         Ok(match found {

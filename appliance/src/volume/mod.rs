@@ -10,6 +10,7 @@ mod timeline;
 mod shared;
 mod unchanged;
 mod commit;
+mod origin;
 mod merging;
 mod source;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::limits::WARM_BYTES;
 use super::merging::Merging;
+use super::origin::Origin;
 use super::{Volume, commit};
 use crate::link::limits::{BATCH_CHUNKS, VERIFY_STILL_MS};
 use crate::link::source::WantedChunks;
@@ -11,7 +12,8 @@ use crate::link::{
 use farside_protocol::journal::limits::MAX_CONSUMERS;
 use farside_protocol::journal::{ChainPoint, ConsumerState, Merged, Superblock, What};
 use farside_protocol::link::{digest_bytes, digests};
-use farside_storage::{Device, ReadError, StorageError, Workers, done_elsewhere};
+use farside_remote::Replica;
+use farside_storage::{Device, ReadError, StorageError, Store, Workers, done_elsewhere};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,8 +30,10 @@ const MAX_UNCONFIRMED: usize = 1 << 16;
 #[derive(Debug)]
 pub struct LinkSource {
     pub(super) remote: String,
-    pub(super) volume: Arc<Volume>,
+    pub(super) origin: Origin,
     identity: Identity,
+    /// The size of the volume that the remote was told of.
+    greeted_bytes: AtomicU64,
     /// (last record, blocks) of chunks that were read and are not confirmed.
     unconfirmed: Mutex<VecDeque<(u64, u64)>>,
     pub(super) merging: Merging,
@@ -49,7 +53,34 @@ impl LinkSource {
         remote: &str,
         map: impl FnOnce(&Superblock) -> Result<Arc<dyn Device>, StorageError>,
     ) -> Result<Self, StorageError> {
-        let store = volume.store();
+        let merging = Merging::new(volume.merged(remote));
+        Self::of(Origin::Volume(volume), merging, unit, (remote, map))
+    }
+
+    /// The same for a replica that is sent on.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_replica(
+        replica: Arc<Replica>,
+        unit: (Uuid, String),
+        remote: &str,
+        map: impl FnOnce(&Superblock) -> Result<Arc<dyn Device>, StorageError>,
+    ) -> Result<Self, StorageError> {
+        let merging = Merging::new(Arc::default());
+        Self::of(Origin::Replica(replica), merging, unit, (remote, map))
+    }
+
+    fn of(
+        origin: Origin,
+        merging: Merging,
+        unit: (Uuid, String),
+        (remote, map): (
+            &str,
+            impl FnOnce(&Superblock) -> Result<Arc<dyn Device>, StorageError>,
+        ),
+    ) -> Result<Self, StorageError> {
+        let store = origin.store();
         if store.consumer(remote).is_none() {
             if store.superblock().consumers.len() >= MAX_CONSUMERS {
                 return Err(StorageError::Refused {
@@ -61,22 +92,23 @@ impl LinkSource {
             }
             store.add_consumer(remote, map(&store.superblock())?)?;
         }
-        let superblock = volume.opened_as();
+        let (superblock, (volume_bytes, epoch)) = (origin.opened_as(), origin.size_and_epoch());
         let identity = Identity {
             unit: unit.0,
             unit_name: unit.1,
             volume: superblock.volume,
             volume_name: superblock.name.clone(),
-            volume_bytes: store.volume_bytes(),
+            volume_bytes,
             segment_bytes: superblock.segment_bytes,
-            epoch: store.opened().epoch,
+            epoch,
         };
         Ok(Self {
             remote: remote.to_owned(),
+            greeted_bytes: AtomicU64::new(volume_bytes),
             identity,
             unconfirmed: Mutex::default(),
-            merging: Merging::new(volume.merged(remote)),
-            volume,
+            merging,
+            origin,
             caught_up_us: AtomicU64::new(0),
         })
     }
@@ -102,7 +134,7 @@ impl LinkSource {
         }
         drop(unconfirmed);
         if blocks > 0 {
-            self.volume.store().count_link(0, blocks);
+            self.origin.store().count_link(0, blocks);
         }
     }
 
@@ -113,7 +145,7 @@ impl LinkSource {
         spans: Vec<farside_storage::ChunkSpan>,
         buffer: &[u8],
     ) -> Result<Vec<ChunkSpan>, SourceError> {
-        if !self.volume.store().may_send_to(&self.remote) {
+        if !self.origin.store().may_send_to(&self.remote) {
             return Err(SourceError::Behind);
         }
         let mut sent_blocks = 0;
@@ -124,7 +156,7 @@ impl LinkSource {
             let what = What::decode(&buffer[span.what.clone()])
                 .ok()
                 .filter(|what| what.data_is_intact(&buffer[span.data.clone()]))
-                .ok_or_else(|| damaged(self.volume.store().name(), &span))?;
+                .ok_or_else(|| damaged(self.origin.store().name(), &span))?;
             let blocks = what.records().map(|record| record.blocks()).sum();
             let touches = wanted.watched.as_ref().is_some_and(|watched| {
                 let mut records = what.records();
@@ -153,21 +185,21 @@ impl LinkSource {
             });
         }
         drop(unconfirmed);
-        self.volume.store().count_link(sent_blocks, 0);
+        self.origin.store().count_link(sent_blocks, 0);
         Ok(chunks)
     }
 
     pub(super) fn workers(&self) -> &dyn Workers {
-        &*self.volume.shared.workers
+        self.origin.workers()
     }
 
     /// Runs a step that may wait for a disk.
     pub(super) async fn waiting<T: Send + 'static>(
         &self,
-        step: impl FnOnce(&Volume) -> Result<T, StorageError> + Send + 'static,
+        step: impl FnOnce(&Store) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, SourceError> {
-        let volume = self.volume.clone();
-        let done = done_elsewhere(self.workers(), move || step(&volume)).await;
+        let store = self.origin.store().clone();
+        let done = done_elsewhere(self.workers(), move || step(&store)).await;
         done.ok_or_else(shutting_down)?.map_err(storage_error)
     }
 }
@@ -191,11 +223,24 @@ fn damaged(volume: &str, span: &farside_storage::ChunkSpan) -> SourceError {
 
 impl Source for LinkSource {
     fn identity(&self) -> Identity {
-        self.identity.clone()
+        let (volume_bytes, epoch) = self.origin.size_and_epoch();
+        self.greeted_bytes.store(volume_bytes, Ordering::Relaxed);
+        Identity {
+            volume_bytes,
+            epoch,
+            ..self.identity.clone()
+        }
+    }
+
+    fn held(&self) -> Option<String> {
+        match &self.origin {
+            Origin::Volume(_) => None,
+            Origin::Replica(replica) => replica.not_sent_on().map(str::to_owned),
+        }
     }
 
     fn points(&self) -> Points {
-        let points = self.volume.store().points();
+        let points = self.origin.store().points();
         Points {
             tail: points.tail,
             image: points.applied,
@@ -205,11 +250,11 @@ impl Source for LinkSource {
     }
 
     fn now_us(&self) -> u64 {
-        self.volume.store().clock().wall_us()
+        self.origin.store().clock().wall_us()
     }
 
     fn consumer(&self, remote: &str) -> (ConsumerState, ChainPoint) {
-        let view = self.volume.store().consumer(remote);
+        let view = self.origin.store().consumer(remote);
         view.map_or((ConsumerState::NeedsCopy, ChainPoint::default()), |view| {
             (view.state, view.acked)
         })
@@ -218,19 +263,22 @@ impl Source for LinkSource {
     fn set_consumer(&self, remote: &str, state: ConsumerState, acked: ChainPoint) {
         self.count_confirmed(acked.record);
         let complete = state == ConsumerState::Attached;
-        if complete && acked.record == self.volume.store().points().journaled.record {
+        if complete && acked.record == self.origin.store().points().journaled.record {
             self.caught_up_us.store(self.now_us(), Ordering::Relaxed);
         }
-        if let Err(error) = self.volume.store().acknowledge(remote, acked, complete) {
-            tracing::warn!(volume = %self.volume.store().name(), remote, "position not taken: {error}");
+        if let Err(error) = self.origin.store().acknowledge(remote, acked, complete) {
+            tracing::warn!(volume = %self.origin.store().name(), remote, "position not taken: {error}");
         }
-        self.volume.remote_moved();
+        self.origin.remote_moved();
     }
 
     async fn start_copy(&self, remote: &str, all: bool) -> Result<(ChainPoint, u32), SourceError> {
         self.unconfirmed.lock().clear();
+        if let Some(why) = self.held() {
+            return Err(SourceError::Storage(why));
+        }
         let remote = remote.to_owned();
-        self.waiting(move |volume| volume.store().begin_consumer_copy(&remote, all))
+        self.waiting(move |store| store.begin_consumer_copy(&remote, all))
             .await
     }
 
@@ -238,8 +286,7 @@ impl Source for LinkSource {
         self.unconfirmed.lock().clear();
         self.merging.give_up();
         let remote = self.remote.clone();
-        self.waiting(move |volume| {
-            let store = volume.store();
+        self.waiting(move |store| {
             let in_journal = store.locate(record)?;
             let marked_since = store.trail_point(&remote, record);
             Ok(Located {
@@ -261,7 +308,11 @@ impl Source for LinkSource {
         }
         let (from, up_to) = (wanted.from, wanted.up_to);
         let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(usize::MAX);
-        let store = self.volume.store();
+        let store = self.origin.store();
+        if store.volume_bytes() != self.greeted_bytes.load(Ordering::Relaxed) {
+            let text = "it grew; the remote is greeted anew, with its new size";
+            return Err(SourceError::Storage(text.to_owned()));
+        }
         let behind = store.points().journaled.address.saturating_sub(from.address);
         let read = if behind <= WARM_BYTES {
             store.read_chunks(&from, &up_to, max_bytes, buffer)
@@ -288,18 +339,18 @@ impl Source for LinkSource {
         max_bytes: u32,
         buffer: &mut Vec<u8>,
     ) -> Result<Extent, SourceError> {
-        let end = self.volume.store().volume_bytes();
+        let end = self.origin.store().volume_bytes();
         if offset >= end {
             // What the image consumer was writing during the last read is durable, so the sender's `durable`
             // taken after this covers it.
             return Ok(Extent::End);
         }
-        let (until, copied) = self.volume.store().copy_extent(&self.remote, offset);
+        let (until, copied) = self.origin.store().copy_extent(&self.remote, offset);
         if !copied {
             let length = until - offset;
             return Ok(Extent::Same { offset, length });
         }
-        let (image, mut lent) = (self.volume.store().image().clone(), std::mem::take(buffer));
+        let (image, mut lent) = (self.origin.store().image().clone(), std::mem::take(buffer));
         let reading = done_elsewhere(self.workers(), move || {
             let read = read_extent(&*image, (offset, until), max_bytes, &mut lent);
             (read, lent)
@@ -311,7 +362,7 @@ impl Source for LinkSource {
     }
 
     fn copy_bytes(&self, from: u64) -> u64 {
-        self.volume.store().copy_bytes(&self.remote, from)
+        self.origin.store().copy_bytes(&self.remote, from)
     }
 
     async fn digests(&self, piece: ComparedPiece) -> Result<Option<Digests>, SourceError> {
@@ -320,31 +371,24 @@ impl Source for LinkSource {
             length,
             still,
         } = piece;
+        let Origin::Volume(volume) = &self.origin else {
+            // Nobody asks: both are compared with the volume.
+            return Ok(None);
+        };
         // Held until it was read.
         let _writes_wait = if still {
             let patience = Duration::from_millis(VERIFY_STILL_MS);
-            let Ok(waiting) = timeout(patience, commit::lead_alone(&self.volume.shared)).await else {
+            let Ok(waiting) = timeout(patience, commit::lead_alone(&volume.shared)).await else {
                 return Ok(None);
             };
             Some(waiting.map_err(|_| shutting_down())?)
         } else {
             None
         };
-        self.waiting(move |volume| {
-            let store = volume.store();
+        self.waiting(move |store| {
             let after = store.points().journaled.record;
             let mut data = vec![0; length as usize];
-            // What cannot be read here is not what the remote has: its digests are those of nothing.
-            let digests = match store.read(offset, &mut data) {
-                Ok(()) => digests(&data),
-                Err(error) => {
-                    tracing::error!(
-                        volume = store.name(),
-                        "a range to be compared cannot be read: {error}"
-                    );
-                    vec![0; digest_bytes(data.len())]
-                }
-            };
+            let digests = digests_of(store, store.read(offset, &mut data), &data);
             // What was journaled while it was read may be in it, in part.
             let until = store.points().journaled;
             Ok(Some(Digests {
@@ -357,7 +401,19 @@ impl Source for LinkSource {
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
-        self.volume.changed()
+        self.origin.changed()
+    }
+}
+
+/// What cannot be read here is not what the remote has: its digests are those of nothing.
+fn digests_of(store: &Store, read: Result<(), StorageError>, data: &[u8]) -> Vec<u8> {
+    match read {
+        Ok(()) => digests(data),
+        Err(error) => {
+            let volume = store.name();
+            tracing::error!(volume, "a range to be compared cannot be read: {error}");
+            vec![0; digest_bytes(data.len())]
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The status of one replica, as the unit that keeps it knows it.
 
-use super::{CopyProgress, HistorySummary, ImageStatus, JournalStatus};
+use super::{CopyProgress, HistorySummary, ImageStatus, JournalStatus, RemoteStatus};
 use serde::{Deserialize, Serialize};
 
 /// What a replica is.
@@ -71,6 +71,9 @@ pub struct ReplicaStatus {
     pub connections: u32,
     /// Whether the shutdown before this start was clean.
     pub clean_start: bool,
+    /// Whom it is sent on to.
+    #[serde(default)]
+    pub remotes: Vec<RemoteStatus>,
 }
 
 impl ReplicaStatus {

@@ -231,7 +231,7 @@ impl RemoteState {
 }
 
 /// One remote of a volume, as the sender knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RemoteStatus {
     /// Name of the remote in the configuration.
     pub name: String,

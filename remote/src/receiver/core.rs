@@ -277,7 +277,8 @@ impl ReceiverCore {
         let bytes = self.batch.unwrap_or(0).saturating_add(bytes);
         if bytes > self.batch_limit {
             let text = format!(
-                "a merged batch is longer than the {} bytes that this unit takes; reconnect",
+                "a merged batch is longer than the {} bytes that this unit takes; reconnect, or give the journal of the replica here more \
+                 room",
                 self.batch_limit
             );
             return Err(Refusal::new(RefuseCode::Protocol, sequence, &text));

@@ -106,6 +106,32 @@ impl Replica {
         &self.files
     }
 
+    /// Where its long steps are done.
+    #[must_use]
+    pub fn workers(&self) -> &dyn Workers {
+        &*self.workers
+    }
+
+    /// A remote that it is sent on to has confirmed more, or was let go.
+    pub fn remote_moved(&self) {
+        self.with_keeper(Keeper::relieve);
+        self.wake();
+    }
+
+    /// Why nothing of it is to be sent on for now: what its image holds is no state of the volume.
+    #[must_use]
+    pub fn not_sent_on(&self) -> Option<&'static str> {
+        match self.store.copy_progress().state {
+            CopyState::Complete if self.store.is_replaying() => {
+                Some("what was received here before a crash is being applied; then it is sent on")
+            }
+            CopyState::Complete => None,
+            CopyState::Empty | CopyState::Copying => {
+                Some("the replica here is not complete itself; what changed is sent on when it is")
+            }
+        }
+    }
+
     /// Applies what was received, makes everything durable and marks the journal clean. Blocks.
     ///
     /// # Errors

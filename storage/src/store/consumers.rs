@@ -199,6 +199,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether records are kept for any consumer.
+    pub(super) fn acked_by_any(&self) -> bool {
+        self.state.lock().holders().next().is_some()
+    }
+
     /// Lowest record that every consumer with kept records has confirmed; the durable one without any.
     #[must_use]
     pub fn acked(&self) -> u64 {

@@ -229,6 +229,14 @@ impl Store {
         for name in loose {
             self.mark_missed(&name, points.tail, points.journaled)?;
         }
+        // What a copy had written further than is known, and is found to be there already when it goes on.
+        let mut state = self.state.lock();
+        if state.copy.state == CopyState::Copying {
+            let from = state.copy.durable;
+            for consumer in &mut state.consumers {
+                consumer.map.mark(from, self.volume_bytes());
+            }
+        }
         Ok(())
     }
 }

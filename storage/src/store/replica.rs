@@ -43,11 +43,16 @@ impl Store {
         Ok(first.data || first.length < end)
     }
 
-    /// Gives up what the replica holds and begins a copy whose first chunk follows `base` of the sender's chain.
+    /// Gives up what the replica holds and begins a copy whose first chunk follows `base` of the sender's chain. Remotes that it is sent
+    /// on to are let go: they get what the copy changes when it is complete.
     ///
     /// # Errors
     /// [`StorageError`].
     pub fn begin_copy(&self, base: &ChainPoint, source: Uuid, id: u32) -> Result<(), StorageError> {
+        if self.acked_by_any() {
+            self.cut_loose(u64::MAX, None)?;
+            self.checkpoint()?;
+        }
         let mut drain = self.drain.lock();
         self.end_replay(&mut drain)?;
         let _gate = self.sync_gate.lock();
@@ -115,7 +120,9 @@ impl Store {
         self.keep_copied_past(offset, data);
         self.go_on_without_past()?;
         self.guard(self.image.write_at(&mut [IoSlice::new(data)], offset))?;
-        self.step_copy(offset + data.len() as u64);
+        let end = offset + data.len() as u64;
+        self.mark_copied(offset, end);
+        self.step_copy(end);
         Ok(())
     }
 
@@ -133,6 +140,7 @@ impl Store {
                 self.keep_zeroed_past(at, extent.length);
                 self.go_on_without_past()?;
                 self.guard(self.image.zero_at(at, extent.length, false))?;
+                self.mark_copied(at, at + extent.length);
             }
             at += extent.length.max(1);
         }
@@ -148,6 +156,13 @@ impl Store {
         self.check_copy(offset, length)?;
         self.step_copy(offset + length);
         Ok(())
+    }
+
+    /// What a copy changes is missing to the remotes that this replica is sent on to.
+    fn mark_copied(&self, offset: u64, end: u64) {
+        for consumer in &mut self.state.lock().consumers {
+            consumer.map.mark(offset, end);
+        }
     }
 
     /// A range copied after the sender named its record holds later ones: what it named no longer counts.

@@ -2,7 +2,8 @@
 
 use super::super::error::CloseReason;
 use super::super::events::{Effect, Stage};
-use super::{SessionCore, protocol};
+use super::SessionCore;
+use super::reasons::protocol;
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
 use farside_protocol::link::{Ack, same_place};
 

@@ -3,7 +3,8 @@
 use super::super::error::CloseReason;
 use super::super::events::{ChunkDigest, Outgoing, SessionLimits};
 use super::super::source::ChunkSpan;
-use super::{SessionCore, protocol};
+use super::SessionCore;
+use super::reasons::protocol;
 use farside_protocol::journal::{ChainPoint, stored_bytes};
 use farside_protocol::link::limits::FEATURE_CONFIRM;
 use farside_protocol::link::{Confirm, Held, Message, Refusal, RefuseCode, Signature, Welcome, same_place};

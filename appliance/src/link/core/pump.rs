@@ -58,7 +58,10 @@ impl SessionCore {
             effects.push(Effect::Digest(piece));
             return;
         }
-        let next = if self.chunks_next {
+        let next = if self.in_batch {
+            // A replica that is sent on has batches in its journal, also while the remote is copied to.
+            self.next_chunks()
+        } else if self.chunks_next {
             self.next_chunks().or_else(|| self.next_copy())
         } else {
             self.next_copy().or_else(|| self.next_chunks())

@@ -17,6 +17,7 @@ mod known;
 mod moments;
 mod past;
 mod receiving;
+mod relays;
 mod rounds;
 mod sending;
 mod status;
@@ -45,6 +46,7 @@ use known::KnownVolumes;
 use parking_lot::Mutex;
 use past::House;
 use receiving::LinkServer;
+use sending::SendingAs;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -112,12 +114,25 @@ impl Parts {
         }
     }
 
+    /// What links of this unit say of it.
+    fn sending(&self) -> SendingAs {
+        let unit = &self.surroundings;
+        SendingAs {
+            unit: (unit.uuid, unit.config.unit.name.clone()),
+            instance: self.instance,
+            window_bytes: unit.config.link.window_bytes,
+            pairing: unit.pairing.clone(),
+            trust_network: unit.config.link.trust_network,
+        }
+    }
+
     /// Opens the replicas found in the replicas directory and accepts links on `listeners`.
     pub(crate) async fn start_link(&self, listeners: Vec<TcpListener>) -> Result<(), PartError> {
         if listeners.is_empty() {
             return Ok(());
         }
-        let server = Arc::new(LinkServer::new(&self.surroundings, self.clock.clone())?);
+        let server = LinkServer::new(&self.surroundings, self.sending(), self.clock.clone())?;
+        let server = Arc::new(server);
         *self.link.lock() = Some(server.clone());
         self.exports.set_replicas(Some(server.clone()));
         self.exports

@@ -2,6 +2,8 @@
 
 use super::Surroundings;
 use super::error::PartError;
+use super::relays::Relays;
+use super::sending::SendingAs;
 use super::status::{aside_status, idle_replica_status, replica_status};
 use crate::config::ReplicaConfig;
 use crate::pairing::LinkDoor;
@@ -13,8 +15,8 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 fn place_images(set: &ReplicaSet, replicas: &[ReplicaConfig]) {
-    let place = |replica: &ReplicaConfig| (replica.name.clone(), replica.image.clone());
-    set.place_images(replicas.iter().map(place).collect());
+    let place = |replica: &ReplicaConfig| Some((replica.name.clone(), replica.image.clone()?));
+    set.place_images(replicas.iter().filter_map(place).collect());
 }
 
 /// Replicas and their receiver.
@@ -23,12 +25,17 @@ pub(super) struct LinkServer {
     set: Arc<ReplicaSet>,
     receiver: Arc<Receiver<Arc<ReplicaSet>>>,
     door: Arc<LinkDoor>,
+    relays: Arc<Relays>,
     tasks: TaskTracker,
 }
 
 impl LinkServer {
     /// Finds the replicas; nothing is open yet and nobody let in.
-    pub(super) fn new(surroundings: &Surroundings, clock: Arc<dyn Clock>) -> Result<Self, PartError> {
+    pub(super) fn new(
+        surroundings: &Surroundings,
+        sending: SendingAs,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, PartError> {
         let config = &surroundings.config;
         let directory = config.unit.replicas_dir.clone();
         let set_config = ReplicaSetConfig {
@@ -56,6 +63,7 @@ impl LinkServer {
         };
         let receiver = Arc::new(Receiver::new(Arc::new(set.clone()), receiver_config));
         Ok(Self {
+            relays: Arc::new(Relays::new(set.clone(), sending, &config.replicas)),
             set,
             receiver,
             door: Arc::new(door),
@@ -74,6 +82,7 @@ impl LinkServer {
             self.tasks
                 .spawn(async move { receiver.run(listener, door).await });
         }
+        self.tasks.spawn(self.relays.clone().run());
         self.tasks.close();
         Ok(())
     }
@@ -82,6 +91,7 @@ impl LinkServer {
     pub(super) fn place_images(&self, replicas: &[ReplicaConfig]) {
         place_images(&self.set, replicas);
         self.warn_of_misplaced();
+        self.relays.want(replicas);
     }
 
     /// Tries once more to open what could not be opened.
@@ -122,6 +132,7 @@ impl LinkServer {
                 let mut status = replica_status(replica, link);
                 let misplaced = || self.set.misplaced(&status.name, &replica.files().image);
                 status.problem = status.problem.take().or_else(misplaced);
+                status.remotes = self.relays.status(&status.name);
                 status
             })
             .collect();
@@ -144,6 +155,7 @@ impl LinkServer {
 
     pub(super) async fn stop(&self) {
         self.receiver.shut_down();
+        self.relays.stop();
         self.tasks.close();
         self.tasks.wait().await;
         let set = self.set.clone();

@@ -3,7 +3,8 @@
 use super::rounds::Rounds;
 use super::trend::Trends;
 use crate::config::RemoteConfig;
-use crate::link::{LinkState, LinkStatus, Sender, Verification};
+use crate::link::{LinkState, LinkStatus, Sender, SenderConfig, Verification};
+use crate::pairing::Pairing;
 use crate::unit::limits::{DRAIN_POLL, QUEUE_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
 use farside_protocol::journal::ConsumerState;
@@ -11,6 +12,37 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// What the links of this unit say of it.
+#[derive(Debug, Clone)]
+pub(super) struct SendingAs {
+    pub(super) unit: (Uuid, String),
+    pub(super) instance: Uuid,
+    pub(super) window_bytes: u64,
+    pub(super) pairing: Arc<Pairing>,
+    pub(super) trust_network: bool,
+}
+
+impl SendingAs {
+    /// A sender to a remote.
+    pub(super) fn to(&self, remote: &RemoteConfig, verification: Arc<Verification>) -> SenderConfig {
+        SenderConfig {
+            window_bytes: self.window_bytes,
+            bytes_per_second: remote.rate_bytes,
+            compression: remote.compression,
+            merge: remote.merge,
+            confirm: remote.confirm,
+            windows: remote.send_windows.clone(),
+            pairing: Some(self.pairing.clone()),
+            peer: remote.peer.clone(),
+            allow_beyond_loopback: self.trust_network,
+            verification,
+            other_addresses: remote.other_addresses.clone(),
+            ..SenderConfig::new(&remote.name, &remote.address, self.instance)
+        }
+    }
+}
 
 /// A volume with its links, as exports and status know it.
 #[derive(Debug, Clone)]

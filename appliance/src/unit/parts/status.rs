@@ -1,8 +1,9 @@
 //! From what the parts know to what the control interface says.
 
 use super::sending::{Link, Served};
+use crate::config::RemoteConfig;
 use crate::link::{LinkState, LinkStatus};
-use crate::volume::Volume;
+use crate::volume::{LinkSource, Volume};
 use farside_protocol::control::{
     BLOCK_BYTES, BufferStatus, CompressionStatus, CopyProgress, CounterPair, Counters, HistorySummary,
     ImageStatus, JournalStatus, Lag, MomentStatus, Positions, RemoteState, RemoteStatus, ReplicaState,
@@ -168,8 +169,37 @@ fn buffer(tail: &ChainPoint, head: &ChainPoint) -> BufferStatus {
 fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
     let store = volume.store();
     let status = link.status();
+    let acked = store.consumer(name).map(|view| view.acked).unwrap_or_default();
+    let known = KnownOf {
+        created_at_us: volume.opened_as().created_at_us,
+        had_all_us: volume.all_until_us(acked.record).unwrap_or(0),
+    };
+    let rounds = link.rounds.as_ref();
+    RemoteStatus {
+        rounds: rounds.map(|(rounds, _)| rounds.status(store.volume_bytes())),
+        forecast: link.trends.forecast(volume, name, is_connected(&status)),
+        ..sent_status(store, &link.config, (&link.source, &status), known)
+    }
+}
+
+/// What else is known of what is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KnownOf {
+    /// When it was made.
+    pub(super) created_at_us: u64,
+    /// When the last record that a remote has confirmed was the newest.
+    pub(super) had_all_us: u64,
+}
+
+/// A remote of a volume, or of a replica that is sent on.
+pub(super) fn sent_status(
+    store: &Store,
+    config: &RemoteConfig,
+    (source, status): (&LinkSource, &LinkStatus),
+    known: KnownOf,
+) -> RemoteStatus {
     let now_us = store.clock().wall_us();
-    let view = store.consumer(name);
+    let view = store.consumer(&config.name);
     let acked = view.as_ref().map(|view| view.acked).unwrap_or_default();
     // A remote that is away since before the start: its confirmed position was kept, and says as much.
     let kept = view
@@ -177,30 +207,27 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
         .filter(|view| view.state == ConsumerState::Attached)
         .map(|view| view.acked.sealed_at_us);
     let consistent_up_to_us = status.consistent_up_to_us.or(kept);
-    let had_all_us = volume.all_until_us(acked.record).unwrap_or(0).min(now_us);
+    let had_all_us = known.had_all_us.min(now_us);
     let consistent_up_to_us = consistent_up_to_us.map(|at| at.max(had_all_us));
     let caught_up_us = had_all_us
-        .max(link.source.caught_up_us())
+        .max(source.caught_up_us())
         .max(consistent_up_to_us.unwrap_or(0));
     let lag = lag(
         &store.points().journaled,
         &acked,
-        caught_up_us.max(volume.opened_as().created_at_us),
+        caught_up_us.max(known.created_at_us),
         now_us,
     );
     let copied = consistent_up_to_us.is_some();
-    let caught_up = copied && lag.records == 0 && is_connected(&status);
+    let caught_up = copied && lag.records == 0 && is_connected(status);
     let consistent_up_to_us = if caught_up {
         Some(now_us)
     } else {
         consistent_up_to_us.filter(|at| *at > 0)
     };
     RemoteStatus {
-        name: name.to_owned(),
-        address: status
-            .dialled
-            .clone()
-            .unwrap_or_else(|| link.config.address.clone()),
+        name: config.name.clone(),
+        address: status.dialled.clone().unwrap_or_else(|| config.address.clone()),
         paired_with: status.paired_with.clone(),
         state: status.state,
         detail: Some(status.detail.clone()).filter(|detail| !detail.is_empty()),
@@ -208,17 +235,14 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
         received: status.received_record.max(acked.record),
         applied: status.applied_record,
         likely_behind: if copied {
-            likely_behind(is_connected(&status), store.opened().clean, &lag)
-        } else if is_connected(&status) {
+            likely_behind(is_connected(status), store.opened().clean, &lag)
+        } else if is_connected(status) {
             "yes: the copy is not complete".to_owned()
         } else {
             "certain: it has no complete copy and is not connected".to_owned()
         },
-        rounds: link
-            .rounds
-            .as_ref()
-            .map(|(rounds, _)| rounds.status(store.volume_bytes())),
-        merged_bytes: link.source.merged_bytes(),
+        rounds: None,
+        merged_bytes: source.merged_bytes(),
         damaged: status.damaged,
         compression: status.compressed.map(|done| CompressionStatus {
             algorithm: done.algorithm.name().to_owned(),
@@ -235,7 +259,7 @@ fn remote_status(volume: &Volume, name: &str, link: &Link) -> RemoteStatus {
         }),
         dirty_bytes: view.map_or(0, |view| view.dirty_bytes),
         history_room_bytes: status.history_room,
-        forecast: link.trends.forecast(volume, name, is_connected(&status)),
+        forecast: None,
     }
 }
 
@@ -305,6 +329,7 @@ pub(super) fn replica_status(replica: &Replica, link: Option<&ReplicaLink>) -> R
         history: history_summary(replica),
         connections: 0,
         clean_start: store.opened().clean,
+        remotes: Vec::new(),
     }
 }
 
@@ -353,5 +378,6 @@ pub(super) fn idle_replica_status(name: &str, problem: Option<&String>) -> Repli
         history: HistorySummary::default(),
         connections: 0,
         clean_start: false,
+        remotes: Vec::new(),
     }
 }

@@ -5,11 +5,10 @@ use super::error::PartError;
 use super::exports::UnitExports;
 use super::files::{Opening, discard, files_of, open_or_create, report_start};
 use super::rounds::{Rounds, file_of};
-use super::sending::{Link, Links, Served};
+use super::sending::{Link, Links, SendingAs, Served};
 use super::status::volume_status;
 use crate::config::{RemoteConfig, VolumeConfig};
-use crate::link::{Sender, SenderConfig};
-use crate::pairing::Pairing;
+use crate::link::Sender;
 use crate::targets::Counters;
 use crate::unit::limits::{DETACH_TIMEOUT, DRAIN_POLL};
 use crate::volume::{LinkSource, Volume as Disk};
@@ -20,7 +19,6 @@ use farside_storage::{
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// A volume in service.
 #[derive(Debug)]
@@ -33,16 +31,6 @@ pub(crate) struct Volume {
     exports: Arc<UnitExports>,
     counters: Arc<Counters>,
     sending: SendingAs,
-}
-
-/// What the links of this unit say of it.
-#[derive(Debug, Clone)]
-struct SendingAs {
-    unit: (Uuid, String),
-    instance: Uuid,
-    window_bytes: u64,
-    pairing: Arc<Pairing>,
-    trust_network: bool,
 }
 
 impl Volume {
@@ -88,7 +76,6 @@ impl Volume {
             disk: disk.clone(),
             links: Mutex::default(),
         });
-        let unit = &parts.surroundings;
         Ok(Self {
             name: config.name.clone(),
             files,
@@ -96,13 +83,7 @@ impl Volume {
             served: Served { volume: disk, links },
             exports: parts.exports.clone(),
             counters: parts.nbd.service.counters.clone(),
-            sending: SendingAs {
-                unit: (unit.uuid, unit.config.unit.name.clone()),
-                instance: parts.instance,
-                window_bytes: unit.config.link.window_bytes,
-                pairing: unit.pairing.clone(),
-                trust_network: unit.config.link.trust_network,
-            },
+            sending: parts.sending(),
         })
     }
 
@@ -172,20 +153,7 @@ impl Volume {
             link.verification = Arc::default();
         }
         (link.config, link.source) = (remote.clone(), source.clone());
-        let config = SenderConfig {
-            window_bytes: self.sending.window_bytes,
-            bytes_per_second: remote.rate_bytes,
-            compression: remote.compression,
-            merge: remote.merge,
-            confirm: remote.confirm,
-            windows: remote.send_windows.clone(),
-            pairing: Some(self.sending.pairing.clone()),
-            peer: remote.peer.clone(),
-            allow_beyond_loopback: self.sending.trust_network,
-            verification: link.verification.clone(),
-            other_addresses: remote.other_addresses.clone(),
-            ..SenderConfig::new(&remote.name, &remote.address, self.sending.instance)
-        };
+        let config = self.sending.to(remote, link.verification.clone());
         link.sender = sends.then(|| Sender::spawn(source, config));
         link.end_rounds();
         link.rounds = rounds.map(|rounds| {
