@@ -183,7 +183,7 @@ fn wrong_remotes_are_refused_at_their_place() {
             &remote(
                 "address = \"127.0.0.1:1\"\n[[volume.remote]]\nname = \"r\"\naddress = \"127.0.0.1:2\"\n",
             ),
-            "11:8 there are two remotes named 'r'; give each remote of a volume its own name",
+            "11:8 there are two remotes named 'r'; give each remote of a volume or replica its own name",
         ),
         (
             &remote(
@@ -284,7 +284,33 @@ fn wrong_places_of_replicas_are_refused_at_their_place() {
         ),
         (
             "[[replica]]\nname = \"a\"\n",
-            "4:1 missing field `image`; add it to this table",
+            "5:8 nothing is said of replica 'a'; name its 'image', or a [[replica.remote]] that it is sent on to, or take it out",
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_remotes_of_replicas_are_refused_at_their_place() {
+    let remote = |name: &str, more: &str| format!("[[replica.remote]]\nname = \"{name}\"\n{more}\n");
+    let replica = "[[replica]]\nname = \"a\"\n";
+    let address = "address = \"127.0.0.1:1\"";
+    let not_here = |setting: &str| {
+        format!(
+            "7:8 '{setting}' is not for a remote that a replica is sent on to; take it out; it can be set where the volume is"
+        )
+    };
+    let with = |more: &str| format!("{replica}{}", remote("r", &format!("{address}\n{more}")));
+    check(&[
+        (&with("merge = true"), not_here("merge").as_str()),
+        (&with("queue = true"), not_here("queue").as_str()),
+        (&with("verify_every = \"7d\""), not_here("verify_every").as_str()),
+        (
+            &format!("{replica}{}", remote("r", "")),
+            "6:1 missing field `address`; add it to this table",
+        ),
+        (
+            &format!("{}{}", with(""), remote("r", "address = \"127.0.0.1:2\"")),
+            "11:8 there are two remotes named 'r'; give each remote of a volume or replica its own name",
         ),
     ]);
 }

@@ -208,7 +208,8 @@ fn a_replica_that_is_sent_on_follows_through_deaths_of_each_unit() {
 #[test]
 fn the_third_unit_is_a_prefix_after_every_kill_of_whichever_unit() {
     promise(|world| {
-        let chain = Chain::prepare(world, ("", ""), 256)?;
+        // As long as the third is away, it has to hold what is written.
+        let chain = Chain::prepare(world, ("", ""), 1024)?;
         chain.start()?;
         let mut random = Random::new(world.seed());
         let history = Arc::new(History::new(world.seed()));

@@ -45,8 +45,16 @@ pub struct Replica {
 struct Observer(std::sync::Weak<Replica>);
 
 impl StoreObserver for Observer {
-    fn observe(&self, _event: StoreEvent) {
+    fn observe(&self, event: StoreEvent) {
         if let Some(replica) = self.0.upgrade() {
+            if let StoreEvent::CutLoose(remotes) = event {
+                tracing::warn!(
+                    replica = replica.store.name(),
+                    ?remotes,
+                    "the journal of the replica is full of what these remotes have not confirmed; they are let go and get what changed \
+                     when they return. A larger journal covers longer outages"
+                );
+            }
             replica.wake();
         }
     }
