@@ -1,7 +1,7 @@
 //! The door between the interface and the unit behind it.
 
 use farside_protocol::control::{
-    AcceptInvitation, AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError,
+    AcceptInvitation, AddBookmark, AskChanges, AskHistory, ChangesStatus, Command, ControlError, DetachAt,
     HistoryStatus, Invitation, OpenView, PairingStatus, Progress, Reply, RestoreFile, SeedFile, StartVerify,
     Status, VerifyStatus,
 };
@@ -51,13 +51,15 @@ pub enum ReplicaOrder {
     Adopt,
 }
 
-/// What is wanted of an image of a volume.
+/// What is wanted of an image of a volume, and takes long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SeedOrder {
     /// Write one of this volume.
     Export(String, SeedFile),
     /// Make one the beginning of the replica of this volume.
     Import(String, SeedFile),
+    /// Let another host have the disk of this replica as it was at a moment.
+    DetachAt(String, DetachAt),
 }
 
 /// What stands behind the interface.
@@ -104,6 +106,6 @@ pub trait Control: Send + Sync + 'static {
     /// Hands a replica over, or takes it back.
     fn replica(&self, replica: String, order: ReplicaOrder) -> Execution;
 
-    /// Carries what a volume holds to its remote on a disk.
+    /// Carries what a volume holds to its remote on a disk, or brings a replica back to a moment.
     fn seed(&self, order: SeedOrder) -> Answer<Lasting>;
 }

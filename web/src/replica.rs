@@ -8,12 +8,13 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
-use farside_protocol::control::{Reply, SeedFile};
+use farside_protocol::control::{DetachAt, Reply, SeedFile};
 
 /// What changes something; there is nothing to show besides the status.
 pub(crate) fn commands() -> Router<Shared> {
     Router::new()
         .route("/api/v1/replicas/{name}/detach", post(detach))
+        .route("/api/v1/replicas/{name}/detach-at", post(detach_at))
         .route("/api/v1/replicas/{name}/attach", post(attach))
         .route("/api/v1/replicas/{name}/adopt", post(adopt))
         .route("/api/v1/replicas/{name}/seed", post(import))
@@ -32,6 +33,15 @@ async fn attach(State(control): State<Shared>, Path(name): Path<String>) -> Resu
 
 async fn adopt(State(control): State<Shared>, Path(name): Path<String>) -> Result<Json<Reply>, Refusal> {
     run(control.replica(name, ReplicaOrder::Adopt)).await
+}
+
+async fn detach_at(
+    State(control): State<Shared>,
+    Path(name): Path<String>,
+    body: Result<Json<DetachAt>, JsonRejection>,
+) -> Result<Response, Refusal> {
+    let Json(moment) = body.map_err(|error| malformed(error.body_text()))?;
+    lines(control.seed(SeedOrder::DetachAt(name, moment))).await
 }
 
 async fn import(

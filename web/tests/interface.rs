@@ -427,6 +427,7 @@ async fn the_past_of_a_replica_is_shown_to_all_and_named_by_the_operator_only() 
         ("DELETE", "bookmarks/a", "", "disk0 without a"),
         ("POST", "views", r#"{"at":"now","nbd_socket":"/s"}"#, "/s"),
         ("POST", "detach", "", "disk0 Detach"),
+        ("POST", "detach-at", r#"{"at":"10m ago"}"#, "10m ago"),
         ("POST", "attach", "", "disk0 Attach"),
         ("POST", "seed", r#"{"file":"/f"}"#, "Import"),
     ] {

@@ -5,8 +5,8 @@ use super::limits;
 use crate::config::size;
 use farside_protocol::control::{
     AcceptInvitation, AddBookmark, AskChanges, AskHistory, ChangesStatus, ControlError, CreateVolume,
-    HistoryStatus, Invitation, OpenView, PairingStatus, Progress, RemoveVolume, Reply, RestoreFile, SeedFile,
-    SetFlow, StartVerify, Status, VerifyStatus,
+    DetachAt, HistoryStatus, Invitation, OpenView, PairingStatus, Progress, RemoveVolume, Reply, RestoreFile,
+    SeedFile, SetFlow, StartVerify, Status, VerifyStatus,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -203,6 +203,11 @@ impl Client {
         let path = below(replica, order, &[]);
         self.ask(Method::POST, &path, String::new(), limits::COMMAND_TIMEOUT)
             .await
+    }
+
+    /// `replica` must be a valid name.
+    pub(super) async fn detach_at(&self, replica: &str, moment: &DetachAt) -> Result<Said, CliError> {
+        self.begin(&below(replica, "detach-at", &[]), json(moment)?).await
     }
 
     pub(super) async fn import_seed(&self, replica: &str, seed: &SeedFile) -> Result<Said, CliError> {

@@ -3,8 +3,9 @@
 use super::client::Client;
 use super::exit::CliError;
 use super::history::check_name;
+use super::lasting::until_done;
 use super::{output, table};
-use farside_protocol::control::{ReplicaStatus, human_bytes};
+use farside_protocol::control::{DetachAt, ReplicaStatus, human_bytes};
 use std::fmt::Write;
 
 /// What can be done with a replica.
@@ -20,6 +21,9 @@ pub(super) enum ReplicaCommand {
     Detach {
         /// Name of the replica, which is that of its volume
         name: String,
+        /// As it was then: a time, a record or a bookmark, as 'farside history list' shows; what changed since is put back
+        #[arg(long, value_name = "MOMENT")]
+        at: Option<String>,
     },
     /// Take the disk of a replica back; what was changed on it meanwhile is overwritten with what the volume has
     Attach {
@@ -44,7 +48,11 @@ pub(super) async fn replica(client: &Client, command: ReplicaCommand) -> Result<
                 output::print(&list(&replicas))
             };
         }
-        ReplicaCommand::Detach { name } => (name, "detach"),
+        ReplicaCommand::Detach { name, at: Some(at) } => {
+            check_name(&name)?;
+            return until_done(client.detach_at(&name, &DetachAt { at }).await?).await;
+        }
+        ReplicaCommand::Detach { name, at: None } => (name, "detach"),
         ReplicaCommand::Attach { name } => (name, "attach"),
         ReplicaCommand::Adopt { name } => (name, "adopt"),
     };

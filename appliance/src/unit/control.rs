@@ -132,6 +132,7 @@ impl Control for UnitControl {
                     shared.parts.export_seed(&open, &file)
                 }
                 SeedOrder::Import(replica, file) => shared.parts.import_seed(&replica, &file).await,
+                SeedOrder::DetachAt(replica, moment) => shared.parts.detach_replica_at(replica, &moment.at),
             };
             begun.map_err(refused)
         })

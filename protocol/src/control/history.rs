@@ -134,6 +134,14 @@ pub struct RestoreFile {
     pub file: String,
 }
 
+/// A replica to be handed over as it was at a moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachAt {
+    /// Which moment: a time, record or bookmark.
+    pub at: String,
+}
+
 /// An image of a volume, to be written or read by the unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -22,8 +22,8 @@ pub use command::{
 };
 pub use forecast::{Forecast, human_seconds};
 pub use history::{
-    AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, HistoryStatus,
-    HistorySummary, MomentStatus, OpenView, Progress, RestoreFile, SeedFile,
+    AddBookmark, AskChanges, AskHistory, BookmarkStatus, ChangedRange, ChangesStatus, DetachAt,
+    HistoryStatus, HistorySummary, MomentStatus, OpenView, Progress, RestoreFile, SeedFile,
 };
 pub use pairing::{AcceptInvitation, Invitation, PairingStatus, PeerStatus};
 pub use replica::{ReplicaState, ReplicaStatus, SourceStatus};

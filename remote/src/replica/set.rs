@@ -5,6 +5,7 @@
 pub mod aside;
 mod fit;
 mod places;
+mod restoring;
 
 pub use aside::{AsideError, AsideReplica, SeedPlace};
 
@@ -141,6 +142,14 @@ impl ReplicaSet {
 
     /// Opens one whose slot is the caller's.
     fn open_one(&self, name: String) {
+        if self.is_restoring(&name) {
+            let slot = self.finish_restoring(&name);
+            if let Slot::Failed(problem) = &slot {
+                tracing::error!(replica = name, "replica not in service: {problem}");
+            }
+            self.slots.lock().insert(name, slot);
+            return;
+        }
         let opened = self.open_replica(&files_in(&self.config.directory, &name));
         let opened = opened.map_err(|error| self.with_remedy(&name, &error));
         if let Err(problem) = &opened {

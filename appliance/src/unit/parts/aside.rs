@@ -3,6 +3,7 @@
 use super::Parts;
 use super::copying::{Content, absolute, copy_out, new_file, not_made};
 use super::error::PartError;
+use super::moments;
 use super::receiving::LinkServer;
 use super::volume::Volume;
 use crate::config::{ReplicaConfig, is_name};
@@ -64,6 +65,65 @@ impl Parts {
             ),
             files: vec![image.to_string()],
         })
+    }
+
+    /// Lets another host have the disk of a replica as it was at a moment. Goes on to its end, whether somebody listens or not.
+    pub(crate) fn detach_replica_at(
+        &self,
+        name: String,
+        at: &str,
+    ) -> Result<mpsc::Receiver<Progress>, PartError> {
+        let server = self.link_server()?;
+        let replica = server.replica(&name);
+        let replica = replica.ok_or_else(|| AsideError::None(name.clone()))?;
+        let moment = moments::find(&replica, at)?;
+        drop(replica);
+        let (tell, told) = mpsc::channel(4);
+        let house = self.house();
+        tracing::info!(
+            replica = name,
+            record = moment.record,
+            "replica is brought back to this record, to be handed over"
+        );
+        let tasks = house.tasks.clone();
+        tasks.spawn(async move {
+            let (teller, wanted, stop) = (tell.clone(), name.clone(), house.stop.clone());
+            let done = tokio::task::spawn_blocking(move || {
+                let tell = |done_bytes, total_bytes| {
+                    // Somebody who reads slowly misses some of it.
+                    let _ = teller.try_send(Progress::Copied {
+                        done_bytes,
+                        total_bytes,
+                    });
+                    !stop.is_cancelled()
+                };
+                server.set().detach_at(&wanted, &moment, &tell)
+            });
+            let last = match done.await {
+                Ok(Ok((record, image))) => {
+                    let image = image.display();
+                    tracing::info!(replica = name, record, %image, "replica detached");
+                    let message = format!(
+                        "replica {name} is detached as it was after record {record}: {image} is a disk like any other until 'farside \
+                         replica attach {name}', which overwrites it with what the volume has; meanwhile the volume's unit keeps what is written"
+                    );
+                    Progress::Done { message }
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(replica = name, "not detached: {error}");
+                    let message = error.to_string();
+                    Progress::Failed { message }
+                }
+                Err(error) => Progress::Failed {
+                    message: error.to_string(),
+                },
+            };
+            tokio::select! {
+                _ = tell.send(last) => {}
+                () = house.stop.cancelled() => {}
+            }
+        });
+        Ok(told)
     }
 
     /// Images of replicas that come from now on are to lie there.

@@ -107,7 +107,7 @@ impl ReplicaSet {
     }
 
     /// A replica that may be detached; nobody else is given it any more.
-    fn claim_open(&self, name: &str) -> Result<Arc<Replica>, AsideError> {
+    pub(super) fn claim_open(&self, name: &str) -> Result<Arc<Replica>, AsideError> {
         let unfit = |text: &str| Err(AsideError::Unfit(name.to_owned(), text.to_owned()));
         let mut slots = self.slots.lock();
         let replica = match slots.get(name) {
@@ -366,10 +366,20 @@ pub fn leave(shelf: &impl Shelf, applied: &ChainPoint, bytes: u64) -> Result<Lef
 /// Brings everything received into the image, ends every use of it, and notes how it is left.
 fn close(name: &str, replica: Arc<Replica>) -> Result<Left, AsideError> {
     let storage = |error| AsideError::Storage(name.to_owned(), error);
+    end_uses(name, &replica)?;
+    let (applied, files) = (replica.store().points().applied, replica.files().clone());
+    let bytes = replica.store().volume_bytes();
+    drop(replica);
+    leave(&Directory::new(&files.maps), &applied, bytes).map_err(storage)
+}
+
+/// Brings everything received into the image, and ends every use of it but the caller's.
+pub(super) fn end_uses(name: &str, replica: &Arc<Replica>) -> Result<(), AsideError> {
+    let storage = |error| AsideError::Storage(name.to_owned(), error);
     replica.shut_down().map_err(storage)?;
     // Sessions and views of it end by themselves now.
     let mut tries = 0;
-    while Arc::strong_count(&replica) > 1 && tries < LET_GO_TRIES {
+    while Arc::strong_count(replica) > 1 && tries < LET_GO_TRIES {
         std::thread::sleep(LET_GO_PAUSE);
         tries += 1;
     }
@@ -379,17 +389,11 @@ fn close(name: &str, replica: Arc<Replica>) -> Result<Left, AsideError> {
             "detached, although something still reads it; it cannot be attached until that has ended"
         );
     }
-    let (applied, files) = (replica.store().points().applied, replica.files().clone());
-    let (copy, bytes) = (
-        replica.store().copy_progress().state,
-        replica.store().volume_bytes(),
-    );
-    drop(replica);
-    if copy != CopyState::Complete {
+    if replica.store().copy_progress().state != CopyState::Complete {
         let text = "a copy of it has just begun; wait until that is complete";
         return Err(AsideError::Unfit(name.to_owned(), text.to_owned()));
     }
-    leave(&Directory::new(&files.maps), &applied, bytes).map_err(storage)
+    Ok(())
 }
 
 /// Where a seed is put. Dropped before [`keep`](Self::keep), nothing of it stays but what was written to a device.

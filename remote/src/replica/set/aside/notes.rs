@@ -10,6 +10,8 @@ pub(in crate::replica::set) const DETACHED: &str = "detached";
 pub(in crate::replica::set) const SEED: &str = "seed";
 /// Beside a seed that somebody else made, which is not cut to the size of its volume.
 pub(in crate::replica::set) const ADOPTED: &str = "adopted";
+/// A replica is being brought back to a moment before it is handed over: its image is no state until that is done.
+pub(in crate::replica::set) const RESTORING: &str = "restoring";
 /// First lines of the two files.
 const DETACHED_HEADING: &str = "farside detached 1";
 const SEED_HEADING: &str = "farside seed 1";
@@ -65,6 +67,12 @@ pub fn found(shelf: &impl Shelf) -> Option<Result<Aside, String>> {
         return Some(Err(error.to_string()));
     }
     if shelf.has(DETACHED) {
+        // It was restored first, and that is done.
+        if shelf.has(RESTORING)
+            && let Err(error) = shelf.remove(RESTORING)
+        {
+            return Some(Err(error.to_string()));
+        }
         return Some(read(shelf, DETACHED, Left::parse).map(Aside::Detached));
     }
     if !shelf.has(SEED) {
