@@ -6,6 +6,7 @@ use farside_tests::pattern::{Demand, History, Writer, WriterOptions};
 use farside_tests::ports::free_address;
 use farside_tests::proxy::Proxy;
 use farside_tests::status::{flag, number, text};
+use farside_tests::tools::Tool;
 use farside_tests::units::{Sizes, TwoUnits, Unit, VOLUME, remote_unit};
 use farside_tests::{BlockClient as _, Random, World, images, limits, promise, soak};
 use rustix::process::Signal;
@@ -205,6 +206,77 @@ fn a_replica_that_is_sent_on_follows_through_deaths_of_each_unit() {
     });
 }
 
+/// Sets something of the link of a unit.
+fn set(world: &World, file: &str, setting: &str) -> Result<()> {
+    let file = world.file(file);
+    let told = std::fs::read_to_string(&file)?;
+    Ok(std::fs::write(
+        &file,
+        told.replace("[link]\n", &format!("[link]\n{setting}\n")),
+    )?)
+}
+
+/// While the third is away merged backlogs of so many writes arrive in the middle.
+fn backlogs(chain: &Chain<'_>, random: &mut Random, each: &[u64]) -> Result<()> {
+    chain.between.cut();
+    for count in each {
+        chain.two.local.command(&["journal", "stop-send"])?.success()?;
+        write(&chain.two, random, *count)?;
+        chain.two.local.command(&["journal", "start-send"])?.success()?;
+        chain.two.expect_same_on_both_sides()?;
+    }
+    let merged = number(chain.two.local.status()?.remote(VOLUME)?, &["merged_bytes"])?;
+    ensure!(merged > 0, "nothing was merged");
+    chain.between.restore();
+    Ok(())
+}
+
+#[test]
+fn batches_are_passed_on_whatever_window_and_confirming_leave_room_for() {
+    promise(|world| {
+        let chain = Chain::prepare(world, ("merge = true\n", "confirm = true\n"), 256)?;
+        set(world, "third.toml", "journal_size = \"256M\"")?;
+        set(world, "remote.toml", "window = \"2M\"")?;
+        chain.start()?;
+        let mut random = Random::new(world.seed());
+        write(&chain.two, &mut random, 20)?;
+        chain.expect_same_everywhere()?;
+        backlogs(&chain, &mut random, &[330, 330, 330])?;
+        chain.expect_same_everywhere()?;
+        ensure!(chain.link()?["damaged"] == 0, "{:?}", chain.link());
+        let log = chain.two.remote.process()?.log_text();
+        ensure!(
+            !log.contains("before what is here was confirmed"),
+            "more was sent than may wait"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_third_unit_without_room_for_a_batch_is_not_dialled_in_vain() {
+    promise(|world| {
+        let chain = Chain::prepare(world, ("merge = true\n", ""), 256)?;
+        set(world, "third.toml", "history_size = \"16M\"")?;
+        chain.start()?;
+        let mut random = Random::new(world.seed());
+        write(&chain.two, &mut random, 20)?;
+        chain.expect_same_everywhere()?;
+        let before = chain.applied()?;
+        backlogs(&chain, &mut random, &[400])?;
+        wait_until("the middle to say why", limits::CATCH_UP, || {
+            let link = chain.link()?;
+            let said = link["detail"].to_string();
+            let refused = link["state"] == "refused" && said.contains("link.history_size");
+            Ok(Seen::when(refused, || format!("{link}")))
+        })?;
+        ensure!(chain.applied()? >= before, "it went back");
+        let consistent = flag(chain.third.status()?.replica(VOLUME)?, &["consistent"])?;
+        ensure!(consistent, "it is no state of the volume");
+        Ok(())
+    });
+}
+
 #[test]
 fn the_third_unit_is_a_prefix_after_every_kill_of_whichever_unit() {
     promise(|world| {
@@ -307,6 +379,11 @@ fn a_third_unit_keeps_its_state_while_the_one_before_it_is_copied_and_gets_what_
         chain.two.remote.start()?;
         chain.expect_same_everywhere()?;
         let sent = chain.between.passed_bytes(farside_tests::proxy::Way::Out);
+        let log = chain.two.remote.process()?.log_text();
+        ensure!(
+            !log.contains("link ended: the journal no longer holds"),
+            "the journal is blamed:\n{log}"
+        );
 
         // It falls out of the journal in the middle, too, and comes back.
         chain.between.cut();
@@ -324,6 +401,18 @@ fn a_third_unit_keeps_its_state_while_the_one_before_it_is_copied_and_gets_what_
             chain.between.passed_bytes(farside_tests::proxy::Way::Out) > sent,
             "nothing was sent"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_chain_grows_is_handed_over_and_begins_anew() {
+    promise(|world| {
+        let chain = Chain::prepare(world, ("", ""), 64)?;
+        chain.start()?;
+        let mut random = Random::new(world.seed());
+        write(&chain.two, &mut random, 200)?;
+        chain.expect_same_everywhere()?;
 
         // Growing, and a replica that is handed over: nothing is sent on from it.
         let grow = ["volume", "resize", VOLUME, "--size", "96M"];
@@ -350,8 +439,8 @@ fn a_third_unit_keeps_its_state_while_the_one_before_it_is_copied_and_gets_what_
 
         // Changed meanwhile it begins anew, and cannot tell whether the third has what it says. A person decides; what is there is compared.
         let touch = |image: PathBuf| -> Result<()> {
-            let file = std::fs::File::options().write(true).open(image)?;
-            Ok(file.set_modified(std::time::SystemTime::now())?)
+            Tool::new("touch").path(&image).ok()?;
+            Ok(())
         };
         chain
             .two

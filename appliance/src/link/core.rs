@@ -13,12 +13,11 @@ use super::events::{ChunkDigest, Effect, Input, Outgoing, Progress, SessionLimit
 use super::limits::{BATCH_CHUNKS, COPY_PIECE_BYTES};
 use super::pace::Pace;
 use super::session::offered;
-use super::source::{ChunkSpan, Extent, InBatch, Located, Points};
+use super::source::{ChunkSpan, Extent, InBatch, Located, Points, SourceError};
 use super::verifying::Verifying;
 use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState};
 use farside_protocol::link::limits::{
-    COPY_DATA_BYTES, FEATURE_COMPARE, FEATURE_MERGE, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS,
-    SILENCE_LIMIT_MS,
+    COPY_DATA_BYTES, FEATURE_COMPARE, HEADER_BYTES, HEARTBEAT_INTERVAL_MS, HELLO_TIMEOUT_MS, SILENCE_LIMIT_MS,
 };
 use farside_protocol::link::{BeginCopy, Compression, Message, Refusal, RefuseCode, Verify, Welcome};
 use std::collections::VecDeque;
@@ -57,6 +56,8 @@ pub struct SessionCore {
     held: bool,
     /// A copy is needed, and is not begun while nothing may be sent: the replica would be no state of the volume meanwhile.
     copy_waits: bool,
+    /// So much a batch takes that comes next and has to wait for room.
+    batch_waits: Option<u64>,
     /// Of a merged batch a part was sent: nothing but the rest of it may follow.
     in_batch: bool,
     reading: bool,
@@ -90,6 +91,7 @@ impl SessionCore {
             pace: Pace::new(limits.bytes_per_second, now_ms),
             held: false,
             copy_waits: false,
+            batch_waits: None,
             in_batch: false,
             reading: false,
             writing: false,
@@ -234,6 +236,14 @@ impl SessionCore {
                     effects.push(Effect::Judged(verdict));
                 }
             }
+            Input::Failed(SourceError::LongBatch(bytes)) if bytes <= self.longest_batch() => {
+                self.reading = false;
+                self.batch_waits = Some(bytes);
+            }
+            Input::Failed(SourceError::LongBatch(bytes)) => {
+                let limit = self.longest_batch();
+                return Err(CloseReason::LongBatch { bytes, limit });
+            }
             Input::Failed(error) => return Err(CloseReason::Source(error)),
             Input::Written => {
                 self.writing = false;
@@ -375,14 +385,11 @@ impl SessionCore {
 
     fn chunks_read(&mut self, spans: &[ChunkSpan], digests: &[ChunkDigest]) -> Result<(), CloseReason> {
         self.reading = false;
+        self.batch_waits = None;
         if spans.is_empty() || spans.len() > BATCH_CHUNKS {
             return Err(storage("the journal gave no chunk, or more than were asked for"));
         }
         let limit = self.chunk_limit();
-        let takes_batches = self.peer().is_some_and(|peer| peer.features & FEATURE_MERGE != 0);
-        if !takes_batches && spans.iter().any(|span| span.batch != InBatch::No) {
-            return Err(CloseReason::NoBatches);
-        }
         let mut digests = digests.iter();
         for span in spans {
             let follows = Some(span.after.sequence) == self.sent.sequence.checked_add(1);

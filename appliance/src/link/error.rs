@@ -40,12 +40,20 @@ pub enum CloseReason {
          segments and this release, or take 'confirm' away"
     )]
     CannotConfirm,
-    /// The journal has merged batches, and the remote takes none.
+    /// The journal of a replica has a merged batch that the remote does not take.
     #[error(
-        "the journal of this replica has merged batches, which the remote does not take: give it a larger journal and this release, or take \
-         'merge' away where the volume is"
+        "a merged batch of {bytes} bytes comes next, and the remote takes {limit} at most, an eighth of its journal or of its history: let it \
+         make its replica anew with larger ones (link.journal_size, link.history_size), or take 'merge' away where the volume is"
     )]
-    NoBatches,
+    LongBatch {
+        /// What it takes in a journal, with what is trimmed and zeroed.
+        bytes: u64,
+        /// The most that the remote takes.
+        limit: u64,
+    },
+    /// What is sent is no state of the volume for now.
+    #[error("{0}")]
+    NotSentOn(String),
     /// The journal overflowed while the remote was behind.
     #[error("{OVERFLOWED}; the remote gets a resync")]
     CutLoose,
@@ -81,7 +89,7 @@ impl CloseReason {
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::Diverged(_) | Self::CannotConfirm | Self::NoBatches => true,
+            Self::Diverged(_) | Self::CannotConfirm | Self::LongBatch { .. } => true,
             Self::Refused(refusal) => !refusal.code.is_passing(),
             _ => false,
         }

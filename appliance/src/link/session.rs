@@ -136,7 +136,10 @@ where
     farewell(work, &mut stream, say).await;
     let reason = match reason {
         // The same event: whoever notices first says so.
-        CloseReason::Source(SourceError::Behind) => CloseReason::CutLoose,
+        CloseReason::Source(SourceError::Behind) | CloseReason::CutLoose => match setup.source.held() {
+            Some(why) => CloseReason::NotSentOn(why),
+            None => CloseReason::CutLoose,
+        },
         other => other,
     };
     let gain = view.gain(&core, &reason);

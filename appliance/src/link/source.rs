@@ -49,6 +49,10 @@ pub struct WantedChunks {
     pub max_bytes: u64,
     /// Say of each whether it changes anything in this range.
     pub watched: Option<Range<u64>>,
+    /// The size of the volume that the remote was told of.
+    pub volume_bytes: u64,
+    /// A merged batch that lies in the journal was begun, and goes on; if not, the most that one may take.
+    pub batch: Option<u64>,
     /// They may be those of a merged batch. One that was begun is given to its end.
     pub merge: Option<MergeLimits>,
 }
@@ -168,6 +172,9 @@ pub enum SourceError {
     /// The journal no longer holds it: the remote fell too far behind.
     #[error("the journal no longer holds what the remote needs next")]
     Behind,
+    /// A merged batch that lies in the journal comes next, takes so much, and may not be begun now.
+    #[error("a merged batch of {0} bytes comes next")]
+    LongBatch(u64),
     /// Reading failed; the text names file, place and remedy.
     #[error("{0}")]
     Storage(String),

@@ -59,3 +59,6 @@ pub(super) const TREND_SECONDS: f64 = 120.0;
 
 /// How often it is looked which replicas there are to be sent on.
 pub(super) const RELAY_LOOK: Duration = Duration::from_millis(200);
+
+/// When it is tried again to send one on that could not be.
+pub(super) const RELAY_AGAIN: Duration = Duration::from_secs(5);

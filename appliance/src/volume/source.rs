@@ -32,8 +32,6 @@ pub struct LinkSource {
     pub(super) remote: String,
     pub(super) origin: Origin,
     identity: Identity,
-    /// The size of the volume that the remote was told of.
-    greeted_bytes: AtomicU64,
     /// (last record, blocks) of chunks that were read and are not confirmed.
     unconfirmed: Mutex<VecDeque<(u64, u64)>>,
     pub(super) merging: Merging,
@@ -104,7 +102,6 @@ impl LinkSource {
         };
         Ok(Self {
             remote: remote.to_owned(),
-            greeted_bytes: AtomicU64::new(volume_bytes),
             identity,
             unconfirmed: Mutex::default(),
             merging,
@@ -221,10 +218,38 @@ fn damaged(volume: &str, span: &farside_storage::ChunkSpan) -> SourceError {
     ))
 }
 
+impl LinkSource {
+    /// A replica has batches in its journal. Each is begun with a reading of its own, if there is room for all of it.
+    async fn up_to_batch(
+        &self,
+        wanted: &WantedChunks,
+        mut spans: Vec<farside_storage::ChunkSpan>,
+        buffer: &[u8],
+    ) -> Result<Vec<farside_storage::ChunkSpan>, SourceError> {
+        let (Some(most), Origin::Replica(_)) = (wanted.batch, &self.origin) else {
+            return Ok(spans);
+        };
+        let is_batch = |span: &farside_storage::ChunkSpan| {
+            What::decode(&buffer[span.what.clone()]).is_ok_and(|what| what.merged().is_some())
+        };
+        let Some(begins) = spans.iter().position(is_batch) else {
+            return Ok(spans);
+        };
+        if begins == 0 {
+            let from = wanted.from;
+            let bytes = self.waiting(move |store| store.batch_size(&from)).await?;
+            if bytes > most {
+                return Err(SourceError::LongBatch(bytes));
+            }
+        }
+        spans.truncate(begins.max(1));
+        Ok(spans)
+    }
+}
+
 impl Source for LinkSource {
     fn identity(&self) -> Identity {
         let (volume_bytes, epoch) = self.origin.size_and_epoch();
-        self.greeted_bytes.store(volume_bytes, Ordering::Relaxed);
         Identity {
             volume_bytes,
             epoch,
@@ -309,7 +334,7 @@ impl Source for LinkSource {
         let (from, up_to) = (wanted.from, wanted.up_to);
         let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(usize::MAX);
         let store = self.origin.store();
-        if store.volume_bytes() != self.greeted_bytes.load(Ordering::Relaxed) {
+        if store.volume_bytes() != wanted.volume_bytes {
             let text = "it grew; the remote is greeted anew, with its new size";
             return Err(SourceError::Storage(text.to_owned()));
         }
@@ -330,6 +355,7 @@ impl Source for LinkSource {
             ReadError::Behind(_) => SourceError::Behind,
             ReadError::Storage(error) => storage_error(error),
         })?;
+        let spans = self.up_to_batch(wanted, spans, buffer).await?;
         self.described(wanted, spans, buffer)
     }
 

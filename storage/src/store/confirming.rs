@@ -113,6 +113,8 @@ impl Store {
     pub fn give_up_unconfirmed(&self) -> Result<(), StorageError> {
         let _gate = self.sync_gate.lock();
         let mut appender = self.appender.lock();
+        // What is being confirmed at this moment counts, or does not: nothing in between.
+        let _superblock = self.superblock.lock();
         let durable = {
             let state = self.state.lock();
             if !state.confirms || state.points.durable == state.points.journaled {

@@ -7,8 +7,8 @@ use crate::device::Device;
 use crate::error::StorageError;
 use crate::journal::{ChunkSpan, ReadError};
 use crate::limits::TRAIL_READ_BYTES;
-use farside_protocol::journal::limits::MAX_CONSUMERS;
-use farside_protocol::journal::{ChainPoint, ConsumerState, MAX_TRAIL_POINTS, RecordKind, What};
+use farside_protocol::journal::limits::{BLOCK_BYTES, MAX_CONSUMERS};
+use farside_protocol::journal::{ChainPoint, ConsumerState, CopyState, MAX_TRAIL_POINTS, RecordKind, What};
 use std::sync::Arc;
 
 /// What a store says about one of its consumers.
@@ -91,6 +91,10 @@ impl Store {
         let (base, id, before) = {
             let mut state = self.state.lock();
             let applied = state.points.applied;
+            if state.is_reset || state.copy.state != CopyState::Complete {
+                let text = "is being copied itself; the link tries again";
+                return Err(StorageError::refused(&self.name, text));
+            }
             let consumer = find(&mut state.consumers, name, self.name())?;
             if consumer.state == ConsumerState::Copying && marked.is_none() {
                 let text = "another copy for this remote was begun at the same time; the link tries again";
@@ -261,6 +265,28 @@ impl Store {
         }
     }
 
+    /// What a journal takes for the merged batch that begins after a point, with what is trimmed and zeroed in it.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn batch_size(&self, from: &ChainPoint) -> Result<u64, StorageError> {
+        let mut block = Box::new([0; BLOCK_BYTES]);
+        let (mut at, mut bytes) = (*from, 0_u64);
+        while let Some((_, what, after)) =
+            self.journal
+                .next_chunk(&at, self.points().durable.address, &mut block)?
+        {
+            let erased = what.records().filter(|record| record.payload_bytes() == 0);
+            let erased: u64 = erased.map(|record| u64::from(record.length)).sum();
+            bytes = bytes.saturating_add(what.stored_bytes()).saturating_add(erased);
+            if !what.has_more() {
+                break;
+            }
+            at = after;
+        }
+        Ok(bytes)
+    }
+
     /// The point just after the chunk whose last record is `record`; `None` if the journal no longer has it.
     ///
     /// # Errors
@@ -358,16 +384,22 @@ impl Store {
 
     /// The ends of the chunks after a confirmed point: what of them reached the consumer is known to it alone.
     fn trail_between(&self, acked: ChainPoint, limit: ChainPoint) -> Result<Vec<ChainPoint>, StorageError> {
-        let (mut trail, mut buffer) = (vec![acked], Vec::new());
+        let (mut trail, mut buffer, mut from) = (vec![acked], Vec::new(), acked);
         while trail.len() < MAX_TRAIL_POINTS {
-            let from = trail.last().copied().unwrap_or(acked);
             let spans = self
                 .journal
                 .read_run(&from, limit.address, TRAIL_READ_BYTES, &mut buffer)?;
             if spans.is_empty() {
                 break;
             }
-            trail.extend(spans.into_iter().map(|span| span.after));
+            // In the middle of a batch nobody stands.
+            from = spans.last().map_or(from, |span| span.after);
+            trail.extend(
+                spans
+                    .into_iter()
+                    .filter(|span| !span.has_more)
+                    .map(|span| span.after),
+            );
         }
         trail.truncate(MAX_TRAIL_POINTS);
         Ok(trail)

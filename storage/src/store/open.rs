@@ -308,6 +308,7 @@ fn opening_state(
             synced: *head,
             journaled: *head,
         },
+        is_reset: false,
         confirms: superblock.confirms,
         overlay: Overlay::new(),
         damaged: Vec::new(),

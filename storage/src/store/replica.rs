@@ -49,6 +49,14 @@ impl Store {
     /// # Errors
     /// [`StorageError`].
     pub fn begin_copy(&self, base: &ChainPoint, source: Uuid, id: u32) -> Result<(), StorageError> {
+        // From here on no copy for them is begun either: it would be of an image that is no state, from a point that is gone.
+        self.state.lock().is_reset = true;
+        let begun = self.reset(base, source, id);
+        self.state.lock().is_reset = false;
+        begun
+    }
+
+    fn reset(&self, base: &ChainPoint, source: Uuid, id: u32) -> Result<(), StorageError> {
         if self.acked_by_any() {
             self.cut_loose(u64::MAX, None)?;
             self.checkpoint()?;

@@ -95,6 +95,8 @@ pub struct Counters {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) points: Points,
+    /// A copy of this replica is about to begin: none is begun of it.
+    pub(super) is_reset: bool,
     /// What is synced counts only when it is confirmed.
     pub(super) confirms: bool,
     pub(super) overlay: Overlay,

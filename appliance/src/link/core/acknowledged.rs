@@ -40,7 +40,7 @@ impl SessionCore {
                 return Err(protocol("the remote acknowledged chunks that were not sent"));
             };
             self.in_flight_bytes = self.in_flight_bytes.saturating_sub(chunk.wire_bytes);
-            self.confirming.counted(&chunk);
+            self.confirming.counted(&chunk)?;
             self.acked = chunk.point;
         }
         if same_place(&self.acked, received) {

@@ -28,6 +28,8 @@ pub(super) struct Confirming {
     segment_bytes: u64,
     signature: Signature,
     waiting_bytes: u64,
+    /// The last chunk that was confirmed.
+    confirmed: u64,
 }
 
 impl Confirming {
@@ -67,8 +69,18 @@ impl Confirming {
         }
     }
 
-    pub(super) fn counted(&mut self, chunk: &Unacked) {
+    /// The remote says that it counts.
+    pub(super) fn counted(&mut self, chunk: &Unacked) -> Result<(), CloseReason> {
+        if self.limit.is_some() && chunk.point.sequence > self.confirmed {
+            return Err(protocol("the remote acknowledged chunks that were not confirmed"));
+        }
         self.waiting_bytes = self.waiting_bytes.saturating_sub(chunk.stored_bytes);
+        Ok(())
+    }
+
+    /// Bytes of chunks that may ever wait.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit.unwrap_or(u64::MAX)
     }
 
     /// Bytes of chunks that may be sent now: no fewer than the largest chunk takes, or none.
@@ -92,6 +104,9 @@ impl SessionCore {
         if self.confirming.limit.is_none() {
             return Err(protocol("the remote tells what it holds and was not asked to"));
         }
+        if held.point.sequence <= self.confirming.confirmed {
+            return Err(protocol("the remote tells once more what it holds"));
+        }
         let mut chunks = self.unacked.iter();
         let Some(chunk) = chunks.find(|chunk| same_place(&chunk.point, &held.point)) else {
             return Err(protocol(
@@ -107,8 +122,89 @@ impl SessionCore {
             let refusal = Refusal::new(RefuseCode::Damaged, held.point.sequence, &text);
             return Err(CloseReason::Rejected(refusal));
         }
+        self.confirming.confirmed = held.point.sequence;
         let confirm = Message::Confirm(Confirm { point: held.point });
         self.outbox.push_back(Outgoing::Message(confirm));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::events::{Input, Stage};
+    use crate::link::source::Points;
+    use farside_protocol::journal::CopyState;
+    use farside_protocol::link::{Ack, Compression};
+
+    /// A session that has sent one chunk, and is sending it still.
+    fn session() -> (SessionCore, ChainPoint) {
+        let limits = SessionLimits {
+            window_bytes: 64 << 20,
+            bytes_per_second: None,
+            compression: Compression::None,
+            merge: false,
+            confirm: true,
+            segment_bytes: 1 << 20,
+            volume_bytes: 1 << 26,
+            epoch: 1,
+        };
+        let point = ChainPoint {
+            sequence: 1,
+            record: 1,
+            ..ChainPoint::default()
+        };
+        let points = Points {
+            tail: ChainPoint::default(),
+            image: point,
+            durable: point,
+            journaled: point,
+        };
+        let mut core = SessionCore::new(limits, points, 0);
+        (core.stage, core.sent, core.writing) = (Stage::Streaming, point, true);
+        core.confirming.limit = Some(4 << 20);
+        core.unacked.push_back(Unacked {
+            point,
+            wire_bytes: 4096,
+            stored_bytes: 8192,
+            signature: Signature::default(),
+        });
+        (core, point)
+    }
+
+    #[test]
+    fn a_remote_that_tells_one_point_again_and_again_fills_no_memory() {
+        let (mut core, point) = session();
+        let signature = Signature::default();
+        for _ in 0..100 {
+            core.apply(0, Input::Held(Held { point, signature }));
+        }
+        assert!(
+            core.outbox.len() <= 1,
+            "{} messages wait to be sent",
+            core.outbox.len()
+        );
+        assert_eq!(core.stage, Stage::Closed);
+    }
+
+    #[test]
+    fn what_was_not_confirmed_is_not_taken_for_acknowledged() {
+        for confirmed in [false, true] {
+            let (mut core, point) = session();
+            if confirmed {
+                let signature = Signature::default();
+                core.apply(0, Input::Held(Held { point, signature }));
+            }
+            let ack = Ack {
+                received: point,
+                applied: 1,
+                copy_offset: 0,
+                copy: CopyState::Complete,
+                begun: false,
+            };
+            core.apply(0, Input::Ack(ack));
+            assert_eq!(core.acked.record, u64::from(confirmed));
+            assert_eq!(core.stage == Stage::Closed, !confirmed);
+        }
     }
 }

@@ -39,7 +39,8 @@ impl SessionCore {
             effects.push(Effect::Send(next));
         }
         let busy = self.reading || self.writing || !self.outbox.is_empty();
-        let window_open = self.in_flight_bytes < self.limits.window_bytes;
+        // What was begun of a batch is sent to its end: nothing of it is confirmed before.
+        let window_open = self.in_flight_bytes < self.limits.window_bytes || self.in_batch;
         let may_send =
             matches!(self.stage, Stage::Copying | Stage::Streaming) && self.pace.may_send(self.now_ms);
         if busy || !window_open || !may_send || self.held {
@@ -100,6 +101,18 @@ impl SessionCore {
         (self.stage == Stage::Streaming).then_some(limits)
     }
 
+    /// How long a batch may be that lies in the journal of a replica, if it is begun now.
+    fn room_for_batch(&self) -> u64 {
+        self.longest_batch().min(self.confirming.room())
+    }
+
+    /// The same whenever it is begun.
+    pub(super) fn longest_batch(&self) -> u64 {
+        let peer = self.peer().filter(|peer| peer.features & FEATURE_MERGE != 0);
+        let largest = peer.and_then(|peer| 1_u64.checked_shl(peer.batch_log2.into()));
+        largest.unwrap_or(0).min(self.confirming.limit())
+    }
+
     fn next_chunks(&self) -> Option<Effect> {
         let limit = self.chunk_limit();
         let up_to = self
@@ -112,12 +125,16 @@ impl SessionCore {
             return None;
         }
         let room = self.limits.window_bytes.saturating_sub(self.in_flight_bytes);
-        // What was begun of a batch had room when it was planned.
+        // What was begun of a batch had room then.
         let room = match self.in_batch {
-            true => room,
+            true => BATCH_BYTES,
             false => room.min(self.confirming.room()),
         };
-        if room == 0 {
+        if room == 0
+            || self
+                .batch_waits
+                .is_some_and(|bytes| bytes > self.room_for_batch())
+        {
             return None;
         }
         Some(Effect::ReadChunks(WantedChunks {
@@ -125,6 +142,8 @@ impl SessionCore {
             up_to,
             max_bytes: room.min(BATCH_BYTES).min(self.pace.most_bytes()),
             watched: self.verifying.watched(),
+            volume_bytes: self.limits.volume_bytes,
+            batch: (!self.in_batch).then(|| self.room_for_batch()),
             merge: self.largest_batch(),
         }))
     }

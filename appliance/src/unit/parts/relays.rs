@@ -7,7 +7,7 @@ use super::sending::SendingAs;
 use super::status::{KnownOf, sent_status};
 use crate::config::{RemoteConfig, ReplicaConfig};
 use crate::link::{LinkState, LinkStatus, Sender};
-use crate::unit::limits::RELAY_LOOK;
+use crate::unit::limits::{RELAY_AGAIN, RELAY_LOOK};
 use crate::volume::LinkSource;
 use farside_protocol::control::RemoteStatus;
 use farside_remote::{Replica, ReplicaSet};
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// One remote of a replica.
 #[derive(Debug)]
@@ -26,13 +26,21 @@ struct Onward {
     sender: Option<Sender>,
 }
 
+/// One that could not be begun.
+#[derive(Debug)]
+struct Failed {
+    config: RemoteConfig,
+    problem: String,
+    again_at: Instant,
+}
+
 /// A replica in service and whom it is sent on to.
 #[derive(Debug)]
 struct Relay {
     replica: Arc<Replica>,
     onward: BTreeMap<String, Onward>,
     /// Remotes for which that failed, and why.
-    failed: BTreeMap<String, (RemoteConfig, String)>,
+    failed: BTreeMap<String, Failed>,
 }
 
 /// What a unit sends on.
@@ -126,7 +134,7 @@ impl Relays {
         let ended: Vec<Onward> = {
             let mut relays = self.relays.lock();
             let Some(relay) = relays.get_mut(name) else { return };
-            relay.failed.retain(|_, (config, _)| remotes.contains(config));
+            relay.failed.retain(|_, failed| remotes.contains(&failed.config));
             let other = relay
                 .onward
                 .extract_if(.., |_, onward| !remotes.contains(&onward.config));
@@ -139,7 +147,15 @@ impl Relays {
 
     /// The journal keeps nothing for remotes that are not there any more.
     async fn forget_others(&self, replica: &Arc<Replica>, remotes: &[RemoteConfig]) {
-        for slot in replica.store().superblock().consumers {
+        // What a degraded one keeps cannot be taken away.
+        let is_well = replica.store().failure().is_none();
+        for slot in replica
+            .store()
+            .superblock()
+            .consumers
+            .into_iter()
+            .filter(|_| is_well)
+        {
             if remotes.iter().any(|remote| remote.name == slot.name) {
                 continue;
             }
@@ -164,7 +180,8 @@ impl Relays {
     /// Begins to send a replica on, unless that is being done, or failed.
     async fn begin(&self, name: &str, replica: &Arc<Replica>, remote: &RemoteConfig) {
         let is_known = self.relays.lock().get(name).is_some_and(|relay| {
-            relay.onward.contains_key(&remote.name) || relay.failed.contains_key(&remote.name)
+            let waits = |failed: &Failed| Instant::now() < failed.again_at;
+            relay.onward.contains_key(&remote.name) || relay.failed.get(&remote.name).is_some_and(waits)
         });
         if is_known {
             return;
@@ -187,11 +204,24 @@ impl Relays {
                     source,
                     sender,
                 };
+                relay.failed.remove(&remote.name);
                 relay.onward.insert(remote.name.clone(), onward);
             }
             Err(problem) => {
-                tracing::error!(replica = name, remote = remote.name, "not sent on: {problem}");
-                let failed = (remote.clone(), problem);
+                let failed = Failed {
+                    config: remote.clone(),
+                    problem,
+                    again_at: Instant::now() + RELAY_AGAIN,
+                };
+                let known = relay.failed.get(&remote.name);
+                if known.is_none_or(|known| known.problem != failed.problem) {
+                    tracing::error!(
+                        replica = name,
+                        remote = remote.name,
+                        "not sent on: {}",
+                        failed.problem
+                    );
+                }
                 relay.failed.insert(remote.name.clone(), failed);
             }
         }
@@ -231,10 +261,10 @@ impl Relays {
                 )
             })
             .collect();
-        all.extend(relay.failed.values().map(|(config, problem)| RemoteStatus {
-            name: config.name.clone(),
-            address: config.address.clone(),
-            detail: Some(problem.clone()),
+        all.extend(relay.failed.values().map(|failed| RemoteStatus {
+            name: failed.config.name.clone(),
+            address: failed.config.address.clone(),
+            detail: Some(failed.problem.clone()),
             ..RemoteStatus::default()
         }));
         all.sort_by(|one, other| one.name.cmp(&other.name));

@@ -3,6 +3,8 @@
 use super::*;
 use crate::store::ReadBack;
 use farside_protocol::journal::{ChainPoint, What};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::sync_channel;
 
 /// A volume with so many writes, one chunk each, and a replica in confirmed mode that has nothing yet.
 fn pair(writes: u8) -> (World, World) {
@@ -174,4 +176,90 @@ fn what_the_disk_made_of_a_chunk_is_seen_before_it_counts_and_it_can_be_sent_aga
         .confirm(&read_back(&replica).unwrap().point)
         .unwrap();
     assert_eq!(blocks(&image(&replica)), expected(5));
+}
+
+#[test]
+fn what_is_being_confirmed_when_the_replica_is_shut_down_counts_or_does_not() {
+    let (volume, mut replica) = pair(9);
+    send(&volume, &replica, ChainPoint::default(), 3);
+    replica
+        .store
+        .confirm(&read_back(&replica).unwrap().point)
+        .unwrap();
+    send(&volume, &replica, replica.store.points().durable, 6);
+    let point = read_back(&replica).unwrap().point;
+    let (reached, seen) = sync_channel(1);
+    let first = AtomicBool::new(true);
+    // The sync of the superblock that notes the confirmation takes a while, as disks do.
+    replica.journal.on_sync(move |_| {
+        if first.swap(false, Ordering::SeqCst) {
+            reached.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    std::thread::scope(|scope| {
+        let confirm = scope.spawn(|| replica.store.confirm(&point));
+        seen.recv().unwrap();
+        replica.store.shut_down().unwrap();
+        confirm.join().unwrap().unwrap();
+    });
+    replica.open_again().unwrap();
+    assert_eq!(replica.store.points().durable.record, 6);
+    assert_eq!(blocks(&image(&replica)), expected(6));
+}
+
+/// A replica that is complete, and a third unit that it is sent on to; all of it is in the image.
+fn relay(volume: &World) -> World {
+    let replica = World::new(Role::Replica, 64 << 10);
+    replica
+        .store
+        .begin_copy(&ChainPoint::default(), Uuid::nil(), 1)
+        .unwrap();
+    replica.store.zero_copy(0, VOLUME_BYTES).unwrap();
+    replica.store.end_copy(0).unwrap();
+    send(volume, &replica, ChainPoint::default(), 5);
+    image(&replica);
+    replica.store.checkpoint().unwrap();
+    replica.store.add_consumer("third", replica.map.clone()).unwrap();
+    replica
+}
+
+#[test]
+fn no_copy_is_begun_of_a_replica_that_is_about_to_be_copied_itself() {
+    let (volume, _) = pair(9);
+    // What it had already, of a volume that was let go while nobody wrote, and something later.
+    for record in [5, 8] {
+        let mut replica = relay(&volume);
+        replica.store.begin_consumer_copy("third", true).unwrap();
+        let (reached, seen) = sync_channel(1);
+        let first = AtomicBool::new(true);
+        replica.image.on_sync(move |_| {
+            if first.swap(false, Ordering::SeqCst) {
+                reached.send(()).unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        });
+        let mut base = volume.store.locate(record).unwrap().unwrap();
+        base.address = 0;
+        std::thread::scope(|scope| {
+            let reset = scope.spawn(|| replica.store.begin_copy(&base, Uuid::nil(), 2).unwrap());
+            seen.recv().unwrap();
+            let refused = replica.store.begin_consumer_copy("third", false).unwrap_err();
+            assert!(
+                refused.to_string().contains("is being copied itself"),
+                "{refused}"
+            );
+            reset.join().unwrap();
+        });
+        replica.store.begin_consumer_copy("third", false).unwrap_err();
+        assert_eq!(
+            replica.store.consumer("third").unwrap().state,
+            ConsumerState::NeedsCopy
+        );
+        replica.store.zero_copy(0, VOLUME_BYTES).unwrap();
+        replica.store.end_copy(record).unwrap();
+        replica.store.shut_down().unwrap();
+        replica.open_again().unwrap();
+        replica.store.begin_consumer_copy("third", false).unwrap();
+    }
 }
