@@ -24,7 +24,7 @@ use farside_storage::{
 use fit::{check, check_geometry, grow};
 use parking_lot::Mutex;
 use places::{image_in, lead_to};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,6 +74,8 @@ pub struct ReplicaSet {
     slots: Mutex<BTreeMap<String, Slot>>,
     /// Images that are to lie elsewhere, by the name of their replica.
     images: Mutex<BTreeMap<String, PathBuf>>,
+    /// Replicas that could not be opened because their images were not there.
+    absent: Mutex<BTreeSet<String>>,
     stopping: AtomicBool,
 }
 
@@ -126,6 +128,7 @@ impl ReplicaSet {
             clock,
             slots: Mutex::new(slots),
             images: Mutex::default(),
+            absent: Mutex::default(),
             stopping: AtomicBool::new(false),
         })
     }
@@ -150,10 +153,14 @@ impl ReplicaSet {
             self.slots.lock().insert(name, slot);
             return;
         }
-        let opened = self.open_replica(&files_in(&self.config.directory, &name));
+        let files = files_in(&self.config.directory, &name);
+        let opened = self.open_replica(&files);
         let opened = opened.map_err(|error| self.with_remedy(&name, &error));
         if let Err(problem) = &opened {
             tracing::error!(replica = name, "replica not in service: {problem}");
+            if !files.image.exists() {
+                self.absent.lock().insert(name.clone());
+            }
         }
         self.settle_slot(name, opened);
     }
@@ -252,8 +259,28 @@ impl ReplicaSet {
         }
     }
 
+    /// Opens one whose image was not there and is now, so that its volume finds it.
+    fn open_returned(&self, name: &str) {
+        let is_back =
+            self.absent.lock().contains(name) && files_in(&self.config.directory, name).image.exists();
+        if !is_back {
+            return;
+        }
+        {
+            let mut slots = self.slots.lock();
+            if !matches!(slots.get(name), Some(Slot::Failed(_))) {
+                return;
+            }
+            slots.insert(name.to_owned(), Slot::Starting);
+        }
+        self.absent.lock().remove(name);
+        tracing::info!(replica = name, "its image is there again");
+        self.open_one(name.to_owned());
+    }
+
     fn find(&self, hello: &Hello) -> Option<Result<Arc<Replica>, Refusal>> {
         let name = &hello.volume_name;
+        self.open_returned(name);
         let mut slots = self.slots.lock();
         let Some(slot) = slots.get(name).cloned() else {
             // Whoever is told that there is none makes it.

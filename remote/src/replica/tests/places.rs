@@ -307,3 +307,38 @@ async fn what_could_not_be_opened_is_tried_again_when_it_may_be_there() {
     let replica = soon(again.open_or_create(&world.hello())).await.unwrap();
     assert_eq!(replica.state().copy, CopyState::Empty);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_image_returns_is_opened_for_its_volume() {
+    let world = World::new();
+    let (place, away) = (
+        world.directory.path().join("store.img"),
+        world.directory.path().join("away"),
+    );
+    world.place(&place);
+    let replica = complete(&world).await;
+    drop(replica);
+    let set = world.set.clone();
+    blocking(move || set.shut_down()).await;
+    let World {
+        directory,
+        volume,
+        set,
+    } = world;
+    drop(set);
+    std::fs::rename(&place, &away).unwrap();
+    let set = set_in(directory.path(), None);
+    let world = World {
+        directory,
+        volume,
+        set,
+    };
+    for _ in 0..2 {
+        let (code, text) = world.refused(|_| ()).await;
+        assert_eq!(code, RefuseCode::Degraded, "{text}");
+    }
+    std::fs::rename(&away, &place).unwrap();
+    let replica = world.open().await;
+    assert_eq!(replica.state().copy, CopyState::Complete);
+    assert!(world.set.failed().is_empty());
+}
