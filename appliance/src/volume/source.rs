@@ -226,7 +226,13 @@ impl LinkSource {
         mut spans: Vec<farside_storage::ChunkSpan>,
         buffer: &[u8],
     ) -> Result<Vec<farside_storage::ChunkSpan>, SourceError> {
-        let (Some(most), Origin::Replica(_)) = (wanted.batch, &self.origin) else {
+        if !matches!(self.origin, Origin::Replica(_)) {
+            return Ok(spans);
+        }
+        let Some(most) = wanted.batch else {
+            // The rest of one. What follows it is looked at by itself.
+            let ends = spans.iter().position(|span| !span.has_more);
+            spans.truncate(ends.map_or(spans.len(), |ends| ends + 1));
             return Ok(spans);
         };
         let is_batch = |span: &farside_storage::ChunkSpan| {

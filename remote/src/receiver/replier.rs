@@ -92,6 +92,10 @@ async fn tell_held<W: AsyncWrite + Unpin, S: Sink>(
     }
     let read = sink.read_back(from).await.map_err(refused)?;
     let read = read.ok_or_else(|| SessionError::Refused(damaged(from.sequence)))?;
+    if read.point.sequence <= from.sequence {
+        // Given up meanwhile: the replica goes out of service.
+        return Ok(false);
+    }
     for digest in &read.chunks {
         signature.take(digest);
     }

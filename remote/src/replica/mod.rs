@@ -287,6 +287,8 @@ impl Sink for Replica {
         self.check()?;
         let store = self.store.clone();
         let read = done_elsewhere(&*self.workers, move || store.read_back(&after, chunk_digest)).await;
+        // What is given up at the end cannot be read, and is not damaged.
+        self.check()?;
         read.ok_or(SinkError::ShuttingDown)
     }
 

@@ -134,7 +134,7 @@ impl ReplicaSet {
     }
 
     /// Opens and recovers every replica that was found; one that cannot be opened is kept with the reason. Blocks.
-    pub fn open_all(&self) {
+    pub fn open_all(self: &Arc<Self>) {
         for name in self.starting() {
             if self.stopping.load(Ordering::Acquire) {
                 return;
@@ -144,16 +144,13 @@ impl ReplicaSet {
     }
 
     /// Opens one whose slot is the caller's.
-    fn open_one(&self, name: String) {
+    fn open_one(self: &Arc<Self>, name: String) {
         if self.is_restoring(&name) {
-            let slot = self.finish_restoring(&name);
-            if let Slot::Failed(problem) = &slot {
-                tracing::error!(replica = name, "replica not in service: {problem}");
-            }
-            self.slots.lock().insert(name, slot);
+            self.go_on_restoring(name);
             return;
         }
         let files = files_in(&self.config.directory, &name);
+        self.absent.lock().remove(&name);
         let opened = self.open_replica(&files);
         let opened = opened.map_err(|error| self.with_remedy(&name, &error));
         if let Err(problem) = &opened {
@@ -166,7 +163,7 @@ impl ReplicaSet {
     }
 
     /// Tries once more to open what could not be opened: what was in the way may be gone. Blocks.
-    pub fn open_failed(&self) {
+    pub fn open_failed(self: &Arc<Self>) {
         let mut failed = Vec::new();
         for (name, slot) in self.slots.lock().iter_mut() {
             if matches!(slot, Slot::Failed(_)) {
@@ -260,7 +257,7 @@ impl ReplicaSet {
     }
 
     /// Opens one whose image was not there and is now, so that its volume finds it.
-    fn open_returned(&self, name: &str) {
+    fn open_returned(self: &Arc<Self>, name: &str) {
         let is_back =
             self.absent.lock().contains(name) && files_in(&self.config.directory, name).image.exists();
         if !is_back {
@@ -273,12 +270,11 @@ impl ReplicaSet {
             }
             slots.insert(name.to_owned(), Slot::Starting);
         }
-        self.absent.lock().remove(name);
         tracing::info!(replica = name, "its image is there again");
         self.open_one(name.to_owned());
     }
 
-    fn find(&self, hello: &Hello) -> Option<Result<Arc<Replica>, Refusal>> {
+    fn find(self: &Arc<Self>, hello: &Hello) -> Option<Result<Arc<Replica>, Refusal>> {
         let name = &hello.volume_name;
         self.open_returned(name);
         let mut slots = self.slots.lock();
@@ -333,7 +329,7 @@ impl ReplicaSet {
         )
     }
 
-    fn find_or_make(&self, hello: &Hello) -> Result<Arc<Replica>, Refusal> {
+    fn find_or_make(self: &Arc<Self>, hello: &Hello) -> Result<Arc<Replica>, Refusal> {
         let name = &hello.volume_name;
         if self.stopping.load(Ordering::Acquire) {
             return Err(shutting_down());

@@ -37,9 +37,9 @@ fn set_in(directory: &Path, accept: Option<&[&str]>) -> Arc<ReplicaSet> {
         journal_bytes: 2 << 20,
         accept: accept.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
     };
-    let set = ReplicaSet::find_in_directory(config, Arc::new(SystemClock::new())).unwrap();
+    let set = Arc::new(ReplicaSet::find_in_directory(config, Arc::new(SystemClock::new())).unwrap());
     set.open_all();
-    Arc::new(set)
+    set
 }
 
 fn volume_in(directory: &Path) -> Arc<Store> {

@@ -71,9 +71,12 @@ impl Journal {
     /// Erases a chunk that looks like the successor of `head` but is not: one whose payload was lost. Left there,
     /// it would stand in the way of the true successor if that one goes to the next segment.
     pub(crate) fn erase_false_successors(&self, head: &ChainPoint) -> Result<(), StorageError> {
-        let mut block = Box::new([0_u8; BLOCK_BYTES]);
+        self.erase_found(head, &mut Box::new([0_u8; BLOCK_BYTES]))
+    }
+
+    fn erase_found(&self, head: &ChainPoint, block: &mut [u8; BLOCK_BYTES]) -> Result<(), StorageError> {
         for address in self.ring().candidates(head) {
-            if let Found::Chunk(_) = self.ring().look(address, &mut block)? {
+            if let Found::Chunk(_) = self.ring().look(address, block)? {
                 block.fill(0);
                 self.device.write_at(
                     &mut [IoSlice::new(block.as_slice())],
@@ -99,7 +102,7 @@ impl Journal {
             self.device
                 .write_at(&mut [IoSlice::new(block.as_slice())], offset)?;
         }
-        self.erase_false_successors(head)
+        self.erase_found(head, &mut block)
     }
 
     /// Writes what may not be durable before `head` once more, as it was read. `durable` is known to be.

@@ -13,6 +13,7 @@ use farside_storage::{Moment, StorageError, Store, View};
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// First line of the file.
 const HEADING: &str = "farside restoring 1";
@@ -63,19 +64,17 @@ impl ReplicaSet {
             record: moment.record,
         };
         // It must not leave the history while the rest is received.
-        let Some(_pin) = replica.store().history().and_then(|history| history.pin(moment)) else {
+        let Some(pin) = replica.store().history().and_then(|history| history.pin(moment)) else {
             self.settle_slot(name.to_owned(), Ok(replica));
             return Err(gone(name, goal));
         };
         let shelf = Directory::new(&replica.files().maps);
-        let begun = end_uses(name, &replica).and_then(|()| {
-            let noted = shelf.replace(RESTORING, goal.text().as_bytes());
-            noted.map_err(|error| AsideError::Storage(name.to_owned(), error))
-        });
+        let begun = end_uses(name, &replica).and_then(|()| begin(name, &replica, goal, &shelf));
         if let Err(error) = begun {
             let files = replica.files().clone();
-            drop((replica, _pin));
-            let again = self.open_replica(&files);
+            drop((replica, pin));
+            // A word that is there although it could not be made sure of would be followed at the next start.
+            let again = shelf.remove(RESTORING).and_then(|()| self.open_replica(&files));
             self.settle_slot(name.to_owned(), again.map_err(|error| error.to_string()));
             return Err(error);
         }
@@ -93,8 +92,27 @@ impl ReplicaSet {
         Directory::new(&self.config.directory.join(name)).has(RESTORING)
     }
 
-    /// Finishes that. The slot is the caller's.
-    pub(super) fn finish_restoring(&self, name: &str) -> Slot {
+    /// Finishes that, beside everything else: it takes as long as writing what changed. The slot is the caller's.
+    pub(super) fn go_on_restoring(self: &Arc<Self>, name: String) {
+        let (set, wanted) = (Arc::clone(self), name.clone());
+        let spawned = std::thread::Builder::new()
+            .name(format!("restore {name}"))
+            .spawn(move || {
+                let slot = set.finish_restoring(&name);
+                if let Slot::Failed(problem) = &slot {
+                    tracing::error!(replica = name, "replica not in service: {problem}");
+                }
+                set.slots.lock().insert(name, slot);
+            });
+        if let Err(error) = spawned {
+            let problem =
+                format!("no thread to finish a restore with: {error}; reload the unit to try again");
+            tracing::error!(replica = wanted, "{problem}");
+            self.slots.lock().insert(wanted, Slot::Failed(problem));
+        }
+    }
+
+    fn finish_restoring(&self, name: &str) -> Slot {
         let files = files_in(&self.config.directory, name);
         let shelf = Directory::new(&files.maps);
         let goal = match shelf.read(RESTORING) {
@@ -116,7 +134,8 @@ impl ReplicaSet {
         let storage = |error| AsideError::Storage(name.to_owned(), error);
         let finished = self.open_replica(&files).map_err(storage).and_then(|replica| {
             end_uses(name, &replica)?;
-            put_back(name, replica, goal, &|_, _| true)
+            let goes_on = |_, _| !self.stopping.load(Ordering::Acquire);
+            put_back(name, replica, goal, &goes_on)
         });
         match finished {
             Ok(left) => Slot::Aside(Aside::Detached(left), left.bytes),
@@ -138,6 +157,35 @@ fn gone(name: &str, goal: Goal) -> AsideError {
     AsideError::Unfit(name.to_owned(), text)
 }
 
+/// Notes that it begins, if it can be done: nothing has been changed so far.
+fn begin(name: &str, replica: &Arc<Replica>, goal: Goal, shelf: &Directory) -> Result<(), AsideError> {
+    if Arc::strong_count(replica) > 1 {
+        let text = "something still reads it, and would read what is being put back; try again";
+        return Err(AsideError::Unfit(name.to_owned(), text.to_owned()));
+    }
+    // What was still to be received may have taken its place in the history.
+    let (view, newest) = view_of(name, replica.store(), goal)?;
+    let changed = replica
+        .store()
+        .history()
+        .and_then(|history| history.changed(view.moment(), &newest));
+    changed.ok_or_else(|| gone(name, goal))?;
+    let noted = shelf.replace(RESTORING, goal.text().as_bytes());
+    noted.map_err(|error| AsideError::Storage(name.to_owned(), error))
+}
+
+/// The moment, and the newest there is.
+fn view_of(name: &str, store: &Store, goal: Goal) -> Result<(View, Moment), AsideError> {
+    let Some(history) = store.history() else {
+        let text = "its history is not open: set link.history_size, or see the log for what is wrong with it, and start the unit again";
+        return Err(AsideError::Unfit(name.to_owned(), text.to_owned()));
+    };
+    let moment = history.again(goal.serial, goal.record);
+    let view = moment.and_then(|moment| store.view(&moment));
+    let newest = history.state().newest;
+    view.zip(newest).ok_or_else(|| gone(name, goal))
+}
+
 /// Puts back what changed since the moment, and notes how the replica is left. Nobody else uses it.
 fn put_back(
     name: &str,
@@ -147,15 +195,11 @@ fn put_back(
 ) -> Result<Left, AsideError> {
     let storage = |error| AsideError::Storage(name.to_owned(), error);
     let store = replica.store();
-    let moment = store
-        .history()
-        .and_then(|history| history.again(goal.serial, goal.record));
-    let moment = moment.ok_or_else(|| gone(name, goal))?;
-    let view = store.view(&moment).ok_or_else(|| gone(name, goal))?;
-    write_all(store, &view, tell).map_err(storage)?;
+    let (view, newest) = view_of(name, store, goal)?;
+    write_all(store, (&view, &newest), tell).map_err(storage)?;
     let left = Left {
-        record: moment.record,
-        time_us: moment.time_us,
+        record: view.moment().record,
+        time_us: view.moment().time_us,
         bytes: store.volume_bytes(),
         // The journal is ahead of it: when it is taken back it is compared.
         image: None,
@@ -167,9 +211,14 @@ fn put_back(
     Ok(left)
 }
 
-fn write_all(store: &Store, view: &View, tell: &dyn Fn(u64, u64) -> bool) -> Result<(), StorageError> {
-    let newest = store.history().and_then(|history| history.state().newest);
-    let changed = newest.and_then(|newest| store.history()?.changed(view.moment(), &newest));
+fn write_all(
+    store: &Store,
+    (view, newest): (&View, &Moment),
+    tell: &dyn Fn(u64, u64) -> bool,
+) -> Result<(), StorageError> {
+    let changed = store
+        .history()
+        .and_then(|history| history.changed(view.moment(), newest));
     let changed = changed.ok_or_else(|| refuse(store, "its history does not say what changed since"))?;
     let total = changed.iter().map(|range| range.end - range.start).sum();
     let (mut done, mut buffer) = (0, Vec::new());
