@@ -322,10 +322,13 @@ impl World {
         let copies = backups
             .entry(format!("{}/{}", remote.name, home.name))
             .or_default();
-        let restore = !copies.is_empty() && self.chance(60);
+        // One of a replica that was made anew since, with a journal of another size, does not fit its disk.
+        let fit = |(journal, _): &&(Arc<Platter>, Arc<Platter>)| journal.bytes == home.journal.bytes;
+        let fitting: Vec<_> = copies.iter().filter(fit).cloned().collect();
+        let restore = !fitting.is_empty() && self.chance(60);
         if restore {
             self.stats.count("old copies put back");
-            let (journal, image) = self.pick(copies);
+            let (journal, image) = self.pick(&fitting);
             home.journal.restore(&journal);
             home.tail.forget();
             home.image.restore(&image);
