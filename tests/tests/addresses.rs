@@ -6,6 +6,7 @@ use farside_tests::ports::free_address;
 use farside_tests::status::text;
 use farside_tests::units::{Sizes, TwoUnits, VOLUME, configured, unit_toml};
 use farside_tests::{BlockClient as _, Random, limits, promise};
+use rustix::process::Signal;
 use std::net::SocketAddr;
 
 const SIZES: Sizes = Sizes {
@@ -39,7 +40,7 @@ fn configure(two: &TwoUnits, from: &str, to: &str) -> Result<()> {
     let text = std::fs::read_to_string(&file)?;
     ensure!(text.contains(from), "no {from} in {text}");
     std::fs::write(&file, text.replace(from, to))?;
-    two.local.process()?.signal(rustix::process::Signal::HUP)?;
+    two.local.process()?.signal(Signal::HUP)?;
     Ok(())
 }
 
@@ -59,8 +60,11 @@ fn a_remote_is_reached_at_its_next_address_and_goes_on_where_it_was() {
         two.expect_same_on_both_sides()?;
         // The first is tried first again, when the link is lost the next time.
         two.proxy.restore();
+        // It has to be there when it is dialled: an address behind which nobody answers comes last.
+        two.local.process()?.signal(Signal::STOP)?;
         two.remote.kill9()?;
         two.remote.start()?;
+        two.local.process()?.signal(Signal::CONT)?;
         reached_at(&two, first)?;
         write(&two, &mut random)?;
         two.expect_same_on_both_sides()?;
