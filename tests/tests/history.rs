@@ -202,6 +202,12 @@ fn moments_are_named_compared_and_copied_and_a_scratch_is_forgotten() {
         expect_disk(&other, &kept.content, "beside the scratch")?;
         two.remote.kill9()?;
         two.remote.start()?;
+        // What the local unit says may be of before, and the replica is opened after the unit answers.
+        wait_until("the replica to be in service", limits::CATCH_UP, || {
+            let status = two.remote.status()?;
+            let state = status.replica(VOLUME)?["state"].to_string();
+            Ok(Seen::when(state == "\"consistent\"", || state))
+        })?;
         two.local.wait_applied()?;
         let list = history(&two, &[])?;
         ensure!(list["named"][0]["kept"] == true, "{list}");
