@@ -221,6 +221,12 @@ fn backlogs(chain: &Chain<'_>, random: &mut Random, each: &[u64]) -> Result<()> 
     chain.between.cut();
     for count in each {
         chain.two.local.command(&["journal", "stop-send"])?.success()?;
+        // The same eight MiB again and again: that is merged for sure.
+        let mut host = chain.two.connect()?;
+        for at in (0..4).flat_map(|_| 0..128) {
+            host.write(at << 16, &random.bytes(64 << 10))?;
+        }
+        host.disconnect()?;
         write(&chain.two, random, *count)?;
         chain.two.local.command(&["journal", "start-send"])?.success()?;
         chain.two.expect_same_on_both_sides()?;
